@@ -1,0 +1,54 @@
+# The commands of a developer and of CI. What they do lies in scripts/.
+
+PG_MAJOR  ?= 15
+PG_CONFIG ?= pg_config
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup build test test-core test-docker test-pg test-regress test-cluster lint install package demo bench clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo 'PG_MAJOR=$(PG_MAJOR) chooses the server for tests (15, 17, 18), PG_CONFIG the one to install into.'
+
+setup: ## Install what building and testing need (Debian packages, cargo-pgrx, a server)
+	@scripts/setup.sh $(PG_MAJOR)
+
+build: setup ## Compile the extension for PG_MAJOR
+	cargo build --no-default-features --features pg$(PG_MAJOR)
+
+test: lint test-core test-docker test-pg test-regress test-cluster ## All checks and tests, against the server of PG_MAJOR
+
+test-core: setup ## Tests of the pure core, without a server
+	cargo test -p cache_refresher_core
+
+test-docker: setup ## Tests of the container's start script, without a container
+	tests/docker/entrypoint_test.sh
+
+test-pg: setup ## Tests that run inside a server
+	scripts/test-pg.sh $(PG_MAJOR)
+
+test-regress: setup ## SQL and interleaving tests (ACCEPT=1 takes over their output)
+	scripts/test-regress.sh $(PG_MAJOR)
+
+test-cluster: setup ## Tests on whole servers: crashes, promotion, several databases
+	scripts/test-cluster.sh $(PG_MAJOR)
+
+lint: setup ## Formatting, clippy, documentation build, shellcheck
+	scripts/lint.sh $(PG_MAJOR)
+
+install: ## Release build, installed into the server of PG_CONFIG
+	scripts/install.sh $(PG_CONFIG)
+
+package: setup ## A Debian package for PG_MAJOR, in target/
+	scripts/package.sh $(PG_MAJOR)
+
+demo: setup ## The main job, live, on a throw-away server (KEEP=1 leaves it running)
+	KEEP=$(KEEP) scripts/demo.sh $(PG_MAJOR)
+
+bench: setup ## Measure overhead, punctuality and idle cost on this machine
+	scripts/bench.sh $(PG_MAJOR)
+
+clean: ## Remove everything built
+	cargo clean

@@ -1,0 +1,202 @@
+//! How a refresh is done: what was asked for, what is possible, and why one was chosen.
+
+use std::str::FromStr;
+
+/// The method that a registration or a caller asks for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Requested {
+    /// The least disturbing one that is possible.
+    #[default]
+    Auto,
+    /// Compute everything and swap it in; readers wait.
+    Full,
+    /// The server's own REFRESH … CONCURRENTLY.
+    Concurrent,
+    /// Compute everything, write the difference.
+    Diff,
+    /// Compute and write only what the changes of the sources concern.
+    Delta,
+}
+
+/// A text that names no method.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown refresh method \"{value}\": must be auto, full, concurrent, diff or delta")]
+pub struct UnknownMethod {
+    /// What was given.
+    pub value: String,
+}
+
+impl FromStr for Requested {
+    type Err = UnknownMethod;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "full" => Ok(Self::Full),
+            "concurrent" => Ok(Self::Concurrent),
+            "diff" => Ok(Self::Diff),
+            "delta" => Ok(Self::Delta),
+            other => Err(UnknownMethod {
+                value: other.to_owned(),
+            }),
+        }
+    }
+}
+
+impl Requested {
+    /// The word that [`FromStr`] reads.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Full => "full",
+            Self::Concurrent => "concurrent",
+            Self::Diff => "diff",
+            Self::Delta => "delta",
+        }
+    }
+}
+
+/// The method that one refresh uses. Diff and delta will join here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// REFRESH MATERIALIZED VIEW.
+    Full,
+    /// REFRESH MATERIALIZED VIEW CONCURRENTLY.
+    Concurrent,
+}
+
+impl Method {
+    /// The word for logs and results.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Concurrent => "concurrent",
+        }
+    }
+}
+
+/// What the choice depends on; looked up under the refresh's lock. What diff and delta need to know
+/// will join here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// The view has content.
+    pub populated: bool,
+    /// It has an index that the server takes for CONCURRENTLY: unique, valid, immediate, a btree on
+    /// columns alone, without WHERE.
+    pub usable_unique_index: bool,
+}
+
+/// A method, and why it was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Choice {
+    /// The method.
+    pub method: Method,
+    /// Why this one, as a clause for log and result.
+    pub reason: &'static str,
+}
+
+/// Why no method can be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// A usable unique index is needed, and there is none.
+    NoUniqueIndex,
+    /// The method needs a view with content.
+    NotPopulated,
+    /// The method does not exist yet.
+    NotAvailable(Requested),
+}
+
+/// Chooses the method of one refresh. `auto` never falls back to a method that shuts readers out,
+/// except for a view that cannot be read anyway: who wants that says `full`.
+pub fn choose(requested: Requested, facts: Facts) -> Result<Choice, Refusal> {
+    let take = |method, reason| Ok(Choice { method, reason });
+    match requested {
+        Requested::Auto if !facts.populated => take(Method::Full, "first population"),
+        Requested::Auto if facts.usable_unique_index => {
+            take(Method::Concurrent, "does not block readers")
+        }
+        Requested::Auto => Err(Refusal::NoUniqueIndex),
+        Requested::Full => take(Method::Full, "asked for"),
+        Requested::Concurrent if !facts.populated => Err(Refusal::NotPopulated),
+        Requested::Concurrent if !facts.usable_unique_index => Err(Refusal::NoUniqueIndex),
+        Requested::Concurrent => take(Method::Concurrent, "asked for"),
+        Requested::Diff | Requested::Delta => Err(Refusal::NotAvailable(requested)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const READY: Facts = Facts {
+        populated: true,
+        usable_unique_index: true,
+    };
+    const NO_INDEX: Facts = Facts {
+        populated: true,
+        usable_unique_index: false,
+    };
+    const EMPTY: Facts = Facts {
+        populated: false,
+        usable_unique_index: true,
+    };
+    const NEITHER: Facts = Facts {
+        populated: false,
+        usable_unique_index: false,
+    };
+
+    #[test]
+    fn the_choice_follows_the_request_and_the_facts() {
+        let full = |reason| {
+            Ok(Choice {
+                method: Method::Full,
+                reason,
+            })
+        };
+        let concurrent = |reason| {
+            Ok(Choice {
+                method: Method::Concurrent,
+                reason,
+            })
+        };
+        for (requested, facts, expected) in [
+            (Requested::Auto, READY, concurrent("does not block readers")),
+            (Requested::Auto, NO_INDEX, Err(Refusal::NoUniqueIndex)),
+            (Requested::Auto, EMPTY, full("first population")),
+            (Requested::Auto, NEITHER, full("first population")),
+            (Requested::Full, READY, full("asked for")),
+            (Requested::Full, NEITHER, full("asked for")),
+            (Requested::Concurrent, READY, concurrent("asked for")),
+            (Requested::Concurrent, NO_INDEX, Err(Refusal::NoUniqueIndex)),
+            (Requested::Concurrent, EMPTY, Err(Refusal::NotPopulated)),
+            (
+                Requested::Diff,
+                READY,
+                Err(Refusal::NotAvailable(Requested::Diff)),
+            ),
+            (
+                Requested::Delta,
+                EMPTY,
+                Err(Refusal::NotAvailable(Requested::Delta)),
+            ),
+        ] {
+            assert_eq!(
+                choose(requested, facts),
+                expected,
+                "{requested:?} {facts:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_word_reads_back_and_others_are_refused() {
+        use Requested::*;
+        for requested in [Auto, Full, Concurrent, Diff, Delta] {
+            assert_eq!(requested.as_str().parse(), Ok(requested));
+        }
+        assert_eq!(
+            "FULL".parse::<Requested>().unwrap_err().to_string(),
+            "unknown refresh method \"FULL\": must be auto, full, concurrent, diff or delta"
+        );
+    }
+}

@@ -1,0 +1,80 @@
+//! What came of a refresh.
+
+use std::str::FromStr;
+
+/// What came of a refresh, or of a call that asked for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The view was brought up to date.
+    Refreshed,
+    /// Nothing had changed, so nothing was done.
+    Skipped,
+    /// An error ended it.
+    Failed,
+    /// Somebody, or the end of the server, ended it.
+    Cancelled,
+    /// The caller took part in somebody else's refresh that began after the call.
+    Shared,
+    /// The view was fresh enough for the caller.
+    Fresh,
+}
+
+/// A text that names no outcome.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "unknown outcome \"{value}\": must be refreshed, skipped, failed, cancelled, shared or fresh"
+)]
+pub struct UnknownOutcome {
+    /// What was given.
+    pub value: String,
+}
+
+impl FromStr for Outcome {
+    type Err = UnknownOutcome;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "refreshed" => Ok(Self::Refreshed),
+            "skipped" => Ok(Self::Skipped),
+            "failed" => Ok(Self::Failed),
+            "cancelled" => Ok(Self::Cancelled),
+            "shared" => Ok(Self::Shared),
+            "fresh" => Ok(Self::Fresh),
+            other => Err(UnknownOutcome {
+                value: other.to_owned(),
+            }),
+        }
+    }
+}
+
+impl Outcome {
+    /// The word for log and results, which [`FromStr`] reads.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Refreshed => "refreshed",
+            Self::Skipped => "skipped",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Shared => "shared",
+            Self::Fresh => "fresh",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_reads_back_and_others_are_refused() {
+        use Outcome::*;
+        for outcome in [Refreshed, Skipped, Failed, Cancelled, Shared, Fresh] {
+            assert_eq!(outcome.as_str().parse(), Ok(outcome));
+        }
+        let error = "done".parse::<Outcome>().unwrap_err().to_string();
+        assert!(
+            error.contains("\"done\"") && error.contains("refreshed"),
+            "{error}"
+        );
+    }
+}

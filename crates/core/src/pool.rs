@@ -1,0 +1,134 @@
+//! Which worker runs the next refresh: the pool is shared by all databases of the server, and a
+//! worker belongs to one database until it exits.
+
+/// What a place of the pool is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotState {
+    /// No process.
+    Free,
+    /// Asked for, with its first refresh.
+    Starting,
+    /// Waits for work.
+    Idle,
+    /// Runs a refresh.
+    Busy,
+    /// Has been asked to leave; its place is taken until it has.
+    Stopping,
+}
+
+/// One place of the pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    /// OID of the worker's database; meaningless in a free place.
+    pub database: u32,
+    /// What it is doing.
+    pub state: SlotState,
+}
+
+/// Where a refresh is to run. Indexes are those of the slots given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// In this idle worker of the same database.
+    Reuse(usize),
+    /// In a new worker in this free place.
+    Start(usize),
+    /// Nowhere yet: ask this idle worker of another database to leave, then decide again.
+    Evict(usize),
+    /// Nowhere yet: decide again when a worker becomes idle or leaves.
+    Wait,
+}
+
+/// Decides where a refresh in `database` is to run.
+pub fn decide(slots: &[Slot], max_workers: usize, database: u32) -> Placement {
+    let count =
+        |wanted: fn(SlotState) -> bool| slots.iter().filter(|slot| wanted(slot.state)).count();
+    let working = count(|state| matches!(state, SlotState::Starting | SlotState::Busy));
+    if working >= max_workers {
+        // Idle workers may be left over from before max_workers was lowered; they don't help.
+        return Placement::Wait;
+    }
+    let idle = |slot: &Slot| slot.state == SlotState::Idle;
+    if let Some(own) = slots
+        .iter()
+        .position(|slot| idle(slot) && slot.database == database)
+    {
+        return Placement::Reuse(own);
+    }
+    let taken = count(|state| state != SlotState::Free);
+    if taken < max_workers
+        && let Some(free) = slots.iter().position(|slot| slot.state == SlotState::Free)
+    {
+        return Placement::Start(free);
+    }
+    // The place of one that is leaving already will do; to evict a second would empty the pool.
+    if slots.iter().any(|slot| slot.state == SlotState::Stopping) {
+        return Placement::Wait;
+    }
+    slots
+        .iter()
+        .position(idle)
+        .map_or(Placement::Wait, Placement::Evict)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::SlotState::*;
+    use super::*;
+
+    fn slots(states: &[(u32, SlotState)]) -> Vec<Slot> {
+        states
+            .iter()
+            .map(|&(database, state)| Slot { database, state })
+            .collect()
+    }
+
+    #[test]
+    fn an_idle_worker_of_the_same_database_is_preferred_to_a_free_place() {
+        let slots = slots(&[(0, Free), (2, Idle), (1, Idle)]);
+        assert_eq!(decide(&slots, 3, 1), Placement::Reuse(2));
+    }
+
+    #[test]
+    fn a_free_place_is_taken_only_below_the_maximum() {
+        let slots = slots(&[(2, Busy), (0, Free), (0, Free)]);
+        assert_eq!(decide(&slots, 2, 1), Placement::Start(1));
+        assert_eq!(decide(&slots, 1, 1), Placement::Wait);
+        assert_eq!(decide(&[], 1, 1), Placement::Wait);
+        assert_eq!(decide(&slots, 0, 1), Placement::Wait);
+    }
+
+    #[test]
+    fn a_leaving_worker_still_takes_its_place() {
+        let slots = slots(&[(2, Stopping), (0, Free)]);
+        assert_eq!(decide(&slots, 1, 1), Placement::Wait);
+        assert_eq!(decide(&slots, 2, 1), Placement::Start(1));
+    }
+
+    #[test]
+    fn an_idle_worker_of_another_database_gives_way_one_at_a_time() {
+        assert_eq!(
+            decide(&slots(&[(2, Busy), (3, Idle)]), 2, 1),
+            Placement::Evict(1)
+        );
+        assert_eq!(
+            decide(&slots(&[(2, Stopping), (3, Idle)]), 2, 1),
+            Placement::Wait
+        );
+    }
+
+    #[test]
+    fn busy_and_starting_workers_are_left_alone() {
+        assert_eq!(
+            decide(&slots(&[(2, Busy), (1, Starting)]), 2, 1),
+            Placement::Wait
+        );
+    }
+
+    #[test]
+    fn a_lowered_maximum_holds_for_idle_workers_too() {
+        assert_eq!(
+            decide(&slots(&[(1, Busy), (1, Idle)]), 1, 1),
+            Placement::Wait
+        );
+    }
+}

@@ -1,0 +1,271 @@
+//! When a view's slots are: a fixed grid of an interval, or a cron expression in a time zone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use croner::Cron;
+use croner::parser::{CronParser, Seconds, Year};
+use jiff::tz::{TimeZone, TimeZoneDatabase};
+
+use crate::interval::MIN_INTERVAL;
+use crate::mix;
+use crate::time::Timestamp;
+
+/// When a view's slots are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Schedule {
+    /// A slot each so often. Less than [`MIN_INTERVAL`] counts as that, since a scheduler must not
+    /// spin whatever it is given.
+    Interval(Duration),
+    /// A slot at each time that a cron expression matches.
+    Cron(CronSchedule),
+}
+
+impl Schedule {
+    /// The first slot strictly after `after`; `None` if there is none within the years that can be
+    /// represented.
+    ///
+    /// Interval slots lie at `k * interval + phase.offset(interval)` from the server's epoch: a
+    /// fixed grid, so that slow refreshes don't make it drift. Cron slots ignore the phase.
+    pub fn next_after(&self, after: Timestamp, phase: Phase) -> Option<Timestamp> {
+        match self {
+            Self::Interval(interval) => {
+                let interval = (*interval).max(MIN_INTERVAL);
+                let step = i128::try_from(interval.as_micros()).ok()?;
+                let offset = i128::try_from(phase.offset(interval).as_micros()).ok()?;
+                let passed = (i128::from(after.as_pg()) - offset).div_euclid(step);
+                i64::try_from((passed + 1) * step + offset)
+                    .ok()
+                    .map(Timestamp::from_pg)
+            }
+            Self::Cron(cron) => cron.next_after(after),
+        }
+    }
+}
+
+/// Where on the grid of its interval a view has its place, so that views registered together are
+/// not refreshed together. It is a hash of what the view is called, hence the same after a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Phase(u64);
+
+impl Phase {
+    /// The phase of a view.
+    pub fn of(database_oid: u32, schema: &str, name: &str) -> Self {
+        let parts = [
+            &database_oid.to_le_bytes()[..],
+            schema.as_bytes(),
+            name.as_bytes(),
+        ];
+        // FNV alone leaves names that differ in the last letter close together.
+        Self(mix::splitmix64(mix::fnv1a(&parts)))
+    }
+
+    /// How far after the start of the grid cell the slot lies: over all views uniform in
+    /// `[0, interval)`, in whole microseconds.
+    pub fn offset(self, interval: Duration) -> Duration {
+        let micros = u64::try_from(interval.as_micros()).unwrap_or(u64::MAX);
+        Duration::from_micros(mix::scale(self.0, micros))
+    }
+}
+
+/// A cron expression in a time zone.
+///
+/// When the clocks change, as croner does it (it follows the Open Cron Pattern Specification):
+///
+/// - An expression with one fixed time of day (`30 2 * * *`) that falls into the hour skipped in
+///   spring has its slot at the first moment after it. In the hour repeated in autumn it has one
+///   slot, the earlier.
+/// - One with a wildcard, step, range or list in seconds, minutes or hours (`*/15 * * * *`) has
+///   slots as real time passes: none in the skipped hour, and in both halves of the repeated one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CronSchedule {
+    /// Shared, since it is large and policies are copied.
+    cron: Arc<Cron>,
+    time_zone: TimeZone,
+}
+
+/// Why there is no such cron schedule.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CronError {
+    /// The expression cannot be read.
+    #[error("bad cron expression \"{expression}\": {problem}")]
+    Expression {
+        /// What was given.
+        expression: String,
+        /// What is wrong with it, as the parser says.
+        problem: String,
+    },
+    /// There is no such time zone.
+    #[error("time zone \"{time_zone}\" is not known")]
+    TimeZone {
+        /// What was given.
+        time_zone: String,
+    },
+    /// The expression can be read, but matches no time, such as 30 February.
+    #[error("cron expression \"{expression}\" never matches")]
+    NeverFires {
+        /// What was given.
+        expression: String,
+    },
+}
+
+impl CronSchedule {
+    /// Reads an expression of five fields (minute, hour, day of month, month, day of week), or of
+    /// six with seconds in front, or a nickname such as `@hourly`. The time zone is a name of the
+    /// IANA database, in upper or lower case; the database is the one compiled in.
+    pub fn parse(expression: &str, time_zone: &str) -> Result<Self, CronError> {
+        // No year field: a schedule that ends is a view that silently goes stale.
+        let parser = CronParser::builder()
+            .seconds(Seconds::Optional)
+            .year(Year::Disallowed)
+            .build();
+        let cron = parser
+            .parse(expression)
+            .map_err(|error| CronError::Expression {
+                expression: expression.to_owned(),
+                problem: as_clause(&error.to_string()),
+            })?;
+        let time_zone =
+            TimeZoneDatabase::bundled()
+                .get(time_zone)
+                .map_err(|_| CronError::TimeZone {
+                    time_zone: time_zone.to_owned(),
+                })?;
+        let schedule = Self {
+            cron: Arc::new(cron),
+            time_zone,
+        };
+        // Dates repeat every 400 years, so what matches nothing after the epoch never does.
+        match schedule.next_after(Timestamp::from_pg(0)) {
+            Some(_) => Ok(schedule),
+            None => Err(CronError::NeverFires {
+                expression: expression.to_owned(),
+            }),
+        }
+    }
+
+    /// The first match strictly after `after`.
+    fn next_after(&self, after: Timestamp) -> Option<Timestamp> {
+        let after = after.to_jiff()?.to_zoned(self.time_zone.clone());
+        let next = self.cron.find_next_occurrence(&after, false).ok()?;
+        Some(Timestamp::from_jiff(next.timestamp()))
+    }
+}
+
+/// A sentence of the parser as a clause of ours.
+fn as_clause(sentence: &str) -> String {
+    let mut letters = sentence.trim_end_matches('.').chars();
+    let first = letters.next().map(|letter| letter.to_ascii_lowercase());
+    first.into_iter().chain(letters).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(expression: &str, time_zone: &str) -> Result<CronSchedule, CronError> {
+        CronSchedule::parse(expression, time_zone)
+    }
+
+    #[test]
+    fn five_fields_six_with_seconds_and_nicknames_are_read() {
+        for expression in [
+            "*/15 * * * *",
+            "30 0 5 * * MON-FRI",
+            "@hourly",
+            "@Daily",
+            "0 0 L * *",
+        ] {
+            assert!(parse(expression, "Europe/Berlin").is_ok(), "{expression}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_expression_is_refused_with_it_in_the_message() {
+        for expression in [
+            "",
+            "* * * *",
+            "60 * * * *",
+            "0 0 1 1 * 0 2030",
+            "@reboot",
+            "soon",
+        ] {
+            let error = parse(expression, "UTC").unwrap_err();
+            assert!(
+                matches!(error, CronError::Expression { .. }),
+                "{expression}: {error:?}"
+            );
+            let start = format!("bad cron expression \"{expression}\": ");
+            assert!(error.to_string().starts_with(&start), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_expression_that_never_matches_is_refused() {
+        for expression in ["0 0 30 2 *", "0 0 31 4,6,9,11 *"] {
+            let error = parse(expression, "UTC").unwrap_err();
+            assert_eq!(
+                error,
+                CronError::NeverFires {
+                    expression: expression.to_owned()
+                }
+            );
+        }
+        assert!(parse("0 0 29 2 *", "UTC").is_ok());
+    }
+
+    #[test]
+    fn an_unknown_time_zone_is_refused() {
+        let error = parse("* * * * *", "Mars/Olympus").unwrap_err();
+        assert_eq!(error.to_string(), "time zone \"Mars/Olympus\" is not known");
+        assert!(parse("* * * * *", "europe/berlin").is_ok());
+    }
+
+    #[test]
+    fn interval_slots_are_strictly_after_and_an_interval_apart() {
+        let interval = Duration::from_secs(300);
+        let schedule = Schedule::Interval(interval);
+        let phase = Phase::of(5, "public", "v");
+        let first = schedule.next_after(Timestamp::from_pg(0), phase).unwrap();
+        assert_eq!(first.since(Timestamp::from_pg(0)), phase.offset(interval));
+        assert_eq!(
+            schedule.next_after(first, phase),
+            Some(first.plus(interval))
+        );
+        let just_before = first.minus(Duration::from_micros(1));
+        assert_eq!(schedule.next_after(just_before, phase), Some(first));
+    }
+
+    #[test]
+    fn an_interval_of_zero_does_not_make_a_scheduler_spin() {
+        let schedule = Schedule::Interval(Duration::ZERO);
+        let start = Timestamp::from_pg(0);
+        let phase = Phase::of(5, "public", "v");
+        let first = schedule.next_after(start, phase).unwrap();
+        assert_eq!(
+            schedule.next_after(first, phase),
+            Some(first.plus(MIN_INTERVAL))
+        );
+    }
+
+    #[test]
+    fn the_end_of_time_has_no_slot_after_it() {
+        let phase = Phase::of(5, "public", "v");
+        let end = Timestamp::from_pg(i64::MAX);
+        assert_eq!(
+            Schedule::Interval(Duration::from_secs(60)).next_after(end, phase),
+            None
+        );
+        let cron = Schedule::Cron(parse("@hourly", "UTC").unwrap());
+        assert_eq!(cron.next_after(end, phase), None);
+    }
+
+    #[test]
+    fn the_phase_is_the_same_in_every_release() {
+        // A changed hash would move every view on the clock at an upgrade.
+        assert_eq!(
+            Phase::of(5, "public", "v"),
+            Phase(3_503_489_196_642_080_347)
+        );
+    }
+}

@@ -1,0 +1,492 @@
+//! The life of one registered view: when it is due, and what each outcome makes of its history.
+//!
+//! ```text
+//!              ┌────────── success, by anyone ──────────┐
+//!              ▼                                        │
+//!  due ──► waiting for its slot ──► running ────────────┤
+//!              ▲    ▲    ▲             │ failure        │
+//!              │    │    └─ cancel ────┤                │
+//!              │    │                  ├─► retry_at set ┘  retries left, and the retry before the slot
+//!              │    └──────────────────┤                   round over: wait for the slot
+//!              └── resume ─ suspended ◄┘                   too many rounds
+//! ```
+//!
+//! "Running" is not here: it is a mark in shared memory and on the board, so that a crash leaves
+//! nothing to put right. The functions below are the only ones that make a new [`History`].
+
+use crate::backoff::RetryPolicy;
+use crate::schedule::{Phase, Schedule};
+use crate::time::Timestamp;
+
+/// After how many failed rounds a view is suspended, unless a policy says otherwise.
+pub const SUSPEND_AFTER_ROUNDS: u32 = 3;
+
+/// What was decided about a view by its owner and the settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// When its slots are.
+    pub schedule: Schedule,
+    /// Where its interval slots lie on the grid.
+    pub phase: Phase,
+    /// How failures are retried.
+    pub retry: RetryPolicy,
+    /// Failed rounds before it is suspended; zero is never.
+    pub suspend_after_rounds: u32,
+    /// Its owner wants no refreshes for now.
+    pub paused: bool,
+}
+
+/// What has happened to a view. The default is a view that never ran.
+/// Plain data without pointers: it is kept in shared memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct History {
+    /// Start of the last refresh, whatever came of it.
+    pub last_started: Option<Timestamp>,
+    /// End of the last refresh, whatever came of it.
+    pub last_finished: Option<Timestamp>,
+    /// When to try again, while a failed round has retries left.
+    pub retry_at: Option<Timestamp>,
+    /// Retries used in the current round.
+    pub attempt: u32,
+    /// Rounds that ended in failure since the last success.
+    pub failed_rounds: u32,
+    /// Failures since the last success.
+    pub consecutive_failures: u32,
+    /// Failed too often: nothing runs until somebody resumes or refreshes it.
+    pub suspended: bool,
+}
+
+/// Why a view is due. Plain data: it is kept in shared memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// It never had content, and reading it is an error until it has.
+    Unpopulated,
+    /// A slot of its interval has come.
+    Interval,
+    /// A slot of its cron schedule has come.
+    Schedule,
+    /// It failed, and is tried again.
+    Retry,
+}
+
+impl Why {
+    /// The word for the refresh log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unpopulated => "never populated",
+            Self::Interval => "interval",
+            Self::Schedule => "schedule",
+            Self::Retry => "retry",
+        }
+    }
+}
+
+/// When a view is to be refreshed next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NextDue {
+    /// At this time, which may have passed.
+    At(Timestamp, Why),
+    /// Not at all, until something about it is changed.
+    Never,
+}
+
+/// What a failure leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is tried again at this time.
+    RetryAt(Timestamp),
+    /// The round is over; the next one begins with this slot, if there is any.
+    WaitForSlot(Option<Timestamp>),
+    /// Nothing more happens until somebody resumes or refreshes it.
+    Suspended,
+}
+
+/// When a view is due, as known at `now`.
+///
+/// The slot that counts is the first after the last refresh ended. So slots that pass during a slow
+/// refresh are skipped, and after a pause of the whole server a view is refreshed once, at once,
+/// however many slots it missed.
+///
+/// The clock may go back. A history that lies in the future by a slot or more is not believed: the
+/// view is due at once, since to wait until the clock has caught up could take hours. Less than a
+/// slot makes no difference, so that small corrections cause no extra refresh.
+pub fn next_due(
+    policy: &Policy,
+    history: &History,
+    populated: bool,
+    registered_at: Timestamp,
+    now: Timestamp,
+) -> NextDue {
+    if policy.paused || history.suspended {
+        return NextDue::Never;
+    }
+    let slot = next_slot(policy, history.last_finished.unwrap_or(registered_at), now);
+    if let Some(retry_at) = history.retry_at {
+        // A retry lies before the slot when it is decided; a schedule changed since then, or the
+        // clock, may have brought the slot forward.
+        return match slot {
+            NextDue::At(slot, why) if slot < retry_at => NextDue::At(slot, why),
+            _ => NextDue::At(retry_at, Why::Retry),
+        };
+    }
+    // After a failure or cancellation it waits for a retry or slot as other views do.
+    if !populated && history.last_finished.is_none() {
+        return NextDue::At(registered_at.min(now), Why::Unpopulated);
+    }
+    slot
+}
+
+fn next_slot(policy: &Policy, since: Timestamp, now: Timestamp) -> NextDue {
+    let why = match policy.schedule {
+        Schedule::Interval(_) => Why::Interval,
+        Schedule::Cron(_) => Why::Schedule,
+    };
+    let after = |time| policy.schedule.next_after(time, policy.phase);
+    let clock_went_back = since > now && after(now).is_some_and(|slot| slot <= since);
+    if clock_went_back {
+        return NextDue::At(now, why);
+    }
+    after(since).map_or(NextDue::Never, |slot| NextDue::At(slot, why))
+}
+
+/// After a refresh that succeeded, whoever asked for it: all failures are forgotten.
+#[must_use]
+pub fn after_success(_history: &History, started: Timestamp, finished: Timestamp) -> History {
+    History {
+        last_started: Some(started),
+        last_finished: Some(finished),
+        ..History::default()
+    }
+}
+
+/// After a refresh that failed, and what follows from it. `entropy` is any number, for the jitter.
+#[must_use]
+pub fn after_failure(
+    policy: &Policy,
+    history: &History,
+    started: Timestamp,
+    finished: Timestamp,
+    entropy: u64,
+) -> (History, Verdict) {
+    let failed = History {
+        last_started: Some(started),
+        last_finished: Some(finished),
+        retry_at: None,
+        consecutive_failures: history.consecutive_failures.saturating_add(1),
+        ..*history
+    };
+    let slot = policy.schedule.next_after(finished, policy.phase);
+
+    if history.attempt < policy.retry.max_retries {
+        let attempt = history.attempt + 1;
+        let retry_at = finished.plus(policy.retry.delay(attempt, entropy));
+        // A retry past the slot would delay what the schedule promises.
+        if slot.is_none_or(|slot| retry_at <= slot) {
+            let history = History {
+                retry_at: Some(retry_at),
+                attempt,
+                ..failed
+            };
+            return (history, Verdict::RetryAt(retry_at));
+        }
+    }
+
+    let failed_rounds = history.failed_rounds.saturating_add(1);
+    let limit = policy.suspend_after_rounds;
+    // A failure by hand while suspended changes nothing about the suspension.
+    let suspended = history.suspended || (limit > 0 && failed_rounds >= limit);
+    let history = History {
+        attempt: 0,
+        failed_rounds,
+        suspended,
+        ..failed
+    };
+    (
+        history,
+        if suspended {
+            Verdict::Suspended
+        } else {
+            Verdict::WaitForSlot(slot)
+        },
+    )
+}
+
+/// After a refresh that somebody cancelled: no failure, but no retry either. Who cancels a refresh
+/// does not want it back in a second, so it waits for the next slot.
+#[must_use]
+pub fn after_cancel(history: &History, started: Timestamp, finished: Timestamp) -> History {
+    History {
+        last_started: Some(started),
+        last_finished: Some(finished),
+        retry_at: None,
+        attempt: 0,
+        ..*history
+    }
+}
+
+/// After somebody resumed the view: as if it had never failed. A slot that passed meanwhile is
+/// caught up at once.
+#[must_use]
+pub fn resumed(history: &History) -> History {
+    History {
+        last_started: history.last_started,
+        last_finished: history.last_finished,
+        ..History::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::schedule::CronSchedule;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn policy() -> Policy {
+        Policy {
+            schedule: Schedule::Interval(MINUTE),
+            phase: Phase::of(5, "public", "v"),
+            retry: RetryPolicy {
+                max_retries: 2,
+                base_delay: SECOND,
+                max_delay: MINUTE * 5,
+            },
+            suspend_after_rounds: SUSPEND_AFTER_ROUNDS,
+            paused: false,
+        }
+    }
+
+    /// Some slot of [`policy`].
+    fn slot() -> Timestamp {
+        let noon = Timestamp::from_pg(815_998_470_000_000);
+        policy().schedule.next_after(noon, policy().phase).unwrap()
+    }
+
+    fn success(finished: Timestamp) -> History {
+        after_success(&History::default(), finished.minus(SECOND), finished)
+    }
+
+    fn due(history: &History, now: Timestamp) -> NextDue {
+        next_due(&policy(), history, true, slot().minus(MINUTE * 99), now)
+    }
+
+    #[test]
+    fn a_view_never_populated_is_due_from_its_registration() {
+        let registered_at = slot();
+        let now = registered_at.plus(SECOND);
+        let due = next_due(&policy(), &History::default(), false, registered_at, now);
+        assert_eq!(due, NextDue::At(registered_at, Why::Unpopulated));
+    }
+
+    #[test]
+    fn a_populated_view_that_never_ran_waits_for_the_slot_after_its_registration() {
+        let registered_at = slot().plus(SECOND);
+        let due = next_due(
+            &policy(),
+            &History::default(),
+            true,
+            registered_at,
+            registered_at,
+        );
+        assert_eq!(due, NextDue::At(slot().plus(MINUTE), Why::Interval));
+    }
+
+    #[test]
+    fn slots_that_pass_during_a_slow_refresh_are_skipped() {
+        let finished = slot().plus(MINUTE * 3 + SECOND);
+        assert_eq!(
+            due(&success(finished), finished),
+            NextDue::At(slot().plus(MINUTE * 4), Why::Interval)
+        );
+    }
+
+    #[test]
+    fn after_an_outage_the_first_missed_slot_counts() {
+        let history = success(slot().plus(SECOND));
+        assert_eq!(
+            due(&history, slot().plus(MINUTE * 60)),
+            NextDue::At(slot().plus(MINUTE), Why::Interval)
+        );
+    }
+
+    #[test]
+    fn paused_and_suspended_views_are_never_due() {
+        let paused = Policy {
+            paused: true,
+            ..policy()
+        };
+        let now = slot();
+        assert_eq!(
+            next_due(&paused, &History::default(), false, now, now),
+            NextDue::Never
+        );
+        let suspended = History {
+            suspended: true,
+            ..success(now)
+        };
+        assert_eq!(due(&suspended, now), NextDue::Never);
+    }
+
+    #[test]
+    fn a_history_from_the_future_makes_a_view_due_at_once() {
+        let now = slot();
+        assert_eq!(
+            due(&success(now.plus(MINUTE * 60)), now),
+            NextDue::At(now, Why::Interval)
+        );
+        let retrying = History {
+            retry_at: Some(now.plus(MINUTE * 61)),
+            ..success(now.plus(MINUTE * 60))
+        };
+        assert_eq!(due(&retrying, now), NextDue::At(now, Why::Interval));
+    }
+
+    #[test]
+    fn a_small_step_back_of_the_clock_causes_no_extra_refresh() {
+        let finished = slot().plus(SECOND);
+        assert_eq!(
+            due(&success(finished), slot()),
+            NextDue::At(slot().plus(MINUTE), Why::Interval)
+        );
+    }
+
+    #[test]
+    fn a_cron_schedule_is_named_as_the_reason() {
+        let cron = Schedule::Cron(CronSchedule::parse("* * * * *", "UTC").unwrap());
+        let policy = Policy {
+            schedule: cron,
+            ..policy()
+        };
+        let history = success(slot());
+        let due = next_due(&policy, &history, true, slot(), slot());
+        assert!(matches!(due, NextDue::At(_, Why::Schedule)), "{due:?}");
+    }
+
+    #[test]
+    fn failures_are_retried_then_wait_for_the_slot_then_suspend() {
+        let policy = policy();
+        let mut history = success(slot());
+        let mut verdicts = Vec::new();
+        for round in 0..3 {
+            let mut at = slot().plus(MINUTE * round);
+            for _ in 0..3 {
+                let (next, verdict) = after_failure(&policy, &history, at, at, 7);
+                history = next;
+                verdicts.push(match verdict {
+                    Verdict::RetryAt(retry_at) => {
+                        assert_eq!(due(&history, at), NextDue::At(retry_at, Why::Retry));
+                        at = retry_at;
+                        "retry"
+                    }
+                    Verdict::WaitForSlot(next_slot) => {
+                        assert_eq!(next_slot, Some(slot().plus(MINUTE * (round + 1))));
+                        assert_eq!(history.attempt, 0);
+                        "wait"
+                    }
+                    Verdict::Suspended => "suspended",
+                });
+            }
+        }
+        assert_eq!(
+            verdicts,
+            [
+                "retry",
+                "retry",
+                "wait",
+                "retry",
+                "retry",
+                "wait",
+                "retry",
+                "retry",
+                "suspended"
+            ]
+        );
+        assert_eq!(
+            (history.consecutive_failures, history.failed_rounds),
+            (9, 3)
+        );
+        assert_eq!(due(&history, slot().plus(MINUTE * 9)), NextDue::Never);
+    }
+
+    #[test]
+    fn a_retry_past_the_next_slot_ends_the_round() {
+        let late = slot().minus(Duration::from_micros(1));
+        let (history, verdict) = after_failure(&policy(), &success(late), late, late, 7);
+        assert_eq!(verdict, Verdict::WaitForSlot(Some(slot())));
+        assert_eq!((history.attempt, history.failed_rounds), (0, 1));
+    }
+
+    #[test]
+    fn without_a_limit_of_rounds_a_view_is_never_suspended() {
+        let policy = Policy {
+            suspend_after_rounds: 0,
+            ..policy()
+        };
+        let mut history = History::default();
+        for _ in 0..1000 {
+            let (next, verdict) = after_failure(&policy, &history, slot(), slot(), 7);
+            assert_ne!(verdict, Verdict::Suspended);
+            history = next;
+        }
+    }
+
+    #[test]
+    fn a_failing_view_without_content_is_retried_and_then_waits_for_its_slot() {
+        let policy = Policy {
+            retry: RetryPolicy {
+                max_retries: 0,
+                base_delay: SECOND,
+                max_delay: SECOND,
+            },
+            ..policy()
+        };
+        let (history, _) = after_failure(&policy, &History::default(), slot(), slot(), 7);
+        let due = next_due(&policy, &history, false, slot(), slot());
+        assert_eq!(due, NextDue::At(slot().plus(MINUTE), Why::Interval));
+    }
+
+    #[test]
+    fn success_forgets_all_failures() {
+        let failing = History {
+            retry_at: Some(slot()),
+            attempt: 2,
+            failed_rounds: 2,
+            consecutive_failures: 8,
+            suspended: true,
+            ..success(slot())
+        };
+        let finished = slot().plus(SECOND);
+        assert_eq!(after_success(&failing, slot(), finished), success(finished));
+        assert_eq!(resumed(&failing), success(slot()));
+    }
+
+    #[test]
+    fn a_cancelled_refresh_is_no_failure_and_waits_for_the_next_slot() {
+        let (failing, _) = after_failure(&policy(), &success(slot()), slot(), slot(), 7);
+        let finished = slot().plus(SECOND);
+        let history = after_cancel(&failing, slot(), finished);
+        assert_eq!(history.consecutive_failures, 1);
+        assert_eq!(
+            due(&history, finished),
+            NextDue::At(slot().plus(MINUTE), Why::Interval)
+        );
+
+        let never = after_cancel(&History::default(), slot(), finished);
+        let due = next_due(&policy(), &never, false, slot(), finished);
+        assert_eq!(due, NextDue::At(slot().plus(MINUTE), Why::Interval));
+    }
+
+    #[test]
+    fn a_failure_by_hand_does_not_lift_a_suspension() {
+        let suspended = History {
+            suspended: true,
+            failed_rounds: 3,
+            ..success(slot())
+        };
+        let (history, _) = after_failure(&policy(), &suspended, slot(), slot(), 7);
+        assert!(history.suspended);
+    }
+}

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Runs the tests that start whole servers of their own: crashes, promotion,
+# several databases.
+#
+# Usage: scripts/test-cluster.sh MAJOR [TEST-NAME]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/common.sh
+. scripts/common.sh
+
+major="${1:-}"
+require_major "$major"
+shift
+PG_CONFIG="$(scripts/pg-config.sh "$major")"
+export PG_CONFIG
+
+scripts/install-for-tests.sh "$major"
+if cargo nextest --version >/dev/null 2>&1; then
+  cargo nextest run -p cluster_tests "$@"
+else
+  cargo test -p cluster_tests -- "$@"
+fi

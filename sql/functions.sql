@@ -1,0 +1,158 @@
+-- The SQL surface, written out by hand so that names, argument names, defaults and comments
+-- can be read in one place. Each C function is a wrapper that pgrx makes from src/api.
+
+CREATE FUNCTION cache_refresher.register(
+    view             regclass,
+    refresh_interval interval DEFAULT NULL,
+    schedule         text     DEFAULT NULL,
+    time_zone        text     DEFAULT NULL,
+    min_interval     interval DEFAULT NULL,
+    max_interval     interval DEFAULT NULL,
+    method           text     DEFAULT NULL,
+    on_change        boolean  DEFAULT NULL,
+    debounce         interval DEFAULT NULL,
+    max_staleness    interval DEFAULT NULL,
+    timeout          interval DEFAULT NULL,
+    summary_query    text     DEFAULT NULL
+) RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'register_wrapper';
+COMMENT ON FUNCTION cache_refresher.register IS 'keep a materialized view fresh from now on; NULL arguments are inherited from the settings';
+
+CREATE FUNCTION cache_refresher.alter(
+    view             regclass,
+    refresh_interval interval DEFAULT NULL,
+    schedule         text     DEFAULT NULL,
+    time_zone        text     DEFAULT NULL,
+    min_interval     interval DEFAULT NULL,
+    max_interval     interval DEFAULT NULL,
+    method           text     DEFAULT NULL,
+    on_change        boolean  DEFAULT NULL,
+    debounce         interval DEFAULT NULL,
+    max_staleness    interval DEFAULT NULL,
+    timeout          interval DEFAULT NULL,
+    summary_query    text     DEFAULT NULL,
+    reset            text[]   DEFAULT NULL
+) RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'alter_wrapper';
+COMMENT ON FUNCTION cache_refresher.alter IS 'change how a registered view is kept fresh; NULL leaves a value as it is, reset names those that go back to inherited';
+
+CREATE FUNCTION cache_refresher.unregister(view text)
+RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'unregister_wrapper';
+COMMENT ON FUNCTION cache_refresher.unregister IS 'stop keeping a view fresh; by name, so that a view that is gone can be unregistered too';
+
+CREATE FUNCTION cache_refresher.pause(view regclass)
+RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'pause_wrapper';
+COMMENT ON FUNCTION cache_refresher.pause IS 'keep the registration, but schedule no refresh until resume';
+
+CREATE FUNCTION cache_refresher.resume(view regclass)
+RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'resume_wrapper';
+COMMENT ON FUNCTION cache_refresher.resume IS 'end pause or suspension';
+
+CREATE TYPE cache_refresher.refresh_result AS (
+    view          regclass,
+    outcome       text,
+    method        text,
+    reason        text,
+    duration_ms   double precision,
+    rows_total    bigint,
+    rows_inserted bigint,
+    rows_updated  bigint,
+    rows_deleted  bigint,
+    data_as_of    timestamptz
+);
+COMMENT ON TYPE cache_refresher.refresh_result IS 'what a refresh did';
+
+CREATE FUNCTION cache_refresher.refresh(
+    view    regclass,
+    method  text     DEFAULT NULL,
+    max_age interval DEFAULT NULL
+) RETURNS SETOF cache_refresher.refresh_result ROWS 1
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refresh_wrapper';
+COMMENT ON FUNCTION cache_refresher.refresh IS 'bring a materialized view up to date, registered or not; simultaneous callers share one refresh';
+
+CREATE FUNCTION cache_refresher.refresh_all(
+    method  text     DEFAULT NULL,
+    max_age interval DEFAULT NULL
+) RETURNS SETOF cache_refresher.refresh_result
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refresh_all_wrapper';
+COMMENT ON FUNCTION cache_refresher.refresh_all IS 'refresh every registered view that the caller may refresh, in dependency order; a view that fails is reported and the others go on';
+
+CREATE FUNCTION _cache_refresher.view_named(name text)
+RETURNS regclass LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'view_named_wrapper';
+COMMENT ON FUNCTION _cache_refresher.view_named IS 'a view by its bare name, as found on the caller''s search_path';
+
+CREATE FUNCTION @extschema@.refresh_streams_cache()
+RETURNS SETOF cache_refresher.refresh_result LANGUAGE sql VOLATILE PARALLEL UNSAFE ROWS 1
+BEGIN ATOMIC
+    SELECT * FROM cache_refresher.refresh(_cache_refresher.view_named('streams_with_users_cache'));
+END;
+COMMENT ON FUNCTION @extschema@.refresh_streams_cache() IS 'refresh streams_with_users_cache, as found on the caller''s search_path';
+
+CREATE FUNCTION @extschema@.refresh_videos_cache()
+RETURNS SETOF cache_refresher.refresh_result LANGUAGE sql VOLATILE PARALLEL UNSAFE ROWS 1
+BEGIN ATOMIC
+    SELECT * FROM cache_refresher.refresh(_cache_refresher.view_named('videos_with_users_cache'));
+END;
+COMMENT ON FUNCTION @extschema@.refresh_videos_cache() IS 'refresh videos_with_users_cache, as found on the caller''s search_path';
+
+CREATE FUNCTION cache_refresher.cancel(view regclass)
+RETURNS boolean LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cancel_wrapper';
+COMMENT ON FUNCTION cache_refresher.cancel IS 'cancel the running refresh of a view; false if none is running';
+
+CREATE FUNCTION cache_refresher.grant_refresh(view regclass, role regrole)
+RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'grant_refresh_wrapper';
+COMMENT ON FUNCTION cache_refresher.grant_refresh IS 'let a role refresh and cancel a registered view that it does not own';
+
+CREATE FUNCTION cache_refresher.revoke_refresh(view regclass, role regrole)
+RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'revoke_refresh_wrapper';
+COMMENT ON FUNCTION cache_refresher.revoke_refresh IS 'take back what grant_refresh gave';
+
+CREATE FUNCTION cache_refresher.freshness(view regclass)
+RETURNS jsonb LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'freshness_wrapper';
+COMMENT ON FUNCTION cache_refresher.freshness IS 'how fresh a view is, as one JSON document for an API to pass on';
+
+CREATE FUNCTION cache_refresher.age(view regclass)
+RETURNS interval LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'age_wrapper';
+COMMENT ON FUNCTION cache_refresher.age IS 'now minus data_as_of; NULL if no refresh is known';
+
+CREATE FUNCTION cache_refresher.stale_since(view regclass)
+RETURNS timestamptz LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'stale_since_wrapper';
+COMMENT ON FUNCTION cache_refresher.stale_since IS 'time of the oldest change that the view does not show; NULL unless known to be stale';
+
+CREATE FUNCTION cache_refresher.is_stale(view regclass, max_age interval DEFAULT NULL)
+RETURNS boolean LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'is_stale_wrapper';
+COMMENT ON FUNCTION cache_refresher.is_stale IS 'true if older than max_age; without max_age NULL where staleness is unknown';
+
+CREATE FUNCTION cache_refresher.assert_fresh(view regclass, max_age interval DEFAULT NULL)
+RETURNS void LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'assert_fresh_wrapper';
+COMMENT ON FUNCTION cache_refresher.assert_fresh IS 'raise an error unless the view is fresh enough, for scripts that look at the exit code';
+
+-- Internals that the views and functions of this extension call.
+
+CREATE FUNCTION _cache_refresher.effective_interval(view_schema text, view_name text, registered interval)
+RETURNS interval LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'effective_interval_wrapper';
+COMMENT ON FUNCTION _cache_refresher.effective_interval IS 'the interval that holds for a view, from registry and settings';
+
+CREATE FUNCTION _cache_refresher.interval_source(view_schema text, view_name text, registered interval)
+RETURNS text LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'interval_source_wrapper';
+COMMENT ON FUNCTION _cache_refresher.interval_source IS 'where that interval comes from';
+
+CREATE FUNCTION _cache_refresher.next_refresh_at(
+    view_schema text, view_name text, refresh_interval interval, schedule text, time_zone text,
+    registered_at timestamptz, populated boolean, paused boolean,
+    last_started_at timestamptz, last_finished_at timestamptz, retry_at timestamptz,
+    attempt integer, failed_rounds integer, consecutive_failures integer, suspended boolean)
+RETURNS timestamptz LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'next_refresh_at_wrapper';
+COMMENT ON FUNCTION _cache_refresher.next_refresh_at IS 'when a view is due next; the scheduler decides by the same code';
+
+CREATE FUNCTION _cache_refresher.running_views()
+RETURNS TABLE (view oid, pid integer, started_at timestamptz)
+LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 2 AS 'MODULE_PATHNAME', 'running_views_wrapper';
+COMMENT ON FUNCTION _cache_refresher.running_views IS 'refreshes that run in this database now, from shared memory';
+
+CREATE FUNCTION _cache_refresher.server_checks()
+RETURNS TABLE ("check" text, status text, detail text, hint text)
+LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 6 AS 'MODULE_PATHNAME', 'server_checks_wrapper';
+COMMENT ON FUNCTION _cache_refresher.server_checks IS 'health of launcher, scheduler and workers, from shared memory';
+
+CREATE FUNCTION _cache_refresher.exposition(metrics jsonb)
+RETURNS text LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'exposition_wrapper';
+COMMENT ON FUNCTION _cache_refresher.exposition IS 'metrics in the text format that Prometheus scrapes';

@@ -1,0 +1,126 @@
+-- What cache_refresher stores. Configuration (registry, refresh_grant) is dumped by pg_dump and names
+-- views by text, so that it survives dump, restore and pg_upgrade. Everything keyed by OID is runtime
+-- state: not dumped, and made anew where it is missing.
+
+CREATE TABLE _cache_refresher.registry (
+    view_schema      text NOT NULL,
+    view_name        text NOT NULL,
+    refresh_interval interval,
+    schedule         text,
+    time_zone        text,
+    method           text,
+    timeout          interval,
+    summary_query    text,
+    summary_owner    text,
+    paused           boolean NOT NULL DEFAULT false,
+    registered_at    timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    CONSTRAINT registry_pkey PRIMARY KEY (view_schema, view_name),
+    CONSTRAINT registry_interval_or_schedule CHECK (refresh_interval IS NULL OR schedule IS NULL),
+    CONSTRAINT registry_time_zone_needs_schedule CHECK (time_zone IS NULL OR schedule IS NOT NULL),
+    CONSTRAINT registry_interval_positive CHECK (refresh_interval > interval '0'),
+    CONSTRAINT registry_timeout_not_negative CHECK (timeout >= interval '0'),
+    CONSTRAINT registry_method_known CHECK (method IN ('auto', 'full', 'concurrent')),
+    CONSTRAINT registry_summary_has_owner CHECK ((summary_query IS NULL) = (summary_owner IS NULL))
+);
+COMMENT ON TABLE _cache_refresher.registry IS 'one row per registered materialized view; NULL means inherited from the settings';
+COMMENT ON COLUMN _cache_refresher.registry.summary_owner IS 'the role that set summary_query: the query runs only while that role owns the view';
+
+CREATE TABLE _cache_refresher.refresh_grant (
+    view_schema text NOT NULL,
+    view_name   text NOT NULL,
+    role_name   text NOT NULL,
+    CONSTRAINT refresh_grant_pkey PRIMARY KEY (view_schema, view_name, role_name),
+    CONSTRAINT refresh_grant_view_fkey FOREIGN KEY (view_schema, view_name)
+        REFERENCES _cache_refresher.registry ON UPDATE CASCADE ON DELETE CASCADE
+);
+COMMENT ON TABLE _cache_refresher.refresh_grant IS 'roles that may refresh a view although they neither own nor maintain it';
+
+-- The OID under which a registered view was last seen: how a rename is told from a drop.
+CREATE TABLE _cache_refresher.binding (
+    view        oid NOT NULL,
+    view_schema text NOT NULL,
+    view_name   text NOT NULL,
+    CONSTRAINT binding_pkey PRIMARY KEY (view),
+    CONSTRAINT binding_name_key UNIQUE (view_schema, view_name),
+    CONSTRAINT binding_registry_fkey FOREIGN KEY (view_schema, view_name)
+        REFERENCES _cache_refresher.registry ON UPDATE CASCADE ON DELETE CASCADE
+);
+COMMENT ON TABLE _cache_refresher.binding IS 'registered name and the OID that it stands for in this database';
+
+-- What a view shows now. Written in the refresh's own transaction, under the view's own lock.
+-- No foreign key to registry: views that are not registered can be refreshed too.
+CREATE TABLE _cache_refresher.content (
+    view         oid NOT NULL,
+    data_as_of   timestamptz NOT NULL,
+    refreshed_at timestamptz NOT NULL,
+    duration_ms  double precision NOT NULL,
+    method       text NOT NULL,
+    rows_total   bigint,
+    summary      jsonb,
+    CONSTRAINT content_pkey PRIMARY KEY (view),
+    CONSTRAINT content_duration_not_negative CHECK (duration_ms >= 0),
+    CONSTRAINT content_rows_not_negative CHECK (rows_total >= 0)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE _cache_refresher.content IS 'the last successful refresh of each view: what its content shows';
+COMMENT ON COLUMN _cache_refresher.content.data_as_of IS 'time of the snapshot that the content shows';
+
+-- How refreshing goes: the input of the next scheduling decision. Also without foreign key.
+CREATE TABLE _cache_refresher.attempts (
+    view                 oid NOT NULL,
+    last_started_at      timestamptz,
+    last_finished_at     timestamptz,
+    retry_at             timestamptz,
+    attempt              integer NOT NULL DEFAULT 0,
+    failed_rounds        integer NOT NULL DEFAULT 0,
+    consecutive_failures integer NOT NULL DEFAULT 0,
+    suspended            boolean NOT NULL DEFAULT false,
+    refreshes            bigint NOT NULL DEFAULT 0,
+    failures             bigint NOT NULL DEFAULT 0,
+    cancellations        bigint NOT NULL DEFAULT 0,
+    error_sqlstate       text,
+    error_message        text,
+    CONSTRAINT attempts_pkey PRIMARY KEY (view),
+    CONSTRAINT attempts_counts_not_negative CHECK (
+        attempt >= 0 AND failed_rounds >= 0 AND consecutive_failures >= 0
+        AND refreshes >= 0 AND failures >= 0 AND cancellations >= 0),
+    CONSTRAINT attempts_error_is_whole CHECK ((error_sqlstate IS NULL) = (error_message IS NULL))
+) WITH (fillfactor = 50);
+COMMENT ON TABLE _cache_refresher.attempts IS 'outcome of the latest attempts of each view, and totals';
+COMMENT ON COLUMN _cache_refresher.attempts.attempt IS 'retries used in the current round';
+
+-- No foreign key: history outlives registrations and views, until retention takes it.
+CREATE TABLE _cache_refresher.history (
+    id            bigint GENERATED ALWAYS AS IDENTITY,
+    view          oid NOT NULL,
+    view_schema   text NOT NULL,
+    view_name     text NOT NULL,
+    outcome       text NOT NULL,
+    started_at    timestamptz NOT NULL,
+    duration_ms   double precision NOT NULL,
+    trigger       text NOT NULL,
+    method        text,
+    reason        text,
+    data_as_of    timestamptz,
+    rows_total    bigint,
+    rows_inserted bigint,
+    rows_updated  bigint,
+    rows_deleted  bigint,
+    summary       jsonb,
+    attempt       integer NOT NULL,
+    role_name     text NOT NULL,
+    sqlstate      text,
+    message       text,
+    CONSTRAINT history_pkey PRIMARY KEY (id),
+    CONSTRAINT history_outcome_known CHECK (outcome IN ('refreshed', 'skipped', 'failed', 'cancelled')),
+    CONSTRAINT history_trigger_known CHECK (trigger IN ('never populated', 'interval', 'schedule', 'retry', 'manual')),
+    CONSTRAINT history_error_when_not_done CHECK ((outcome IN ('failed', 'cancelled')) = (sqlstate IS NOT NULL)),
+    CONSTRAINT history_data_as_of_when_done CHECK ((outcome = 'refreshed') <= (data_as_of IS NOT NULL))
+);
+CREATE INDEX history_view_idx ON _cache_refresher.history (view, id);
+CREATE INDEX history_started_at_idx ON _cache_refresher.history (started_at);
+COMMENT ON TABLE _cache_refresher.history IS 'one row per refresh that ran, failed ones too; bounded by cache_refresher.log_retention and log_max_rows';
+COMMENT ON COLUMN _cache_refresher.history.trigger IS 'why the refresh ran';
+COMMENT ON COLUMN _cache_refresher.history.reason IS 'why this method was taken';
+
+SELECT pg_catalog.pg_extension_config_dump('_cache_refresher.registry', '');
+SELECT pg_catalog.pg_extension_config_dump('_cache_refresher.refresh_grant', '');

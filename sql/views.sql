@@ -1,0 +1,175 @@
+-- What users read. The views run with the extension owner's rights on the tables, so each decides for
+-- itself which rows the asker may see: those of views that he may read, and all for pg_monitor.
+-- security_barrier keeps functions in the asker's WHERE from seeing the others first. Error texts can
+-- hold data: they are shown only to those with the rights of the view's owner.
+
+CREATE FUNCTION _cache_refresher.may_see(view oid)
+RETURNS boolean LANGUAGE sql STABLE PARALLEL SAFE
+RETURN pg_catalog.pg_has_role('pg_monitor', 'MEMBER')
+    OR coalesce(pg_catalog.has_table_privilege(view, 'SELECT'), false);
+COMMENT ON FUNCTION _cache_refresher.may_see IS 'may the current user see the status of this view';
+
+CREATE VIEW cache_refresher.status WITH (security_barrier) AS
+SELECT c.oid::regclass AS view,
+       r.view_schema,
+       r.view_name,
+       CASE WHEN c.oid IS NULL            THEN 'missing'
+            WHEN run.view IS NOT NULL     THEN 'running'
+            WHEN r.paused                 THEN 'paused'
+            WHEN coalesce(a.suspended, false) THEN 'suspended'
+            WHEN a.retry_at IS NOT NULL   THEN 'retrying'
+            ELSE 'scheduled' END AS state,
+       coalesce(r.method, 'auto') AS method,
+       CASE WHEN r.schedule IS NULL
+            THEN _cache_refresher.effective_interval(r.view_schema, r.view_name, r.refresh_interval) END AS refresh_interval,
+       r.schedule,
+       r.time_zone,
+       CASE WHEN r.schedule IS NULL
+            THEN _cache_refresher.interval_source(r.view_schema, r.view_name, r.refresh_interval)
+            ELSE 'registry' END AS interval_source,
+       CASE WHEN c.oid IS NOT NULL
+            THEN _cache_refresher.next_refresh_at(
+                     r.view_schema, r.view_name, r.refresh_interval, r.schedule, r.time_zone,
+                     r.registered_at, c.relispopulated, r.paused,
+                     a.last_started_at, a.last_finished_at, a.retry_at,
+                     a.attempt, a.failed_rounds, a.consecutive_failures, a.suspended) END AS next_refresh_at,
+       k.refreshed_at AS last_refreshed_at,
+       k.data_as_of,
+       pg_catalog.clock_timestamp() - k.data_as_of AS age,
+       'unknown'::text AS staleness,
+       NULL::timestamptz AS stale_since,
+       k.rows_total AS rows,
+       k.duration_ms AS last_duration_ms,
+       a.error_sqlstate AS last_error_sqlstate,
+       CASE WHEN pg_catalog.pg_has_role(c.relowner, 'USAGE') THEN a.error_message END AS last_error,
+       coalesce(a.consecutive_failures, 0) AS consecutive_failures,
+       coalesce(a.refreshes, 0) AS refreshes,
+       coalesce(a.failures, 0) AS failures,
+       coalesce(a.cancellations, 0) AS cancellations,
+       r.registered_at
+  FROM _cache_refresher.registry r
+  LEFT JOIN _cache_refresher.binding b ON (b.view_schema, b.view_name) = (r.view_schema, r.view_name)
+  LEFT JOIN pg_catalog.pg_class c ON c.oid = b.view AND c.relkind = 'm'
+  LEFT JOIN _cache_refresher.content k ON k.view = c.oid
+  LEFT JOIN _cache_refresher.attempts a ON a.view = c.oid
+  LEFT JOIN _cache_refresher.running_views() run ON run.view = c.oid
+ WHERE _cache_refresher.may_see(c.oid);
+COMMENT ON VIEW cache_refresher.status IS 'one row per registered view: how it is kept fresh, and how fresh it is';
+COMMENT ON COLUMN cache_refresher.status.data_as_of IS 'time of the snapshot that the content shows';
+COMMENT ON COLUMN cache_refresher.status.interval_source IS 'the registry or the setting that the interval comes from';
+COMMENT ON COLUMN cache_refresher.status.last_error IS 'shown to those with the rights of the view''s owner';
+
+CREATE VIEW cache_refresher.refresh_log WITH (security_barrier) AS
+SELECT h.id,
+       h.view_schema,
+       h.view_name,
+       h.outcome,
+       h.started_at,
+       h.duration_ms,
+       h.trigger,
+       h.method,
+       h.reason,
+       h.data_as_of,
+       h.rows_total,
+       h.rows_inserted,
+       h.rows_updated,
+       h.rows_deleted,
+       h.summary,
+       h.attempt,
+       h.role_name,
+       h.sqlstate,
+       CASE WHEN pg_catalog.pg_has_role(coalesce(c.relowner, i.nspowner), 'USAGE') THEN h.message END AS message
+  FROM _cache_refresher.history h
+ CROSS JOIN (SELECT n.nspowner FROM pg_catalog.pg_namespace n WHERE n.nspname = '_cache_refresher') i
+  LEFT JOIN pg_catalog.pg_class c ON c.oid = h.view
+ WHERE _cache_refresher.may_see(h.view);
+COMMENT ON VIEW cache_refresher.refresh_log IS 'one row per refresh, failed ones too';
+COMMENT ON COLUMN cache_refresher.refresh_log.trigger IS 'why the refresh ran';
+COMMENT ON COLUMN cache_refresher.refresh_log.reason IS 'why this method was taken';
+COMMENT ON COLUMN cache_refresher.refresh_log.message IS 'shown to those with the rights of the view''s owner';
+
+CREATE VIEW cache_refresher.materialized_view_refresh_log WITH (security_barrier) AS
+SELECT CASE WHEN count(*) OVER (PARTITION BY c.relname) = 1
+            THEN c.relname::text
+            ELSE pg_catalog.format('%I.%I', n.nspname, c.relname) END AS view_name,
+       k.refreshed_at AS last_refreshed_at,
+       pg_catalog.round(k.duration_ms)::integer AS refresh_duration_ms,
+       k.rows_total AS total_rows,
+       k.summary
+  FROM _cache_refresher.content k
+  JOIN pg_catalog.pg_class c ON c.oid = k.view AND c.relkind = 'm'
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE _cache_refresher.may_see(c.oid);
+COMMENT ON VIEW cache_refresher.materialized_view_refresh_log IS 'when each view was last refreshed, how long it took, and its summary';
+
+CREATE FUNCTION cache_refresher.health()
+RETURNS TABLE ("check" text, status text, detail text, hint text)
+LANGUAGE sql VOLATILE PARALLEL RESTRICTED
+BEGIN ATOMIC
+    SELECT s."check", s.status, s.detail, s.hint FROM _cache_refresher.server_checks() s
+    UNION ALL
+    (SELECT 'view ' || pg_catalog.format('%I.%I', v.view_schema, v.view_name),
+            'warning',
+            CASE v.state
+                WHEN 'missing' THEN 'the view does not exist'
+                WHEN 'suspended' THEN pg_catalog.format('suspended after %s failures in a row', v.consecutive_failures)
+                ELSE pg_catalog.format('the last %s refreshes failed', v.consecutive_failures) END
+                || coalesce(' (SQLSTATE ' || v.last_error_sqlstate || ')', '')
+                || coalesce(': ' || v.last_error, ''),
+            CASE v.state
+                WHEN 'missing' THEN 'Create it again, or call cache_refresher.unregister.'
+                WHEN 'suspended' THEN 'Mend the cause, then call cache_refresher.resume or refresh.'
+                ELSE 'It is retried by itself. See cache_refresher.refresh_log.' END
+       FROM cache_refresher.status v
+      WHERE v.state IN ('missing', 'suspended') OR v.consecutive_failures > 0
+      ORDER BY v.view_schema, v.view_name);
+END;
+COMMENT ON FUNCTION cache_refresher.health IS 'what works and what does not: ok, warning or critical, with the remedy';
+
+CREATE FUNCTION cache_refresher.healthy()
+RETURNS boolean LANGUAGE sql VOLATILE PARALLEL RESTRICTED
+BEGIN ATOMIC
+    SELECT NOT EXISTS (SELECT FROM _cache_refresher.server_checks() s WHERE s.status = 'critical');
+END;
+COMMENT ON FUNCTION cache_refresher.healthy IS 'whether refreshing works at all, for a health check; a view that fails for a reason of its own does not count';
+
+CREATE FUNCTION cache_refresher.metrics()
+RETURNS TABLE (name text, kind text, help text, labels jsonb, value double precision)
+LANGUAGE sql VOLATILE PARALLEL RESTRICTED
+BEGIN ATOMIC
+    SELECT 'cache_refresher_' || m.name, m.kind, m.help,
+           pg_catalog.jsonb_build_object('database', pg_catalog.current_database(),
+                                         'schema', v.view_schema, 'view', v.view_name),
+           m.value
+      FROM cache_refresher.status v
+     CROSS JOIN LATERAL (VALUES
+           ('refreshes_total', 'counter', 'Refreshes that succeeded.', v.refreshes::double precision),
+           ('failures_total', 'counter', 'Refreshes that failed.', v.failures::double precision),
+           ('cancellations_total', 'counter', 'Refreshes that were cancelled.', v.cancellations::double precision),
+           ('consecutive_failures', 'gauge', 'Failures since the last success.', v.consecutive_failures::double precision),
+           ('last_refresh_timestamp_seconds', 'gauge', 'Unix time of the end of the last successful refresh.',
+            extract(epoch FROM v.last_refreshed_at)::double precision),
+           ('last_refresh_duration_seconds', 'gauge', 'Duration of the last successful refresh.', v.last_duration_ms / 1000),
+           ('age_seconds', 'gauge', 'Now minus the time of the snapshot that the view shows.',
+            extract(epoch FROM v.age)::double precision),
+           ('rows', 'gauge', 'Rows in the view after the last refresh.', v.rows::double precision),
+           ('suspended', 'gauge', '1 if no refresh is scheduled until somebody resumes the view.',
+            (v.state = 'suspended')::integer::double precision)
+     ) AS m (name, kind, help, value)
+     WHERE m.value IS NOT NULL
+    UNION ALL
+    SELECT 'cache_refresher_up', 'gauge', '1 if refreshing works at all.',
+           pg_catalog.jsonb_build_object('database', pg_catalog.current_database()),
+           cache_refresher.healthy()::integer::double precision
+     ORDER BY 1, 4;
+END;
+COMMENT ON FUNCTION cache_refresher.metrics IS 'figures for monitoring, one row each';
+
+CREATE FUNCTION cache_refresher.metrics_text()
+RETURNS text LANGUAGE sql VOLATILE PARALLEL RESTRICTED
+BEGIN ATOMIC
+    SELECT _cache_refresher.exposition(
+               (SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(m) ORDER BY m.name, m.labels)
+                  FROM cache_refresher.metrics() m));
+END;
+COMMENT ON FUNCTION cache_refresher.metrics_text IS 'the same in the text format that Prometheus scrapes';

@@ -1,0 +1,57 @@
+//! `cancel`, `grant_refresh`, `revoke_refresh`.
+
+use pgrx::pg_sys::Oid;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::registration::registered;
+use super::view;
+use crate::catalog::{grant, lock_holder};
+use crate::error::Error;
+use crate::pg::signals::{self, Signal};
+use crate::pg::{identity, shared};
+use crate::refresh::privilege;
+
+/// By the marks in shared memory; without preload, by who holds the view's refresh lock and is
+/// running a query.
+#[pg_extern(sql = false)]
+fn cancel(view: Option<Oid>) -> Result<bool, ErrorReport> {
+    let view = self::view(view)?;
+    privilege::require_refresh(&view)?;
+    let pids: Vec<i32> = if shared::is_available() {
+        let running = shared::running(identity::current_database());
+        let of_view = running
+            .iter()
+            .filter(|running| running.view == view.oid.to_u32());
+        of_view.map(|running| running.pid).collect()
+    } else {
+        lock_holder::active(view.oid)?
+    };
+    for &pid in &pids {
+        signals::send(pid, Signal::Cancel);
+    }
+    Ok(!pids.is_empty())
+}
+
+#[pg_extern(sql = false)]
+fn grant_refresh(view: Option<Oid>, role: Option<Oid>) -> Result<(), ErrorReport> {
+    let role = role.ok_or(Error::NullArgument { argument: "role" })?;
+    let (_, registration) = registered(view)?;
+    grant::insert(&registration.name, role)?;
+    Ok(())
+}
+
+#[pg_extern(sql = false)]
+fn revoke_refresh(view: Option<Oid>, role: Option<Oid>) -> Result<(), ErrorReport> {
+    let role = role.ok_or(Error::NullArgument { argument: "role" })?;
+    let (_, registration) = registered(view)?;
+    if !grant::delete(&registration.name, role)? {
+        let role = grant::role_name(role)?;
+        return Err(Error::NotGranted {
+            name: registration.name.to_string(),
+            role,
+        }
+        .into());
+    }
+    Ok(())
+}

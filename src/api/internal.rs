@@ -1,0 +1,286 @@
+//! Functions that only our own views and functions call.
+
+use std::time::Duration;
+
+use cache_refresher_core::interval::{self, IntervalSource};
+use cache_refresher_core::metrics::{self, Metric};
+use cache_refresher_core::time::Timestamp;
+use cache_refresher_core::view_state::{self, History, NextDue};
+use pgrx::datum::{Interval, JsonB, TimestampWithTimeZone};
+use pgrx::pg_sys::Oid;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use crate::catalog::registry::{Policy, Registration};
+use crate::catalog::view::ViewName;
+use crate::error::{Error, Result};
+use crate::guc;
+use crate::pg::shared::{self, Knowledge, Scheduler, Worker};
+use crate::pg::{clock, identity, latch};
+use crate::refresh::policy;
+
+fn effective(
+    view_schema: &str,
+    view_name: &str,
+    registered: Option<Interval>,
+) -> Result<(Duration, IntervalSource)> {
+    let registered = registered
+        .map(|value| clock::from_interval("refresh_interval", &value))
+        .transpose()?;
+    Ok(interval::effective(
+        &guc::intervals(),
+        view_schema,
+        view_name,
+        registered,
+    ))
+}
+
+#[pg_extern(sql = false)]
+fn effective_interval(
+    view_schema: &str,
+    view_name: &str,
+    registered: Option<Interval>,
+) -> std::result::Result<Interval, ErrorReport> {
+    Ok(clock::to_interval(
+        effective(view_schema, view_name, registered)?.0,
+    ))
+}
+
+#[pg_extern(sql = false)]
+fn interval_source(
+    view_schema: &str,
+    view_name: &str,
+    registered: Option<Interval>,
+) -> std::result::Result<&'static str, ErrorReport> {
+    Ok(effective(view_schema, view_name, registered)?.1.as_str())
+}
+
+#[pg_extern(sql = false)]
+#[allow(clippy::too_many_arguments)]
+fn next_refresh_at(
+    view_schema: &str,
+    view_name: &str,
+    refresh_interval: Option<Interval>,
+    schedule: Option<String>,
+    time_zone: Option<String>,
+    registered_at: TimestampWithTimeZone,
+    populated: bool,
+    paused: bool,
+    last_started_at: Option<TimestampWithTimeZone>,
+    last_finished_at: Option<TimestampWithTimeZone>,
+    retry_at: Option<TimestampWithTimeZone>,
+    attempt: Option<i32>,
+    failed_rounds: Option<i32>,
+    consecutive_failures: Option<i32>,
+    suspended: Option<bool>,
+) -> std::result::Result<Option<TimestampWithTimeZone>, ErrorReport> {
+    let count = |value: Option<i32>| value.and_then(|value| value.try_into().ok()).unwrap_or(0);
+    let time = |at: Option<TimestampWithTimeZone>| at.map(clock::from_sql);
+    let refresh_interval = refresh_interval
+        .map(|value| clock::from_interval("refresh_interval", &value))
+        .transpose()?;
+    let registration = Registration {
+        name: ViewName {
+            schema: view_schema.to_owned(),
+            name: view_name.to_owned(),
+        },
+        policy: Policy {
+            refresh_interval,
+            schedule,
+            time_zone,
+            ..Policy::default()
+        },
+        paused,
+        registered_at: clock::from_sql(registered_at),
+    };
+    let history = History {
+        last_started: time(last_started_at),
+        last_finished: time(last_finished_at),
+        retry_at: time(retry_at),
+        attempt: count(attempt),
+        failed_rounds: count(failed_rounds),
+        consecutive_failures: count(consecutive_failures),
+        suspended: suspended.unwrap_or(false),
+    };
+    let policy = policy::of(&registration, &guc::intervals(), guc::retry_policy())?;
+    let next = view_state::next_due(
+        &policy,
+        &history,
+        populated,
+        registration.registered_at,
+        clock::now(),
+    );
+    Ok(match next {
+        NextDue::At(at, _) => Some(clock::to_sql(at)),
+        NextDue::Never => None,
+    })
+}
+
+#[pg_extern(sql = false)]
+fn running_views() -> TableIterator<
+    'static,
+    (
+        name!(view, Oid),
+        name!(pid, i32),
+        name!(started_at, TimestampWithTimeZone),
+    ),
+> {
+    let running = shared::running(identity::current_database());
+    TableIterator::new(running.into_iter().map(|running| {
+        (
+            Oid::from(running.view),
+            running.pid,
+            clock::to_sql(running.started_at),
+        )
+    }))
+}
+
+#[pg_extern(sql = false)]
+fn exposition(metrics: JsonB) -> std::result::Result<String, ErrorReport> {
+    let metrics: Vec<Metric> = serde_json::from_value(metrics.0)
+        .map_err(|error| Error::Corrupt(format!("metrics: {error}")))?;
+    Ok(metrics::exposition(&metrics))
+}
+
+/// A row of health: check, status, detail, hint.
+type Check = (&'static str, &'static str, String, Option<String>);
+
+#[pg_extern(sql = false)]
+fn server_checks() -> TableIterator<
+    'static,
+    (
+        name!(check, &'static str),
+        name!(status, &'static str),
+        name!(detail, String),
+        name!(hint, Option<String>),
+    ),
+> {
+    TableIterator::new(checks(clock::now()))
+}
+
+fn checks(now: Timestamp) -> Vec<Check> {
+    let mut checks = vec![library()];
+    if shared::is_available() {
+        checks.extend([
+            launcher(),
+            scheduling(),
+            scheduler(now),
+            slots(now),
+            workers(),
+        ]);
+    }
+    checks
+}
+
+fn ok(check: &'static str, detail: impl Into<String>) -> Check {
+    (check, "ok", detail.into(), None)
+}
+
+fn library() -> Check {
+    if shared::is_available() {
+        ok("preload", "the library is preloaded")
+    } else {
+        let hint = "Add cache_refresher to shared_preload_libraries in postgresql.conf and restart \
+                    the server. Until then, refresh works by hand only.";
+        (
+            "preload",
+            "critical",
+            "nothing is scheduled".to_owned(),
+            Some(hint.to_owned()),
+        )
+    }
+}
+
+fn launcher() -> Check {
+    let pid = shared::launcher();
+    if pid != 0 && latch::is_alive(pid) {
+        ok("launcher", format!("running, pid {pid}"))
+    } else {
+        let hint = "The postmaster starts it again within a second; see the server log.";
+        (
+            "launcher",
+            "critical",
+            "not running".to_owned(),
+            Some(hint.to_owned()),
+        )
+    }
+}
+
+fn scheduling() -> Check {
+    let name = identity::current_database_name();
+    if !guc::enabled() {
+        let hint = "Set cache_refresher.enabled = on in postgresql.conf and reload.";
+        let detail = "scheduled refreshes are switched off".to_owned();
+        ("scheduling", "warning", detail, Some(hint.to_owned()))
+    } else if guc::databases().contains(&name) {
+        ok("scheduling", "enabled in this database")
+    } else {
+        let hint = "Add this database to cache_refresher.databases in postgresql.conf and reload.";
+        let detail = "this database is not in cache_refresher.databases".to_owned();
+        ("scheduling", "warning", detail, Some(hint.to_owned()))
+    }
+}
+
+fn scheduler(now: Timestamp) -> Check {
+    let here = identity::current_database();
+    let known = shared::databases()
+        .into_iter()
+        .find(|(database, _)| database.oid == here);
+    let detail = match known {
+        None => "the launcher has not looked at this database yet".to_owned(),
+        Some((_, true)) => "kept out by a statement that needs the database to itself".to_owned(),
+        Some((database, _)) => match (database.scheduler, database.deadline) {
+            (Scheduler::Running(pid), _) => format!("running, pid {pid}"),
+            (Scheduler::Starting(_), _) => "starting".to_owned(),
+            (Scheduler::None, _) if database.failures > 0 => {
+                let hint = "See the server log for the cause.";
+                let detail = format!("ended badly {} times in a row", database.failures);
+                return ("scheduler", "warning", detail, Some(hint.to_owned()));
+            }
+            (Scheduler::None, _) if database.knowledge != Knowledge::Present => {
+                "the launcher is about to look at this database".to_owned()
+            }
+            (Scheduler::None, Some(at)) => {
+                format!("not needed for {} s", at.since(now).as_secs())
+            }
+            (Scheduler::None, None) => "not needed".to_owned(),
+        },
+    };
+    ok("scheduler", detail)
+}
+
+fn slots(now: Timestamp) -> Check {
+    match shared::starved_since() {
+        None => ok("worker slots", "the server has free background workers"),
+        Some(since) => (
+            "worker slots",
+            "warning",
+            format!(
+                "for {} s the server has had no free background worker",
+                now.since(since).as_secs()
+            ),
+            Some(
+                "Raise max_worker_processes: it has to cover the launcher, a scheduler for each \
+                 busy database and cache_refresher.max_workers, beside parallel queries and other \
+                 extensions."
+                    .to_owned(),
+            ),
+        ),
+    }
+}
+
+fn workers() -> Check {
+    let pool = shared::workers();
+    let taken = pool
+        .iter()
+        .filter(|slot| !matches!(slot.worker, Worker::Free))
+        .count();
+    let busy = pool
+        .iter()
+        .filter(|slot| matches!(slot.worker, Worker::Busy(_)))
+        .count();
+    ok(
+        "workers",
+        format!("{busy} of {taken} busy, at most {}", guc::max_workers()),
+    )
+}

@@ -1,0 +1,177 @@
+//! `refresh`, `refresh_all`, and what the two functions for existing callers need.
+
+use cache_refresher_core::method::Requested;
+use cache_refresher_core::order;
+use cache_refresher_core::outcome::Outcome;
+use pgrx::datum::{Interval, TimestampWithTimeZone};
+use pgrx::pg_sys::Oid;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::registration;
+use crate::catalog::view::{self, View};
+use crate::catalog::{binding, history::milliseconds, registry};
+use crate::error::{Error, Result};
+use crate::guc;
+use crate::pg::{clock, report, transaction};
+use crate::refresh::privilege;
+use crate::refresh::session::{self, Answer};
+
+/// A row of `cache_refresher.refresh_result`. The functions below spell it out once more, since pgrx
+/// does not look through an alias.
+type Row = (
+    Oid,
+    &'static str,
+    Option<&'static str>,
+    Option<String>,
+    Option<f64>,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+    Option<TimestampWithTimeZone>,
+);
+
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn refresh(
+    view: Option<Oid>,
+    method: Option<String>,
+    max_age: Option<Interval>,
+) -> std::result::Result<
+    TableIterator<
+        'static,
+        (
+            name!(view, Oid),
+            name!(outcome, &'static str),
+            name!(method, Option<&'static str>),
+            name!(reason, Option<String>),
+            name!(duration_ms, Option<f64>),
+            name!(rows_total, Option<i64>),
+            name!(rows_inserted, Option<i64>),
+            name!(rows_updated, Option<i64>),
+            name!(rows_deleted, Option<i64>),
+            name!(data_as_of, Option<TimestampWithTimeZone>),
+        ),
+    >,
+    ErrorReport,
+> {
+    let view = view.ok_or(Error::NullArgument { argument: "view" })?;
+    Ok(TableIterator::once(refresh_one(view, method, max_age)?))
+}
+
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn refresh_all(
+    method: Option<String>,
+    max_age: Option<Interval>,
+) -> std::result::Result<
+    TableIterator<
+        'static,
+        (
+            name!(view, Oid),
+            name!(outcome, &'static str),
+            name!(method, Option<&'static str>),
+            name!(reason, Option<String>),
+            name!(duration_ms, Option<f64>),
+            name!(rows_total, Option<i64>),
+            name!(rows_inserted, Option<i64>),
+            name!(rows_updated, Option<i64>),
+            name!(rows_deleted, Option<i64>),
+            name!(data_as_of, Option<TimestampWithTimeZone>),
+        ),
+    >,
+    ErrorReport,
+> {
+    Ok(TableIterator::new(all(method, max_age)?))
+}
+
+/// A view by its bare name, as the caller's search_path finds it.
+#[pg_extern(sql = false)]
+fn view_named(name: &str) -> std::result::Result<Oid, ErrorReport> {
+    let oid: Option<Oid> =
+        Spi::get_one_with_args("SELECT pg_catalog.to_regclass($1)::oid", &[name.into()])
+            .map_err(Error::from)?;
+    Ok(oid.ok_or_else(|| Error::NoSuchView {
+        name: name.to_owned(),
+    })?)
+}
+
+fn refresh_one(view: Oid, method: Option<String>, max_age: Option<Interval>) -> Result<Row> {
+    let method = requested(method)?;
+    let max_age = max_age
+        .map(|age| clock::from_interval("max_age", &age))
+        .transpose()?;
+    session::refresh(view, method, max_age, &guc::refresh_settings()).map(row)
+}
+
+/// Every registered view that the caller may refresh, parents before children. Each in a
+/// subtransaction: one that fails is reported, and the others go on.
+fn all(method: Option<String>, max_age: Option<Interval>) -> Result<Vec<Row>> {
+    let method = requested(method)?;
+    let max_age = max_age
+        .map(|age| clock::from_interval("max_age", &age))
+        .transpose()?;
+    let settings = guc::refresh_settings();
+    binding::reconcile()?;
+    let registered: Vec<u32> = registry::all()?
+        .into_iter()
+        .map(|entry| entry.view)
+        .collect();
+    let mut rows = Vec::new();
+    for view in order::refresh_order(&registered, &view::reads()?) {
+        let oid = Oid::from(view);
+        if !privilege::may_refresh(&View::find(oid)?)? {
+            continue;
+        }
+        let answer = transaction::run_nested(|| {
+            session::refresh(oid, method, max_age, &settings).unwrap_or_else(|error| error.raise())
+        });
+        rows.push(match answer {
+            Ok(answer) => row(answer),
+            Err(caught) if caught.is_cancel() => caught.rethrow(),
+            Err(caught) => {
+                report::warn(&caught.message, caught.hint.as_deref());
+                failed_row(oid, caught.message)
+            }
+        });
+    }
+    Ok(rows)
+}
+
+fn requested(method: Option<String>) -> Result<Option<Requested>> {
+    method
+        .map(|method| registration::available(method.parse()?))
+        .transpose()
+}
+
+fn row(answer: Answer) -> Row {
+    (
+        answer.view,
+        answer.outcome.as_str(),
+        answer.method.map(|method| method.as_str()),
+        Some(answer.reason),
+        answer.duration.map(milliseconds),
+        answer.rows_total,
+        None,
+        None,
+        None,
+        Some(clock::to_sql(answer.data_as_of)),
+    )
+}
+
+fn failed_row(view: Oid, message: String) -> Row {
+    let outcome = Outcome::Failed.as_str();
+    (
+        view,
+        outcome,
+        None,
+        Some(message),
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+    )
+}

@@ -1,0 +1,300 @@
+//! `register`, `alter`, `unregister`, `pause`, `resume`.
+
+use std::time::Duration;
+
+use cache_refresher_core::interval;
+use cache_refresher_core::method::Requested;
+use cache_refresher_core::schedule::CronSchedule;
+use pgrx::datum::Interval;
+use pgrx::pg_sys::Oid;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+use super::view;
+use crate::catalog::attempts;
+use crate::catalog::registry::{self, Policy, Registration, Summary};
+use crate::catalog::view::{View, ViewName};
+use crate::error::{Error, Result};
+use crate::guc;
+use crate::pg::{clock, hooks, identity};
+use crate::refresh::{policy, privilege, summary};
+
+/// The arguments that `register` and `alter` share.
+struct Arguments {
+    refresh_interval: Option<Interval>,
+    schedule: Option<String>,
+    time_zone: Option<String>,
+    min_interval: Option<Interval>,
+    max_interval: Option<Interval>,
+    method: Option<String>,
+    on_change: Option<bool>,
+    debounce: Option<Interval>,
+    max_staleness: Option<Interval>,
+    timeout: Option<Interval>,
+    summary_query: Option<String>,
+}
+
+#[pg_extern(sql = false)]
+#[allow(clippy::too_many_arguments)]
+fn register(
+    view: Option<Oid>,
+    refresh_interval: Option<Interval>,
+    schedule: Option<String>,
+    time_zone: Option<String>,
+    min_interval: Option<Interval>,
+    max_interval: Option<Interval>,
+    method: Option<String>,
+    on_change: Option<bool>,
+    debounce: Option<Interval>,
+    max_staleness: Option<Interval>,
+    timeout: Option<Interval>,
+    summary_query: Option<String>,
+) -> std::result::Result<(), ErrorReport> {
+    let arguments = Arguments {
+        refresh_interval,
+        schedule,
+        time_zone,
+        min_interval,
+        max_interval,
+        method,
+        on_change,
+        debounce,
+        max_staleness,
+        timeout,
+        summary_query,
+    };
+    let view = super::view(view)?;
+    privilege::require_owner(&view)?;
+    if registry::is_registered(&view.name)? {
+        return Err(Error::AlreadyRegistered {
+            name: view.name.to_string(),
+        }
+        .into());
+    }
+    let policy = changed(&view, Policy::default(), arguments)?;
+    registry::insert(&view.name, &policy)?;
+    hooks::registry_changed();
+    Ok(())
+}
+
+#[pg_extern(sql = false)]
+#[allow(clippy::too_many_arguments)]
+fn alter(
+    view: Option<Oid>,
+    refresh_interval: Option<Interval>,
+    schedule: Option<String>,
+    time_zone: Option<String>,
+    min_interval: Option<Interval>,
+    max_interval: Option<Interval>,
+    method: Option<String>,
+    on_change: Option<bool>,
+    debounce: Option<Interval>,
+    max_staleness: Option<Interval>,
+    timeout: Option<Interval>,
+    summary_query: Option<String>,
+    reset: Option<Vec<Option<String>>>,
+) -> std::result::Result<(), ErrorReport> {
+    let arguments = Arguments {
+        refresh_interval,
+        schedule,
+        time_zone,
+        min_interval,
+        max_interval,
+        method,
+        on_change,
+        debounce,
+        max_staleness,
+        timeout,
+        summary_query,
+    };
+    let (view, registration) = registered(view)?;
+    let mut policy = registration.policy;
+    for name in reset.unwrap_or_default() {
+        reset_one(
+            &mut policy,
+            &name.ok_or(Error::NullArgument { argument: "reset" })?,
+        )?;
+    }
+    let policy = changed(&view, policy, arguments)?;
+    registry::update(&registration.name, &policy)?;
+    hooks::registry_changed();
+    Ok(())
+}
+
+#[pg_extern(sql = false)]
+fn unregister(view: Option<String>) -> std::result::Result<(), ErrorReport> {
+    let text = view.ok_or(Error::NullArgument { argument: "view" })?;
+    let name = match resolve(&text)? {
+        Some(oid) => {
+            let (_, registration) = registered(Some(oid))?;
+            registration.name
+        }
+        None => missing(&text)?,
+    };
+    registry::delete(&name)?;
+    hooks::registry_changed();
+    Ok(())
+}
+
+#[pg_extern(sql = false)]
+fn pause(view: Option<Oid>) -> std::result::Result<(), ErrorReport> {
+    let (_, registration) = registered(view)?;
+    registry::set_paused(&registration.name, true)?;
+    hooks::registry_changed();
+    Ok(())
+}
+
+#[pg_extern(sql = false)]
+fn resume(view: Option<Oid>) -> std::result::Result<(), ErrorReport> {
+    let (view, registration) = registered(view)?;
+    registry::set_paused(&registration.name, false)?;
+    attempts::resume(view.oid)?;
+    hooks::registry_changed();
+    Ok(())
+}
+
+/// A registered view of the caller's.
+pub(super) fn registered(oid: Option<Oid>) -> Result<(View, Registration)> {
+    let view = view(oid)?;
+    privilege::require_owner(&view)?;
+    let registration = Registration::get(view.oid, &view.name)?;
+    Ok((view, registration))
+}
+
+/// The OID that a name stands for, by the caller's search_path; nothing if there is no such relation.
+fn resolve(name: &str) -> Result<Option<Oid>> {
+    let found =
+        Spi::get_one_with_args::<Oid>("SELECT pg_catalog.to_regclass($1)::oid", &[name.into()])?;
+    Ok(found)
+}
+
+/// A registration whose view is gone: by schema-qualified name, or by a bare one that is not
+/// ambiguous. Nobody owns it, so its removal is left to those who administer the extension.
+fn missing(text: &str) -> Result<ViewName> {
+    let not_registered = || Error::NotRegistered {
+        name: text.to_owned(),
+    };
+    let parts: Vec<String> =
+        Spi::get_one_with_args("SELECT pg_catalog.parse_ident($1)", &[text.into()])?
+            .ok_or_else(not_registered)?;
+    let name = match parts.as_slice() {
+        [name] => {
+            let mut names = registry::missing_named(name)?;
+            match names.len() {
+                1 => names.remove(0),
+                _ => return Err(not_registered()),
+            }
+        }
+        [schema, name] => ViewName {
+            schema: schema.clone(),
+            name: name.clone(),
+        },
+        _ => return Err(not_registered()),
+    };
+    if !registry::is_registered(&name)? {
+        return Err(not_registered());
+    }
+    if identity::may_create_in(&name.schema) {
+        Ok(name)
+    } else {
+        Err(Error::NotOwner {
+            name: name.to_string(),
+        })
+    }
+}
+
+fn reset_one(policy: &mut Policy, name: &str) -> Result<()> {
+    match name {
+        "refresh_interval" => policy.refresh_interval = None,
+        "schedule" => (policy.schedule, policy.time_zone) = (None, None),
+        "time_zone" => policy.time_zone = None,
+        "method" => policy.method = None,
+        "timeout" => policy.timeout = None,
+        "summary_query" => policy.summary = None,
+        _ => {
+            return Err(Error::NotResettable {
+                name: name.to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The policy with the given arguments in place of what it says, checked as a whole.
+fn changed(view: &View, mut policy: Policy, arguments: Arguments) -> Result<Policy> {
+    refuse_what_is_to_come(&arguments)?;
+    if let Some(interval) = arguments.refresh_interval {
+        let every = clock::from_interval("refresh_interval", &interval)?;
+        policy.refresh_interval = Some(interval::check(every)?);
+    }
+    if let Some(schedule) = arguments.schedule {
+        policy.schedule = Some(schedule);
+    }
+    if let Some(time_zone) = arguments.time_zone {
+        policy.time_zone = Some(time_zone);
+    }
+    if let Some(method) = arguments.method {
+        policy.method = Some(available(method.parse()?)?);
+    }
+    if let Some(timeout) = arguments.timeout {
+        policy.timeout = Some(clock::from_interval("timeout", &timeout)?);
+    }
+    match (&policy.refresh_interval, &policy.schedule) {
+        (Some(_), Some(_)) => return Err(Error::IntervalAndSchedule),
+        (_, Some(expression)) => {
+            let zone = policy
+                .time_zone
+                .as_deref()
+                .unwrap_or(policy::DEFAULT_TIME_ZONE);
+            CronSchedule::parse(expression, zone)?;
+        }
+        (_, None) if policy.time_zone.is_some() => return Err(Error::TimeZoneWithoutSchedule),
+        (_, None) => {}
+    }
+    if let Some(query) = arguments.summary_query {
+        try_summary(view, &query)?;
+        policy.summary = Some(Summary {
+            query,
+            owner: view.owner_name.clone(),
+        });
+    }
+    Ok(policy)
+}
+
+/// Runs the query once, so that a mistake is found now. A view that was never populated cannot be
+/// read yet: then only the form is checked.
+fn try_summary(view: &View, query: &str) -> Result<()> {
+    let lock_timeout: Duration = guc::refresh_settings().lock_timeout;
+    if view.populated {
+        summary::run(view, query, lock_timeout).map(drop)
+    } else {
+        summary::check(query)
+    }
+}
+
+/// A method that views can be registered with now.
+pub(super) fn available(method: Requested) -> Result<Requested> {
+    match method {
+        Requested::Auto | Requested::Full | Requested::Concurrent => Ok(method),
+        Requested::Diff | Requested::Delta => Err(Error::NotAvailable {
+            what: format!("method {}", method.as_str()),
+        }),
+    }
+}
+
+/// The signature is complete; what it promises for later is refused, not ignored.
+fn refuse_what_is_to_come(arguments: &Arguments) -> Result<()> {
+    let given = [
+        ("min_interval", arguments.min_interval.is_some()),
+        ("max_interval", arguments.max_interval.is_some()),
+        ("on_change", arguments.on_change == Some(true)),
+        ("debounce", arguments.debounce.is_some()),
+        ("max_staleness", arguments.max_staleness.is_some()),
+    ];
+    match given.iter().find(|(_, given)| *given) {
+        Some((name, _)) => Err(Error::NotAvailable {
+            what: (*name).to_owned(),
+        }),
+        None => Ok(()),
+    }
+}

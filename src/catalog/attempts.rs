@@ -1,0 +1,104 @@
+//! How refreshing a view has gone: the input of the next scheduling decision, and totals.
+
+use cache_refresher_core::outcome::Outcome;
+use cache_refresher_core::time::Timestamp;
+use cache_refresher_core::view_state::History;
+use pgrx::datum::TimestampWithTimeZone;
+use pgrx::pg_sys::Oid;
+
+use super::query::{self, Row};
+use crate::error::Result;
+use crate::pg::clock;
+
+const FIND: &str = "
+SELECT last_started_at, last_finished_at, retry_at, attempt, failed_rounds, consecutive_failures,
+       suspended
+  FROM _cache_refresher.attempts WHERE view = $1";
+
+const SAVE: &str = "
+INSERT INTO _cache_refresher.attempts AS a
+       (view, last_started_at, last_finished_at, retry_at, attempt, failed_rounds,
+        consecutive_failures, suspended, refreshes, failures, cancellations,
+        error_sqlstate, error_message)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+ON CONFLICT (view) DO UPDATE
+   SET last_started_at = $2, last_finished_at = $3, retry_at = $4, attempt = $5,
+       failed_rounds = $6, consecutive_failures = $7, suspended = $8,
+       refreshes = a.refreshes + $9, failures = a.failures + $10,
+       cancellations = a.cancellations + $11,
+       error_sqlstate = CASE WHEN $9 = 1 THEN NULL ELSE coalesce($12, a.error_sqlstate) END,
+       error_message = CASE WHEN $9 = 1 THEN NULL ELSE coalesce($13, a.error_message) END
+RETURNING a.refreshes + a.failures + a.cancellations";
+
+const RESUME: &str = "
+UPDATE _cache_refresher.attempts
+   SET retry_at = NULL, attempt = 0, failed_rounds = 0, consecutive_failures = 0, suspended = false
+ WHERE view = $1";
+
+/// The seven columns of a history, from `first` on; a row that is missing reads as never tried.
+pub fn history(row: &Row, first: usize) -> Result<History> {
+    let time = |column| -> Result<Option<Timestamp>> {
+        Ok(row
+            .optional::<TimestampWithTimeZone>(column)?
+            .map(clock::from_sql))
+    };
+    let count = |column| -> Result<u32> {
+        Ok(row
+            .optional::<i32>(column)?
+            .and_then(|count| count.try_into().ok())
+            .unwrap_or(0))
+    };
+    Ok(History {
+        last_started: time(first)?,
+        last_finished: time(first + 1)?,
+        retry_at: time(first + 2)?,
+        attempt: count(first + 3)?,
+        failed_rounds: count(first + 4)?,
+        consecutive_failures: count(first + 5)?,
+        suspended: row.optional(first + 6)?.unwrap_or(false),
+    })
+}
+
+/// How refreshing a view has gone so far.
+pub fn find(view: Oid) -> Result<History> {
+    let rows = query::select_current(FIND, &[view.into()], |row| history(&row, 1))?;
+    Ok(rows.into_iter().next().unwrap_or_default())
+}
+
+/// Stores the history after an attempt that ended with `outcome`, and counts it. `error` is SQLSTATE
+/// and message. Returns how many attempts there have been.
+pub fn save(
+    view: Oid,
+    history: &History,
+    outcome: Outcome,
+    error: Option<(&str, &str)>,
+) -> Result<i64> {
+    let time = |at: Option<Timestamp>| at.map(clock::to_sql);
+    let count = |count: u32| i32::try_from(count).unwrap_or(i32::MAX);
+    let counts = |counted: Outcome| i64::from(outcome == counted);
+    let rows = query::returning(
+        SAVE,
+        &[
+            view.into(),
+            time(history.last_started).into(),
+            time(history.last_finished).into(),
+            time(history.retry_at).into(),
+            count(history.attempt).into(),
+            count(history.failed_rounds).into(),
+            count(history.consecutive_failures).into(),
+            history.suspended.into(),
+            counts(Outcome::Refreshed).into(),
+            counts(Outcome::Failed).into(),
+            counts(Outcome::Cancelled).into(),
+            error.map(|(sqlstate, _)| sqlstate).into(),
+            error.map(|(_, message)| message).into(),
+        ],
+        |row| row.required(1),
+    )?;
+    Ok(rows.into_iter().next().unwrap_or(0))
+}
+
+/// Forgets failures, so that the view is due by its schedule again.
+pub fn resume(view: Oid) -> Result<()> {
+    query::execute(RESUME, &[view.into()]).map(drop)
+}

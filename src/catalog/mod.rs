@@ -1,0 +1,12 @@
+//! Our tables as typed rows, and what we ask of the server's catalogs. The only place that reads
+//! and writes them.
+
+pub mod attempts;
+pub mod binding;
+pub mod content;
+pub mod grant;
+pub mod history;
+pub mod lock_holder;
+pub mod query;
+pub mod registry;
+pub mod view;

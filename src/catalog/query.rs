@@ -1,0 +1,125 @@
+//! Running a constant query with parameters: as ourselves, with a plan that is kept.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::mem::ManuallyDrop;
+use std::rc::Rc;
+
+use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys::PgOid;
+use pgrx::spi::{OwnedPreparedStatement, SpiClient, SpiTupleTable};
+use pgrx::{FromDatum, IntoDatum, Spi};
+
+use crate::error::{Error, Result};
+use crate::pg::identity::Scope;
+
+/// Whether a query writes, or must see what this transaction has written or locked.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    /// Under the statement's own snapshot.
+    Read,
+    /// Under a snapshot of now.
+    Current,
+}
+
+/// Plans live as long as the process: the memory they point to is gone when it ends.
+type Plan = Rc<ManuallyDrop<OwnedPreparedStatement>>;
+
+thread_local! {
+    static PLANS: RefCell<HashMap<(&'static str, Kind), Plan>> = RefCell::default();
+}
+
+/// One row of a result, read by position from 1.
+pub struct Row<'a, 'conn>(&'a SpiTupleTable<'conn>);
+
+impl Row<'_, '_> {
+    /// A column that may be NULL.
+    pub fn optional<T: FromDatum + IntoDatum>(&self, column: usize) -> Result<Option<T>> {
+        Ok(self.0.get(column)?)
+    }
+
+    /// A column that is never NULL.
+    pub fn required<T: FromDatum + IntoDatum>(&self, column: usize) -> Result<T> {
+        self.optional(column)?
+            .ok_or_else(|| Error::Corrupt(format!("column {column} of a catalog row is null")))
+    }
+}
+
+/// The rows that the calling statement's snapshot sees.
+pub fn select<T>(
+    sql: &'static str,
+    arguments: &[DatumWithOid],
+    row: impl FnMut(Row) -> Result<T>,
+) -> Result<Vec<T>> {
+    run(Kind::Read, sql, arguments, row)
+}
+
+/// The rows that are there now, for decisions under a lock.
+pub fn select_current<T>(
+    sql: &'static str,
+    arguments: &[DatumWithOid],
+    row: impl FnMut(Row) -> Result<T>,
+) -> Result<Vec<T>> {
+    run(Kind::Current, sql, arguments, row)
+}
+
+/// Runs a statement that writes; the rows of its RETURNING clause.
+pub fn returning<T>(
+    sql: &'static str,
+    arguments: &[DatumWithOid],
+    row: impl FnMut(Row) -> Result<T>,
+) -> Result<Vec<T>> {
+    run(Kind::Current, sql, arguments, row)
+}
+
+/// Runs a statement that writes; how many rows it touched.
+pub fn execute(sql: &'static str, arguments: &[DatumWithOid]) -> Result<usize> {
+    let _scope = Scope::internal();
+    Spi::connect_mut(|client| {
+        let plan = plan(client, Kind::Current, sql, arguments)?;
+        Ok(client.update(&**plan, None, arguments)?.len())
+    })
+}
+
+fn run<T>(
+    kind: Kind,
+    sql: &'static str,
+    arguments: &[DatumWithOid],
+    mut row: impl FnMut(Row) -> Result<T>,
+) -> Result<Vec<T>> {
+    let _scope = Scope::internal();
+    Spi::connect_mut(|client| {
+        let plan = plan(client, kind, sql, arguments)?;
+        let mut table = match kind {
+            Kind::Read => client.select(&**plan, None, arguments)?,
+            Kind::Current => client.update(&**plan, None, arguments)?,
+        };
+        let mut rows = Vec::with_capacity(table.len());
+        while table.next().is_some() {
+            rows.push(row(Row(&table))?);
+        }
+        Ok(rows)
+    })
+}
+
+fn plan(
+    client: &SpiClient,
+    kind: Kind,
+    sql: &'static str,
+    arguments: &[DatumWithOid],
+) -> Result<Plan> {
+    if let Some(plan) = PLANS.with_borrow(|plans| plans.get(&(sql, kind)).cloned()) {
+        return Ok(plan);
+    }
+    let types: Vec<PgOid> = arguments
+        .iter()
+        .map(|argument| argument.oid().into())
+        .collect();
+    let statement = match kind {
+        Kind::Read => client.prepare(sql, &types)?,
+        Kind::Current => client.prepare_mut(sql, &types)?,
+    };
+    let plan: Plan = Rc::new(ManuallyDrop::new(statement.keep()));
+    PLANS.with_borrow_mut(|plans| plans.insert((sql, kind), plan.clone()));
+    Ok(plan)
+}

@@ -1,0 +1,237 @@
+//! Registrations: which views are kept fresh, and how.
+
+use std::time::Duration;
+
+use cache_refresher_core::method::Requested;
+use cache_refresher_core::time::Timestamp;
+use cache_refresher_core::view_state::History;
+use pgrx::datum::{Interval, TimestampWithTimeZone};
+use pgrx::pg_sys::Oid;
+
+use super::view::ViewName;
+use super::{attempts, binding, query};
+use crate::error::{Error, Result};
+use crate::pg::clock;
+
+/// How a view is kept fresh. `None` means inherited from the settings.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    pub refresh_interval: Option<Duration>,
+    pub schedule: Option<String>,
+    pub time_zone: Option<String>,
+    pub method: Option<Requested>,
+    pub timeout: Option<Duration>,
+    pub summary: Option<Summary>,
+}
+
+/// A summary query and the role that set it.
+#[derive(Debug, Clone)]
+pub struct Summary {
+    pub query: String,
+    /// It runs only while this role owns the view.
+    pub owner: String,
+}
+
+/// A registered view.
+#[derive(Debug, Clone)]
+pub struct Registration {
+    pub name: ViewName,
+    pub policy: Policy,
+    pub paused: bool,
+    pub registered_at: Timestamp,
+}
+
+const FIND: &str = "
+SELECT r.view_schema, r.view_name, r.refresh_interval, r.schedule, r.time_zone, r.method, r.timeout,
+       r.summary_query, r.summary_owner, r.paused, r.registered_at
+  FROM _cache_refresher.registry r
+  JOIN _cache_refresher.binding b ON (b.view_schema, b.view_name) = (r.view_schema, r.view_name)
+ WHERE b.view = $1";
+
+const ALL: &str = "
+SELECT r.view_schema, r.view_name, r.refresh_interval, r.schedule, r.time_zone, r.method, r.timeout,
+       r.summary_query, r.summary_owner, r.paused, r.registered_at,
+       c.oid, c.relispopulated,
+       a.last_started_at, a.last_finished_at, a.retry_at, a.attempt, a.failed_rounds,
+       a.consecutive_failures, a.suspended
+  FROM _cache_refresher.registry r
+  JOIN _cache_refresher.binding b ON (b.view_schema, b.view_name) = (r.view_schema, r.view_name)
+  JOIN pg_class c ON c.oid = b.view AND c.relkind = 'm'
+  LEFT JOIN _cache_refresher.attempts a ON a.view = c.oid";
+
+const INSERT: &str = "
+INSERT INTO _cache_refresher.registry
+       (view_schema, view_name, refresh_interval, schedule, time_zone, method, timeout,
+        summary_query, summary_owner)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+ON CONFLICT DO NOTHING";
+
+const UPDATE: &str = "
+UPDATE _cache_refresher.registry
+   SET refresh_interval = $3, schedule = $4, time_zone = $5, method = $6, timeout = $7,
+       summary_query = $8, summary_owner = $9
+ WHERE (view_schema, view_name) = ($1, $2)";
+
+const SET_PAUSED: &str = "
+UPDATE _cache_refresher.registry SET paused = $3 WHERE (view_schema, view_name) = ($1, $2)";
+
+const DELETE: &str = "
+DELETE FROM _cache_refresher.registry WHERE (view_schema, view_name) = ($1, $2)";
+
+const EXISTS: &str = "
+SELECT true FROM _cache_refresher.registry WHERE (view_schema, view_name) = ($1, $2)";
+
+const NAMED: &str = "
+SELECT r.view_schema, r.view_name
+  FROM _cache_refresher.registry r
+  LEFT JOIN _cache_refresher.binding b ON (b.view_schema, b.view_name) = (r.view_schema, r.view_name)
+ WHERE r.view_name = $1 AND b.view IS NULL";
+
+const REGISTRY_OID: &str = "SELECT '_cache_refresher.registry'::regclass::oid";
+
+fn registration(row: &query::Row) -> Result<Registration> {
+    let interval = |column, name| -> Result<Option<Duration>> {
+        let value: Option<Interval> = row.optional(column)?;
+        value
+            .map(|value| clock::from_interval(name, &value))
+            .transpose()
+    };
+    let method: Option<String> = row.optional(6)?;
+    let summary = match (row.optional(8)?, row.optional(9)?) {
+        (Some(query), Some(owner)) => Some(Summary { query, owner }),
+        _ => None,
+    };
+    Ok(Registration {
+        name: ViewName {
+            schema: row.required(1)?,
+            name: row.required(2)?,
+        },
+        policy: Policy {
+            refresh_interval: interval(3, "refresh_interval")?,
+            schedule: row.optional(4)?,
+            time_zone: row.optional(5)?,
+            method: method.map(|method| method.parse()).transpose()?,
+            timeout: interval(7, "timeout")?,
+            summary,
+        },
+        paused: row.required(10)?,
+        registered_at: clock::from_sql(row.required::<TimestampWithTimeZone>(11)?),
+    })
+}
+
+impl Registration {
+    /// The registration of a view, if it has one. Binds names that a dump has brought back.
+    pub fn find(view: Oid) -> Result<Option<Self>> {
+        let find = || query::select_current(FIND, &[view.into()], |row| registration(&row));
+        Ok(find()?.into_iter().next())
+    }
+
+    /// Like [`find`](Self::find), but first follows renames and binds what a restored dump has
+    /// brought back; an error if the view is not registered.
+    pub fn get(view: Oid, name: &ViewName) -> Result<Self> {
+        binding::reconcile()?;
+        Self::find(view)?.ok_or_else(|| Error::NotRegistered {
+            name: name.to_string(),
+        })
+    }
+}
+
+/// A registered view that exists, as the scheduler needs it.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub view: u32,
+    pub registration: Registration,
+    pub populated: bool,
+    pub history: History,
+}
+
+/// All registered views that exist.
+pub fn all() -> Result<Vec<Entry>> {
+    query::select_current(ALL, &[], |row| {
+        Ok(Entry {
+            view: row.required::<Oid>(12)?.to_u32(),
+            registration: registration(&row)?,
+            populated: row.required(13)?,
+            history: attempts::history(&row, 14)?,
+        })
+    })
+}
+
+fn write(sql: &'static str, name: &ViewName, policy: &Policy) -> Result<usize> {
+    let interval = |value: Option<Duration>| value.map(clock::to_interval);
+    let summary = policy.summary.as_ref();
+    query::execute(
+        sql,
+        &[
+            name.schema.as_str().into(),
+            name.name.as_str().into(),
+            interval(policy.refresh_interval).into(),
+            policy.schedule.as_deref().into(),
+            policy.time_zone.as_deref().into(),
+            policy.method.map(Requested::as_str).into(),
+            interval(policy.timeout).into(),
+            summary.map(|summary| summary.query.as_str()).into(),
+            summary.map(|summary| summary.owner.as_str()).into(),
+        ],
+    )
+}
+
+/// Registers a view; an error if it is registered already.
+pub fn insert(name: &ViewName, policy: &Policy) -> Result<()> {
+    match write(INSERT, name, policy)? {
+        0 => Err(Error::AlreadyRegistered {
+            name: name.to_string(),
+        }),
+        _ => binding::reconcile().map(drop),
+    }
+}
+
+/// Changes a registration.
+pub fn update(name: &ViewName, policy: &Policy) -> Result<()> {
+    match write(UPDATE, name, policy)? {
+        0 => Err(Error::NotRegistered {
+            name: name.to_string(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Pauses a registered view, or ends that.
+pub fn set_paused(name: &ViewName, paused: bool) -> Result<()> {
+    let arguments = [
+        name.schema.as_str().into(),
+        name.name.as_str().into(),
+        paused.into(),
+    ];
+    query::execute(SET_PAUSED, &arguments).map(drop)
+}
+
+/// Ends a registration.
+pub fn delete(name: &ViewName) -> Result<()> {
+    let arguments = [name.schema.as_str().into(), name.name.as_str().into()];
+    query::execute(DELETE, &arguments).map(drop)
+}
+
+/// Whether a name is registered, whether or not there is such a view.
+pub fn is_registered(name: &ViewName) -> Result<bool> {
+    let arguments = [name.schema.as_str().into(), name.name.as_str().into()];
+    Ok(!query::select_current(EXISTS, &arguments, |row| row.required::<bool>(1))?.is_empty())
+}
+
+/// Registrations under a bare name whose view does not exist.
+pub fn missing_named(name: &str) -> Result<Vec<ViewName>> {
+    query::select_current(NAMED, &[name.into()], |row| {
+        Ok(ViewName {
+            schema: row.required(1)?,
+            name: row.required(2)?,
+        })
+    })
+}
+
+/// OID of the registry table: the class of the refresh locks.
+pub fn oid() -> Result<Oid> {
+    let rows = query::select(REGISTRY_OID, &[], |row| row.required(1))?;
+    rows.into_iter()
+        .next()
+        .ok_or_else(|| Error::Corrupt("no registry".to_owned()))
+}

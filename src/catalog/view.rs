@@ -1,0 +1,187 @@
+//! What the server's catalogs say about a view and about what it reads.
+
+use std::ffi::CString;
+
+use pgrx::pg_sys::Oid;
+
+use super::query;
+use crate::error::{Error, Result};
+
+/// A schema-qualified name, unquoted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ViewName {
+    pub schema: String,
+    pub name: String,
+}
+
+impl ViewName {
+    /// Schema and name as C strings. Names from the catalog hold no NUL.
+    pub fn to_c(&self) -> (CString, CString) {
+        let c = |text: &str| CString::new(text).unwrap_or_default();
+        (c(&self.schema), c(&self.name))
+    }
+}
+
+impl std::fmt::Display for ViewName {
+    /// Quoted where SQL needs it.
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(&pgrx::spi::quote_qualified_identifier(
+            &self.schema,
+            &self.name,
+        ))
+    }
+}
+
+/// A materialized view as it is now.
+#[derive(Debug, Clone)]
+pub struct View {
+    pub oid: Oid,
+    pub name: ViewName,
+    pub owner: Oid,
+    pub owner_name: String,
+    pub populated: bool,
+    /// A unique index that identifies rows: what CONCURRENTLY needs too.
+    pub usable_unique_index: bool,
+}
+
+const FIND: &str = "
+SELECT c.relkind::text, n.nspname::text, c.relname::text, c.relowner,
+       pg_get_userbyid(c.relowner)::text, c.relispopulated,
+       EXISTS (SELECT FROM pg_index i
+                WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate
+                  AND i.indpred IS NULL AND i.indexprs IS NULL)
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.oid = $1";
+
+impl View {
+    /// The materialized view with this OID, as it is now; an error if it is none.
+    pub fn find(oid: Oid) -> Result<Self> {
+        let rows = query::select_current(FIND, &[oid.into()], |row| {
+            let kind: String = row.required(1)?;
+            let name = ViewName {
+                schema: row.required(2)?,
+                name: row.required(3)?,
+            };
+            Ok((
+                kind,
+                Self {
+                    oid,
+                    name,
+                    owner: row.required(4)?,
+                    owner_name: row.required(5)?,
+                    populated: row.required(6)?,
+                    usable_unique_index: row.required(7)?,
+                },
+            ))
+        })?;
+        match rows.into_iter().next() {
+            None => Err(Error::NoSuchRelation { oid: oid.to_u32() }),
+            Some((kind, view)) if kind != "m" => Err(Error::NotMaterializedView {
+                name: view.name.to_string(),
+            }),
+            Some((_, view)) => Ok(view),
+        }
+    }
+}
+
+/// A relation that a view's query reads, directly or through plain views.
+#[derive(Debug, Clone, Copy)]
+pub struct Source {
+    pub oid: Oid,
+    /// Its rows come from another server.
+    pub foreign: bool,
+}
+
+/// Relations in the rewrite rules of the view and of the plain views beneath, and their partitions
+/// and inheritance children. In the order of their OIDs, so that everybody locks them alike.
+const SOURCES: &str = "
+WITH RECURSIVE source (oid, relkind) AS (
+    SELECT $1, 'v'::\"char\"
+     UNION
+    SELECT c.oid, c.relkind
+      FROM source s
+      JOIN pg_rewrite w ON w.ev_class = s.oid
+      JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
+                      AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> s.oid
+      JOIN pg_class c ON c.oid = d.refobjid AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+     WHERE s.relkind = 'v'
+), leaf (oid, relkind) AS (
+    SELECT oid, relkind FROM source WHERE oid <> $1
+     UNION
+    SELECT c.oid, c.relkind
+      FROM leaf l JOIN pg_inherits i ON i.inhparent = l.oid JOIN pg_class c ON c.oid = i.inhrelid
+)
+SELECT oid, relkind = 'f' FROM leaf ORDER BY oid";
+
+/// What the view reads.
+pub fn sources(view: Oid) -> Result<Vec<Source>> {
+    query::select_current(SOURCES, &[view.into()], |row| {
+        Ok(Source {
+            oid: row.required(1)?,
+            foreign: row.required(2)?,
+        })
+    })
+}
+
+const READS: &str = "
+WITH RECURSIVE reads (view, source, relkind) AS (
+    SELECT b.view, b.view, 'v'::\"char\" FROM _cache_refresher.binding b
+     UNION
+    SELECT s.view, c.oid, c.relkind
+      FROM reads s
+      JOIN pg_rewrite w ON w.ev_class = s.source
+      JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
+                      AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> s.source
+      JOIN pg_class c ON c.oid = d.refobjid AND c.relkind IN ('v', 'm')
+     WHERE s.relkind = 'v'
+)
+SELECT view, source FROM reads WHERE relkind = 'm'";
+
+/// Which registered view reads which materialized view, through plain views too.
+pub fn reads() -> Result<Vec<(u32, u32)>> {
+    query::select_current(READS, &[], |row| {
+        Ok((
+            row.required::<Oid>(1)?.to_u32(),
+            row.required::<Oid>(2)?.to_u32(),
+        ))
+    })
+}
+
+const DATABASE_SETTINGS: &str = "
+SELECT setting
+  FROM pg_db_role_setting s, unnest(s.setconfig) AS setting
+ WHERE s.setrole = 0
+   AND s.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())";
+
+/// What ALTER DATABASE … SET says about this database, as name and value.
+pub fn database_settings() -> Result<Vec<(String, String)>> {
+    let settings = query::select(DATABASE_SETTINGS, &[], |row| row.required::<String>(1))?;
+    let pairs = settings
+        .iter()
+        .filter_map(|setting| setting.split_once('='));
+    Ok(pairs
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect())
+}
+
+const DISCONNECT: &str = "
+SELECT quote_ident(n.nspname)
+  FROM pg_extension e
+  JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e'
+  JOIN pg_proc p ON d.classid = 'pg_proc'::regclass AND p.oid = d.objid AND p.proname = 'postgres_fdw_disconnect_all'
+  JOIN pg_namespace n ON n.oid = p.pronamespace
+ WHERE e.extname = 'postgres_fdw'";
+
+/// Closes this process's connections to other servers. postgres_fdw keeps them open, and an open one
+/// blocks DROP DATABASE on the other side.
+pub fn disconnect_foreign_servers() -> Result<()> {
+    let schemas = query::select(DISCONNECT, &[], |row| row.required::<String>(1))?;
+    for schema in schemas {
+        let _scope = crate::pg::identity::Scope::internal();
+        pgrx::Spi::connect(|client| {
+            let call = format!("SELECT {schema}.postgres_fdw_disconnect_all()");
+            client.select(&call, None, &[]).map(drop)
+        })?;
+    }
+    Ok(())
+}

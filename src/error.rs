@@ -1,0 +1,277 @@
+//! Every error that we raise ourselves, and the one place that gives it SQLSTATE, detail and hint.
+
+use pgrx::PgSqlErrorCode as Code;
+use pgrx::pg_sys::panic::ErrorReport;
+
+use cache_refresher_core::duration;
+use cache_refresher_core::interval::IntervalError;
+use cache_refresher_core::method::{Refusal, Requested, UnknownMethod};
+use cache_refresher_core::schedule::CronError;
+
+/// A result with one of our errors.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What can be wrong. Errors of the server itself pass through as they are.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{argument} must not be null")]
+    NullArgument { argument: &'static str },
+    #[error("\"{name}\" is not a materialized view")]
+    NotMaterializedView { name: String },
+    #[error("relation with OID {oid} does not exist")]
+    NoSuchRelation { oid: u32 },
+    #[error("materialized view \"{name}\" does not exist")]
+    NoSuchView { name: String },
+    #[error("must be owner of materialized view {name}")]
+    NotOwner { name: String },
+    #[error("permission denied to refresh materialized view {name}")]
+    MayNotRefresh { name: String },
+    #[error("permission denied for materialized view {name}")]
+    MayNotSee { name: String },
+    #[error("materialized view {name} is already registered")]
+    AlreadyRegistered { name: String },
+    #[error("materialized view {name} is not registered")]
+    NotRegistered { name: String },
+    #[error("role \"{role}\" has no grant to refresh {name}")]
+    NotGranted { name: String, role: String },
+    #[error("{name} must not be negative")]
+    NegativeInterval { name: &'static str },
+    #[error("bad refresh_interval: {0}")]
+    Interval(#[from] IntervalError),
+    #[error(transparent)]
+    Cron(#[from] CronError),
+    #[error(transparent)]
+    Method(#[from] UnknownMethod),
+    #[error("refresh_interval and schedule exclude each other")]
+    IntervalAndSchedule,
+    #[error("time_zone needs a schedule")]
+    TimeZoneWithoutSchedule,
+    #[error("{what} is not available yet")]
+    NotAvailable { what: String },
+    #[error("\"{name}\" cannot be reset")]
+    NotResettable { name: String },
+    #[error("cannot refresh materialized view {name} with {method}: {refusal}")]
+    Refused {
+        name: String,
+        method: &'static str,
+        refusal: RefusalText,
+    },
+    #[error("a refresh needs the isolation level READ COMMITTED")]
+    IsolationLevel,
+    #[error("cannot refresh a materialized view in a read-only transaction")]
+    ReadOnly,
+    #[error("cannot refresh a materialized view during recovery")]
+    Recovery,
+    #[error("refresh of {name} timed out after {limit}")]
+    Timeout { name: String, limit: String },
+    #[error("summary_query must be one SELECT statement")]
+    SummaryNotSelect,
+    #[error("summary_query of {name} must return one row, but returned {returned}")]
+    SummaryRows {
+        name: String,
+        returned: &'static str,
+    },
+    #[error("the freshness of {name} is not known")]
+    FreshnessUnknown { name: String },
+    #[error("materialized view {name} is stale")]
+    Stale { name: String, detail: String },
+    #[error("catalog of cache_refresher: {0}")]
+    Catalog(#[from] pgrx::spi::Error),
+    #[error("{0}")]
+    Corrupt(String),
+}
+
+/// A refusal of the method choice, as a clause of a message.
+#[derive(Debug)]
+pub struct RefusalText(pub Refusal);
+
+impl std::fmt::Display for RefusalText {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self.0 {
+            Refusal::NoUniqueIndex => "it has no usable unique index",
+            Refusal::NotPopulated => "it has never been populated",
+            Refusal::NotAvailable(_) => "the method is not available yet",
+        })
+    }
+}
+
+const ACCEPTED_METHODS: &str = "Use auto, full or concurrent.";
+
+impl Error {
+    fn code(&self) -> Code {
+        match self {
+            Self::NullArgument { .. } => Code::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            Self::NotMaterializedView { .. } => Code::ERRCODE_WRONG_OBJECT_TYPE,
+            Self::NoSuchRelation { .. } | Self::NoSuchView { .. } => Code::ERRCODE_UNDEFINED_TABLE,
+            Self::NotOwner { .. } | Self::MayNotRefresh { .. } | Self::MayNotSee { .. } => {
+                Code::ERRCODE_INSUFFICIENT_PRIVILEGE
+            }
+            Self::AlreadyRegistered { .. } => Code::ERRCODE_DUPLICATE_OBJECT,
+            Self::NotRegistered { .. } | Self::NotGranted { .. } => Code::ERRCODE_UNDEFINED_OBJECT,
+            Self::NegativeInterval { .. }
+            | Self::Interval(_)
+            | Self::Cron(_)
+            | Self::Method(_)
+            | Self::IntervalAndSchedule
+            | Self::TimeZoneWithoutSchedule
+            | Self::NotResettable { .. }
+            | Self::SummaryNotSelect => Code::ERRCODE_INVALID_PARAMETER_VALUE,
+            Self::SummaryRows { .. } => Code::ERRCODE_CARDINALITY_VIOLATION,
+            Self::NotAvailable { .. }
+            | Self::Refused {
+                refusal: RefusalText(Refusal::NotAvailable(_)),
+                ..
+            } => Code::ERRCODE_FEATURE_NOT_SUPPORTED,
+            Self::Refused { .. } | Self::FreshnessUnknown { .. } | Self::Stale { .. } => {
+                Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+            }
+            Self::IsolationLevel => Code::ERRCODE_ACTIVE_SQL_TRANSACTION,
+            Self::ReadOnly | Self::Recovery => Code::ERRCODE_READ_ONLY_SQL_TRANSACTION,
+            Self::Timeout { .. } => Code::ERRCODE_QUERY_CANCELED,
+            Self::Catalog(_) | Self::Corrupt(_) => Code::ERRCODE_INTERNAL_ERROR,
+        }
+    }
+
+    fn detail(&self) -> Option<String> {
+        match self {
+            Self::Stale { detail, .. } => Some(detail.clone()),
+            Self::Refused { refusal: RefusalText(Refusal::NoUniqueIndex), .. } => Some(
+                "A usable index is a valid btree on columns, without WHERE clause and not deferrable."
+                    .to_owned(),
+            ),
+            _ => None,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::NullArgument { argument } => format!("Give a value for {argument}."),
+            Self::NotMaterializedView { .. } => {
+                "Only materialized views can be refreshed; make one with CREATE MATERIALIZED VIEW."
+                    .to_owned()
+            }
+            Self::NoSuchRelation { .. } => {
+                "It may have been dropped meanwhile; see cache_refresher.status.".to_owned()
+            }
+            Self::NoSuchView { name } => format!(
+                "Create it with CREATE MATERIALIZED VIEW {name} AS …, or put its schema into \
+                 search_path."
+            ),
+            Self::NotOwner { .. } => {
+                "Ask the owner of the view, or become a member of the owning role.".to_owned()
+            }
+            Self::MayNotRefresh { name } => format!(
+                "Its owner can allow it: SELECT cache_refresher.grant_refresh('{name}', your_role)."
+            ),
+            Self::MayNotSee { .. } => "You need the SELECT privilege on it.".to_owned(),
+            Self::AlreadyRegistered { .. } => {
+                "Change it with cache_refresher.alter, or call cache_refresher.unregister first."
+                    .to_owned()
+            }
+            Self::NotRegistered { .. } => "Register it with cache_refresher.register.".to_owned(),
+            Self::NotGranted { .. } => {
+                "Grants are given by cache_refresher.grant_refresh.".to_owned()
+            }
+            Self::NegativeInterval { .. } => "Give an interval that is not negative.".to_owned(),
+            Self::Interval(_) => format!(
+                "Give an interval from 100 ms to 10 years. {}",
+                duration::FORMS
+            ),
+            Self::Cron(CronError::TimeZone { .. }) => {
+                "Use a name of the IANA database, such as Europe/Berlin; see pg_timezone_names."
+                    .to_owned()
+            }
+            Self::Cron(_) => {
+                "Write minute, hour, day of month, month and day of week, such as '*/15 * * * *'; \
+                 a sixth field in front stands for seconds."
+                    .to_owned()
+            }
+            Self::Method(_) => ACCEPTED_METHODS.to_owned(),
+            Self::IntervalAndSchedule => {
+                "Give one of them; with alter, put the other one into reset.".to_owned()
+            }
+            Self::TimeZoneWithoutSchedule => {
+                "An interval is the same in every time zone; give a schedule, or leave time_zone \
+                 out."
+                    .to_owned()
+            }
+            Self::NotAvailable { .. } => {
+                "Use refresh_interval or schedule, and method auto, full or concurrent.".to_owned()
+            }
+            Self::NotResettable { .. } => {
+                "Names are refresh_interval, schedule, time_zone, method, timeout and \
+                 summary_query."
+                    .to_owned()
+            }
+            Self::Refused { name, refusal, .. } => match refusal.0 {
+                Refusal::NoUniqueIndex => format!(
+                    "Create one with CREATE UNIQUE INDEX ON {name} (…), or register the view with \
+                     method => 'full', which shuts readers out while it is refreshed."
+                ),
+                Refusal::NotPopulated => "Use method auto or full for the first time.".to_owned(),
+                Refusal::NotAvailable(_) => ACCEPTED_METHODS.to_owned(),
+            },
+            Self::IsolationLevel => {
+                "Call it outside a transaction block, or BEGIN ISOLATION LEVEL READ COMMITTED."
+                    .to_owned()
+            }
+            Self::ReadOnly => {
+                "Call it outside the transaction block, or SET TRANSACTION READ WRITE first."
+                    .to_owned()
+            }
+            Self::Recovery => "Connect to the primary server.".to_owned(),
+            Self::Timeout { .. } => {
+                "Raise cache_refresher.timeout, or the view's timeout with cache_refresher.alter."
+                    .to_owned()
+            }
+            Self::SummaryNotSelect => {
+                "It is run after each refresh, read only, and its one row is kept.".to_owned()
+            }
+            Self::SummaryRows { .. } => {
+                "Aggregate without GROUP BY returns one row, such as SELECT count(*) AS total."
+                    .to_owned()
+            }
+            Self::FreshnessUnknown { .. } => {
+                "Give max_age, or refresh the view with cache_refresher.refresh.".to_owned()
+            }
+            Self::Stale { .. } => {
+                "Call cache_refresher.refresh, or see cache_refresher.status for why it is not \
+                 refreshed."
+                    .to_owned()
+            }
+            Self::Catalog(_) | Self::Corrupt(_) => return None,
+        };
+        Some(hint)
+    }
+}
+
+impl From<Error> for ErrorReport {
+    fn from(error: Error) -> Self {
+        let mut report = Self::new(error.code(), error.to_string(), "cache_refresher");
+        if let Some(detail) = error.detail() {
+            report = report.set_detail(detail);
+        }
+        if let Some(hint) = error.hint() {
+            report = report.set_hint(hint);
+        }
+        report
+    }
+}
+
+impl Error {
+    /// Raises the error in the server, where unwinding is the only way out (inside a transaction of
+    /// ours that must abort).
+    pub fn raise(self) -> ! {
+        ErrorReport::from(self).report(pgrx::PgLogLevel::ERROR);
+        unreachable!("an ERROR does not return")
+    }
+}
+
+/// The refusal of a method for a view.
+pub fn refused(name: &str, requested: Requested, refusal: Refusal) -> Error {
+    Error::Refused {
+        name: name.to_owned(),
+        method: requested.as_str(),
+        refusal: RefusalText(refusal),
+    }
+}

@@ -1,0 +1,59 @@
+//! cache_refresher keeps PostgreSQL materialized views fresh from inside the server.
+//!
+//! `cache_refresher_core` decides, `pg` wraps the server's facilities, `catalog` holds our tables,
+//! `refresh` runs one refresh, `worker` holds the background processes and `api` the SQL functions.
+//! Imports go one way: core ← error ← pg ← catalog ← refresh ← {worker, api} ← lib.
+
+use pgrx::prelude::*;
+
+mod api;
+mod catalog;
+mod error;
+mod guc;
+mod pg;
+mod refresh;
+mod worker;
+
+#[cfg(any(test, feature = "pg_test"))]
+mod tests;
+
+::pgrx::pg_module_magic!(name, version);
+
+extension_sql_file!("../sql/bootstrap.sql", name = "bootstrap", bootstrap);
+extension_sql_file!(
+    "../sql/tables.sql",
+    name = "tables",
+    requires = ["bootstrap"]
+);
+extension_sql_file!(
+    "../sql/functions.sql",
+    name = "functions",
+    requires = ["tables"]
+);
+extension_sql_file!("../sql/views.sql", name = "views", requires = ["functions"]);
+extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["views"]);
+
+/// Called when the server loads the library: at its start if it is preloaded, else by the session
+/// that first needs it.
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    guc::define();
+    if pg::loading::is_preload() && !pg::loading::is_binary_upgrade() {
+        pg::shared::reserve();
+        pg::hooks::install();
+        pg::background_worker::register_launcher();
+    }
+}
+
+/// Settings of the server that `cargo pgrx test` starts.
+#[cfg(test)]
+pub mod pg_test {
+    /// One-off initialization when the test framework starts.
+    pub fn setup(_options: Vec<&str>) {}
+
+    /// Lines of postgresql.conf.
+    #[must_use]
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        vec!["shared_preload_libraries = 'cache_refresher'"]
+    }
+}

@@ -1,0 +1,40 @@
+//! The server's clock, and its time types as the core's.
+
+use std::time::Duration;
+
+use cache_refresher_core::time::Timestamp;
+use pgrx::datum::{Interval, TimestampWithTimeZone};
+use pgrx::pg_sys;
+
+use crate::error::{Error, Result};
+
+/// The wall clock now, not the start of the transaction.
+pub fn now() -> Timestamp {
+    // SAFETY: reads the system clock; no precondition.
+    Timestamp::from_pg(unsafe { pg_sys::GetCurrentTimestamp() })
+}
+
+/// The core's timestamp as an SQL value.
+pub fn to_sql(at: Timestamp) -> TimestampWithTimeZone {
+    // An out-of-range value can only come from saturated arithmetic: it reads as infinity.
+    TimestampWithTimeZone::try_from(at.as_pg())
+        .unwrap_or_else(|_| TimestampWithTimeZone::positive_infinity())
+}
+
+/// An SQL timestamp as the core's.
+pub fn from_sql(at: TimestampWithTimeZone) -> Timestamp {
+    Timestamp::from_pg(at.into_inner())
+}
+
+/// A duration as an SQL interval of days and microseconds.
+pub fn to_interval(duration: Duration) -> Interval {
+    let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+    Interval::from_micros(micros)
+}
+
+/// An SQL interval as a duration; a day has 24 hours and a month 30 days. `name` is for the error.
+pub fn from_interval(name: &'static str, interval: &Interval) -> Result<Duration> {
+    u64::try_from(interval.as_micros())
+        .map(Duration::from_micros)
+        .map_err(|_| Error::NegativeInterval { name })
+}

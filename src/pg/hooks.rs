@@ -1,0 +1,304 @@
+//! What statements of users mean for us: the utility hook.
+//!
+//! It costs a look at the statement's kind, and never fails a statement that does not concern us.
+//! Some statements need a database to themselves, and the server asks only autovacuum to leave: for
+//! them a hold keeps our processes out until the transaction ends. Others change what is scheduled:
+//! schedulers are told when they commit.
+
+use std::cell::RefCell;
+use std::ffi::{CStr, c_char};
+use std::time::Duration;
+
+use cache_refresher_core::time::Timestamp;
+use pgrx::{PgList, pg_guard, pg_sys};
+
+use super::{clock, identity, latch, shared, signals, transaction};
+
+/// How long a statement waits for our processes to leave; then it runs into the server's own error.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+static mut PREVIOUS_HOOK: pg_sys::ProcessUtility_hook_type = None;
+
+/// Puts our hook in front of whatever is there. Once, while the library is loaded.
+pub fn install() {
+    // SAFETY: the server is still single-threaded and this runs once.
+    unsafe {
+        PREVIOUS_HOOK = pg_sys::ProcessUtility_hook;
+        pg_sys::ProcessUtility_hook = Some(process_utility);
+    }
+}
+
+/// What a statement asks of us.
+enum Concern {
+    /// Our processes have to leave this database first.
+    Hold(u32),
+    /// When it has committed, the registered views of this database must be looked at again.
+    Views,
+    /// When it has committed, the extension may be in this database.
+    Extension,
+    /// When it has committed, the list of databases must be read again.
+    Databases,
+    /// When it has committed, this database has other settings.
+    Settings(u32),
+}
+
+#[pg_guard]
+#[allow(clippy::too_many_arguments)]
+unsafe extern "C-unwind" fn process_utility(
+    planned: *mut pg_sys::PlannedStmt,
+    query: *const c_char,
+    read_only_tree: bool,
+    context: pg_sys::ProcessUtilityContext::Type,
+    parameters: pg_sys::ParamListInfo,
+    environment: *mut pg_sys::QueryEnvironment,
+    destination: *mut pg_sys::DestReceiver,
+    completion: *mut pg_sys::QueryCompletion,
+) {
+    // SAFETY: the server passes a planned utility statement, valid for the duration of the call.
+    let concern = if shared::is_available() {
+        unsafe { concern((*planned).utilityStmt) }
+    } else {
+        None
+    };
+    if let Some(Concern::Hold(database)) = concern {
+        empty_database(database);
+    }
+    // SAFETY: the arguments are passed on as they came; what another library's hook raises is carried
+    // over the boundary.
+    unsafe {
+        match PREVIOUS_HOOK {
+            Some(next) => pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| {
+                next(
+                    planned,
+                    query,
+                    read_only_tree,
+                    context,
+                    parameters,
+                    environment,
+                    destination,
+                    completion,
+                );
+            }),
+            None => pg_sys::standard_ProcessUtility(
+                planned,
+                query,
+                read_only_tree,
+                context,
+                parameters,
+                environment,
+                destination,
+                completion,
+            ),
+        }
+    }
+    match concern {
+        Some(Concern::Views) => after_commit(|pending| pending.views = true),
+        Some(Concern::Extension) => after_commit(|pending| pending.extension = true),
+        Some(Concern::Databases) => after_commit(|pending| pending.databases = true),
+        Some(Concern::Settings(database)) => {
+            after_commit(|pending| pending.settings.push(database));
+        }
+        Some(Concern::Hold(_)) | None => {}
+    }
+}
+
+/// # Safety
+/// `statement` must be a utility statement's tree.
+unsafe fn concern(statement: *mut pg_sys::Node) -> Option<Concern> {
+    use pg_sys::{NodeTag, ObjectType};
+    // SAFETY: each cast follows the node's tag.
+    unsafe {
+        match (*statement).type_ {
+            NodeTag::T_DropdbStmt => {
+                database((*statement.cast::<pg_sys::DropdbStmt>()).dbname).map(Concern::Hold)
+            }
+            NodeTag::T_CreatedbStmt => {
+                let options = (*statement.cast::<pg_sys::CreatedbStmt>()).options;
+                let template = option(options, c"template")
+                    .map(|element| pg_sys::defGetString(element))
+                    .and_then(|name| database(name));
+                Some(template.map_or(Concern::Databases, Concern::Hold))
+            }
+            NodeTag::T_AlterDatabaseStmt => {
+                let alter = statement.cast::<pg_sys::AlterDatabaseStmt>();
+                match option((*alter).options, c"tablespace") {
+                    Some(_) => database((*alter).dbname).map(Concern::Hold),
+                    None => Some(Concern::Databases),
+                }
+            }
+            NodeTag::T_AlterDatabaseSetStmt => {
+                database((*statement.cast::<pg_sys::AlterDatabaseSetStmt>()).dbname)
+                    .map(Concern::Settings)
+            }
+            NodeTag::T_RenameStmt => {
+                let rename = statement.cast::<pg_sys::RenameStmt>();
+                match (*rename).renameType {
+                    ObjectType::OBJECT_DATABASE => database((*rename).subname).map(Concern::Hold),
+                    ObjectType::OBJECT_MATVIEW | ObjectType::OBJECT_SCHEMA => Some(Concern::Views),
+                    // ALTER TABLE … RENAME works on materialized views too.
+                    ObjectType::OBJECT_TABLE => Some(Concern::Views),
+                    _ => None,
+                }
+            }
+            NodeTag::T_AlterObjectSchemaStmt => Some(Concern::Views),
+            NodeTag::T_DropStmt => {
+                let drop = statement.cast::<pg_sys::DropStmt>();
+                match (*drop).removeType {
+                    ObjectType::OBJECT_EXTENSION if names_us((*drop).objects) => {
+                        Some(Concern::Hold(identity::current_database()))
+                    }
+                    ObjectType::OBJECT_MATVIEW => Some(Concern::Views),
+                    _ if (*drop).behavior == pg_sys::DropBehavior::DROP_CASCADE => {
+                        Some(Concern::Views)
+                    }
+                    _ => None,
+                }
+            }
+            NodeTag::T_DropOwnedStmt => Some(Concern::Views),
+            NodeTag::T_CreateTableAsStmt => {
+                let create = statement.cast::<pg_sys::CreateTableAsStmt>();
+                ((*create).objtype == ObjectType::OBJECT_MATVIEW).then_some(Concern::Views)
+            }
+            NodeTag::T_CreateExtensionStmt => {
+                let name = (*statement.cast::<pg_sys::CreateExtensionStmt>()).extname;
+                is_us(name).then_some(Concern::Extension)
+            }
+            // Callbacks of the preparing session do not run here.
+            NodeTag::T_TransactionStmt => {
+                let kind = (*statement.cast::<pg_sys::TransactionStmt>()).kind;
+                (kind == pg_sys::TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED)
+                    .then_some(Concern::Extension)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// # Safety
+/// `name` must be null or a C string.
+unsafe fn is_us(name: *const c_char) -> bool {
+    // SAFETY: checked for null; a C string otherwise.
+    unsafe { !name.is_null() && CStr::from_ptr(name) == c"cache_refresher" }
+}
+
+/// # Safety
+/// `names` must be a list of String nodes.
+unsafe fn names_us(names: *mut pg_sys::List) -> bool {
+    // SAFETY: DROP EXTENSION has a list of String nodes, whose text strVal reads.
+    unsafe {
+        let names = PgList::<pg_sys::Node>::from_pg(names);
+        names.iter_ptr().any(|name| is_us(string_value(name)))
+    }
+}
+
+/// # Safety
+/// `node` must be a String node.
+unsafe fn string_value(node: *mut pg_sys::Node) -> *const c_char {
+    // SAFETY: passed on to the caller; the node's type was renamed in 15.
+    unsafe {
+        #[cfg(feature = "pg14")]
+        return (*node.cast::<pg_sys::Value>()).val.str_;
+        #[cfg(not(feature = "pg14"))]
+        (*node.cast::<pg_sys::String>()).sval
+    }
+}
+
+/// # Safety
+/// `name` must be null or a C string.
+unsafe fn database(name: *const c_char) -> Option<u32> {
+    if name.is_null() {
+        return None;
+    }
+    // SAFETY: looks the name up in pg_database, inside the statement's transaction.
+    let oid = unsafe { pg_sys::get_database_oid(name, true) };
+    (oid != pg_sys::InvalidOid).then(|| oid.to_u32())
+}
+
+/// # Safety
+/// `options` must be a list of DefElem nodes.
+unsafe fn option(options: *mut pg_sys::List, name: &CStr) -> Option<*mut pg_sys::DefElem> {
+    // SAFETY: each element of such a list is a DefElem with a name.
+    unsafe {
+        let options = PgList::<pg_sys::DefElem>::from_pg(options);
+        options
+            .iter_ptr()
+            .find(|element| CStr::from_ptr((**element).defname) == name)
+    }
+}
+
+/// Keeps our processes out of a database until this transaction ends, and waits until those that are
+/// there have left.
+fn empty_database(oid: u32) {
+    let pid = super::background_worker::my_pid();
+    shared::forget_session_at_end();
+    transaction::at_end(|| shared::release_holds(super::background_worker::my_pid()));
+    let (mut pids, _) = shared::hold(oid, pid);
+    let give_up = clock::now().plus(LEAVE_TIMEOUT);
+    for &pid in &pids {
+        signals::send(pid, signals::Signal::Terminate);
+    }
+    loop {
+        for newcomer in shared::processes_in(oid) {
+            if !pids.contains(&newcomer) {
+                signals::send(newcomer, signals::Signal::Terminate);
+                pids.push(newcomer);
+            }
+        }
+        pids.retain(|&pid| latch::is_alive(pid));
+        if pids.is_empty() || has_passed(give_up) {
+            return;
+        }
+        latch::wait_interruptibly(Duration::from_millis(5));
+    }
+}
+
+fn has_passed(at: Timestamp) -> bool {
+    clock::now() >= at
+}
+
+/// What is to be told when the current transaction has committed.
+#[derive(Default)]
+struct Pending {
+    views: bool,
+    extension: bool,
+    databases: bool,
+    settings: Vec<u32>,
+}
+
+thread_local! {
+    static PENDING: RefCell<Pending> = RefCell::new(Pending::default());
+}
+
+fn after_commit(note: impl FnOnce(&mut Pending)) {
+    // A statement that ends its own transaction (COMMIT PREPARED, CREATE DATABASE) is told of at
+    // once or at the end of the transaction that the server opens for it.
+    PENDING.with_borrow_mut(note);
+    if transaction::is_usable() {
+        transaction::once_at_commit(tell, || drop(PENDING.take()));
+    } else {
+        tell();
+    }
+}
+
+/// Has the scheduler of this database look at the registry again once this transaction commits.
+pub fn registry_changed() {
+    if shared::is_available() {
+        after_commit(|pending| pending.extension = true);
+    }
+}
+
+fn tell() {
+    let pending = PENDING.take();
+    let here = identity::current_database();
+    if pending.extension {
+        shared::poke(here);
+    } else if pending.views {
+        shared::nudge(here);
+    }
+    if pending.databases {
+        shared::request_rescan();
+    }
+    for database in pending.settings {
+        shared::replace_processes(database);
+    }
+}

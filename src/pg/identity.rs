@@ -1,0 +1,196 @@
+//! Who code runs as, with which settings, and who may do what.
+
+use std::ffi::{CStr, CString};
+
+use pgrx::pg_sys;
+
+/// Under which restrictions code runs as another role.
+#[derive(Clone, Copy)]
+pub enum Restriction {
+    /// The role cannot be changed from within.
+    LocalUserIdChange = pg_sys::SECURITY_LOCAL_USERID_CHANGE as isize,
+    /// In addition nothing can be left behind: no temporary objects, no cursors, no LISTEN.
+    RestrictedOperation =
+        (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION) as isize,
+}
+
+/// Runs as another role with pinned settings until dropped.
+///
+/// Dropping also happens when an ERROR unwinds; the server would put both back at the end of the
+/// transaction anyway, but code that catches the error before that must run as the caller again.
+pub struct Scope {
+    role: pg_sys::Oid,
+    context: i32,
+    nest_level: i32,
+}
+
+impl Scope {
+    /// As the bootstrap superuser, who owns nothing of the user's: for reading and writing our own
+    /// tables with queries that nobody's search_path can bend.
+    pub fn internal() -> Self {
+        Self::enter(
+            pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID),
+            Restriction::RestrictedOperation,
+            &[(c"search_path", c"pg_catalog, pg_temp")],
+        )
+    }
+
+    /// As `role`, with `settings` in force.
+    pub fn enter(role: pg_sys::Oid, restriction: Restriction, settings: &[(&CStr, &CStr)]) -> Self {
+        let mut saved_role = pg_sys::InvalidOid;
+        let mut context = 0;
+        // SAFETY: out parameters are valid; what is changed here is put back by Drop.
+        let nest_level = unsafe {
+            pg_sys::GetUserIdAndSecContext(&mut saved_role, &mut context);
+            let nest_level = pg_sys::NewGUCNestLevel();
+            pg_sys::SetUserIdAndSecContext(role, context | restriction as i32);
+            nest_level
+        };
+        let scope = Self {
+            role: saved_role,
+            context,
+            nest_level,
+        };
+        for (name, value) in settings {
+            set_locally(name, value);
+        }
+        scope
+    }
+}
+
+impl Drop for Scope {
+    fn drop(&mut self) {
+        // SAFETY: scopes nest strictly, so the level and the identity are the ones that `enter` saw.
+        unsafe {
+            pg_sys::AtEOXact_GUC(false, self.nest_level);
+            pg_sys::SetUserIdAndSecContext(self.role, self.context);
+        }
+    }
+}
+
+/// Sets a parameter until the innermost scope ends.
+pub fn set_locally(name: &CStr, value: &CStr) {
+    // SAFETY: both strings outlive the call, which copies them.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+    }
+}
+
+/// Sets a parameter for the life of this process, over whatever role, database and server say.
+pub fn override_setting(name: &CStr, value: &CStr) {
+    // SAFETY: both strings outlive the call, which copies them.
+    unsafe {
+        pg_sys::SetConfigOption(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_OVERRIDE,
+        );
+    }
+}
+
+/// The present value of a parameter, as SHOW prints it.
+pub fn setting(name: &CStr) -> Option<CString> {
+    // SAFETY: the returned string belongs to the server and is copied at once.
+    unsafe {
+        let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
+        (!value.is_null()).then(|| CStr::from_ptr(value).to_owned())
+    }
+}
+
+/// The current role.
+pub fn current_role() -> pg_sys::Oid {
+    // SAFETY: a variable of this process.
+    unsafe { pg_sys::GetUserId() }
+}
+
+/// The database that this process is connected to.
+pub fn current_database() -> u32 {
+    // SAFETY: a variable of this process.
+    unsafe { pg_sys::MyDatabaseId }.to_u32()
+}
+
+/// The name of that database. Inside a transaction.
+pub fn current_database_name() -> String {
+    // SAFETY: a palloc'd C string, or null where there is no such database.
+    unsafe {
+        let name = pg_sys::get_database_name(pg_sys::MyDatabaseId);
+        if name.is_null() {
+            String::new()
+        } else {
+            CStr::from_ptr(name).to_string_lossy().into_owned()
+        }
+    }
+}
+
+/// Whether the current role has the rights of the owner of `relation`.
+pub fn owns(relation: pg_sys::Oid) -> bool {
+    // SAFETY: looks up the catalog; raises an ERROR if the relation is gone.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        return pg_sys::pg_class_ownercheck(relation, current_role());
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        pg_sys::object_ownercheck(pg_sys::RelationRelationId, relation, current_role())
+    }
+}
+
+/// Whether the current role holds MAINTAIN on `relation` (17 and later).
+pub fn may_maintain(relation: pg_sys::Oid) -> bool {
+    #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+    {
+        let _ = relation;
+        false
+    }
+    #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
+    // SAFETY: looks up the catalog; raises an ERROR if the relation is gone.
+    unsafe {
+        pg_sys::pg_class_aclcheck(relation, current_role(), pg_sys::ACL_MAINTAIN.into())
+            == pg_sys::AclResult::ACLCHECK_OK
+    }
+}
+
+/// Whether the current role may read `relation`, or is a member of pg_monitor.
+pub fn may_see(relation: pg_sys::Oid) -> bool {
+    let role = current_role();
+    // SAFETY: looks up the catalogs; raises an ERROR if the relation is gone.
+    unsafe {
+        pg_sys::pg_class_aclcheck(relation, role, pg_sys::ACL_SELECT.into())
+            == pg_sys::AclResult::ACLCHECK_OK
+            || pg_sys::is_member_of_role(role, pg_sys::Oid::from(pg_sys::ROLE_PG_MONITOR))
+    }
+}
+
+/// Whether the current role may create objects in a schema; false where there is no such schema and
+/// the role is not a superuser.
+pub fn may_create_in(schema: &str) -> bool {
+    let Ok(schema) = CString::new(schema) else {
+        return false;
+    };
+    // SAFETY: looks up the catalogs.
+    unsafe {
+        let namespace = pg_sys::get_namespace_oid(schema.as_ptr(), true);
+        if namespace == pg_sys::InvalidOid {
+            return pg_sys::superuser();
+        }
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        let result =
+            pg_sys::pg_namespace_aclcheck(namespace, current_role(), pg_sys::ACL_CREATE.into());
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        let result = pg_sys::object_aclcheck(
+            pg_sys::NamespaceRelationId,
+            namespace,
+            current_role(),
+            pg_sys::ACL_CREATE.into(),
+        );
+        result == pg_sys::AclResult::ACLCHECK_OK
+    }
+}

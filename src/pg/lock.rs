@@ -1,0 +1,69 @@
+//! Heavyweight locks: a view's own refresh lock, and locks on relations.
+
+use pgrx::pg_sys;
+
+/// The lock that makes refreshes of one view take turns.
+///
+/// A lock on an object of our own (class = the registry table, object = the view), so that no role
+/// can take it from SQL as it could an advisory lock, and nothing else in the server conflicts with
+/// it. It is held to the end of the transaction unless released before.
+pub struct RefreshLock {
+    tag: pg_sys::LOCKTAG,
+}
+
+const EXCLUSIVE: i32 = pg_sys::ExclusiveLock as i32;
+
+impl RefreshLock {
+    fn tag(registry: pg_sys::Oid, view: pg_sys::Oid) -> pg_sys::LOCKTAG {
+        pg_sys::LOCKTAG {
+            // SAFETY: a variable of this process.
+            locktag_field1: unsafe { pg_sys::MyDatabaseId }.to_u32(),
+            locktag_field2: registry.to_u32(),
+            locktag_field3: view.to_u32(),
+            locktag_field4: 0,
+            locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
+            locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+        }
+    }
+
+    /// Waits until no other transaction refreshes the view.
+    pub fn acquire(registry: pg_sys::Oid, view: pg_sys::Oid) -> Self {
+        let tag = Self::tag(registry, view);
+        // SAFETY: the tag is complete; the lock manager copies it.
+        unsafe { pg_sys::LockAcquire(&tag, EXCLUSIVE, false, false) };
+        Self { tag }
+    }
+
+    /// Takes the lock if that needs no waiting.
+    pub fn try_acquire(registry: pg_sys::Oid, view: pg_sys::Oid) -> Option<Self> {
+        let tag = Self::tag(registry, view);
+        // SAFETY: as in `acquire`.
+        let result = unsafe { pg_sys::LockAcquire(&tag, EXCLUSIVE, false, true) };
+        (result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL).then_some(Self { tag })
+    }
+
+    /// Gives the lock back before the end of the transaction. Only right when nothing that it guards
+    /// has been written.
+    pub fn release(self) {
+        // SAFETY: this transaction holds the lock once per RefreshLock.
+        unsafe { pg_sys::LockRelease(&self.tag, EXCLUSIVE, false) };
+    }
+}
+
+/// Strength of a lock on a relation.
+#[derive(Clone, Copy)]
+#[repr(i32)]
+pub enum RelationLock {
+    /// Others may read and write; nobody may drop, truncate or rewrite.
+    AccessShare = pg_sys::AccessShareLock as i32,
+    /// Others may read.
+    Exclusive = pg_sys::ExclusiveLock as i32,
+    /// Nobody else.
+    AccessExclusive = pg_sys::AccessExclusiveLock as i32,
+}
+
+/// Locks a relation to the end of the transaction.
+pub fn relation(relation: pg_sys::Oid, lock: RelationLock) {
+    // SAFETY: locking an OID that names nothing is harmless; callers look the relation up afterwards.
+    unsafe { pg_sys::LockRelationOid(relation, lock as i32) }
+}

@@ -1,0 +1,20 @@
+//! Everything unsafe: one small safe wrapper for each facility of the server that we use.
+//! The rest of the extension is ordinary safe Rust on top of these.
+#![allow(unsafe_code)]
+
+pub mod background_worker;
+pub mod clock;
+pub mod databases;
+pub mod deadline;
+pub mod guc_hooks;
+pub mod hooks;
+pub mod identity;
+pub mod latch;
+pub mod loading;
+pub mod lock;
+pub mod report;
+pub mod shared;
+pub mod signals;
+pub mod snapshot;
+pub mod statement;
+pub mod transaction;

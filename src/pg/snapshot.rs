@@ -1,0 +1,47 @@
+//! Snapshots: which state of the data a piece of code sees.
+
+use pgrx::pg_sys;
+
+/// An active snapshot, popped when dropped. After an ERROR the abort of the transaction pops it.
+pub struct ActiveSnapshot(());
+
+impl ActiveSnapshot {
+    /// Takes a snapshot of now, which sees what this transaction has done so far. To be taken after
+    /// the locks that its user relies on: an older one would see a table that was truncated
+    /// meanwhile as empty.
+    pub fn take() -> Self {
+        // SAFETY: a transaction is open; the pushed snapshot is popped by Drop.
+        unsafe {
+            pg_sys::CommandCounterIncrement();
+            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        }
+        Self(())
+    }
+}
+
+impl Drop for ActiveSnapshot {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: pops the snapshot that `take` pushed; users nest them strictly.
+            unsafe { pg_sys::PopActiveSnapshot() };
+        }
+    }
+}
+
+/// True under READ COMMITTED (and READ UNCOMMITTED, which is the same).
+pub fn is_read_committed() -> bool {
+    // SAFETY: a variable of this process.
+    unsafe { pg_sys::XactIsoLevel < pg_sys::XACT_REPEATABLE_READ as i32 }
+}
+
+/// True in a transaction that must not write.
+pub fn is_read_only() -> bool {
+    // SAFETY: a variable of this process.
+    unsafe { pg_sys::XactReadOnly }
+}
+
+/// True on a standby and during crash recovery.
+pub fn in_recovery() -> bool {
+    // SAFETY: reads shared memory that exists in every server process.
+    unsafe { pg_sys::RecoveryInProgress() }
+}

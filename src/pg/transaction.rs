@@ -1,0 +1,118 @@
+//! Transactions of background workers, subtransactions of functions, and what is to happen at commit.
+
+use std::cell::Cell;
+use std::panic::AssertUnwindSafe;
+
+use pgrx::{PgTryBuilder, PgXactCallbackEvent, pg_sys, register_xact_callback};
+
+use super::report::Caught;
+
+/// Runs `body` in a transaction of its own and commits. An error, ours or the server's, aborts the
+/// transaction and comes back as a value, so that it never ends the process.
+pub fn run<R>(body: impl FnOnce() -> R) -> Result<R, Caught> {
+    let outcome = PgTryBuilder::new(AssertUnwindSafe(|| {
+        // SAFETY: called outside a transaction, by a process with a database connection.
+        unsafe {
+            pg_sys::SetCurrentStatementStartTimestamp();
+            pg_sys::StartTransactionCommand();
+            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        }
+        let value = body();
+        // SAFETY: pops what was pushed above and ends what was started above.
+        unsafe {
+            pg_sys::PopActiveSnapshot();
+            pg_sys::CommitTransactionCommand();
+        }
+        Ok(value)
+    }))
+    .catch_others(|error| Err(Caught::from(&error)))
+    .execute();
+    if outcome.is_err() {
+        // SAFETY: after an error the transaction is still open, or being started or committed;
+        // this is how the server's own loops end it.
+        unsafe { pg_sys::AbortCurrentTransaction() };
+    }
+    outcome
+}
+
+/// Runs `body` in a subtransaction. An error rolls back what it did and comes back as a value.
+pub fn run_nested<R>(body: impl FnOnce() -> R) -> Result<R, Caught> {
+    // SAFETY: memory context and resource owner are put back below on both paths, as PL/pgSQL does.
+    let (context, owner) = unsafe {
+        let saved = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(saved.0);
+        saved
+    };
+    let outcome = PgTryBuilder::new(AssertUnwindSafe(|| {
+        let value = body();
+        // SAFETY: releases the subtransaction begun above; `body` nests strictly.
+        unsafe { pg_sys::ReleaseCurrentSubTransaction() };
+        Ok(value)
+    }))
+    .catch_others(|error| Err(Caught::from(&error)))
+    .execute();
+    // SAFETY: as above; after an error the subtransaction begun above is the current one.
+    unsafe {
+        if outcome.is_err() {
+            pg_sys::MemoryContextSwitchTo(context);
+            pg_sys::RollbackAndReleaseCurrentSubTransaction();
+        }
+        pg_sys::MemoryContextSwitchTo(context);
+        pg_sys::CurrentResourceOwner = owner;
+    }
+    outcome
+}
+
+/// Calls `body` and, if it fails, shows the error to `on_error` before passing it on.
+pub fn inspect_error<R>(body: impl FnOnce() -> R, on_error: impl Fn(&Caught)) -> R {
+    let on_error = AssertUnwindSafe(on_error);
+    PgTryBuilder::new(AssertUnwindSafe(body))
+        .catch_others(move |error| {
+            let on_error = &on_error;
+            (on_error.0)(&Caught::from(&error));
+            error.rethrow()
+        })
+        .execute()
+}
+
+thread_local! {
+    /// Whether the callbacks of `once_at_commit` wait for the end of the current transaction.
+    static REGISTERED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Calls `at_commit` after the current transaction has become visible to others, or `otherwise` when
+/// it ends without that; once, however often it is asked for. There is one user of this at a time.
+pub fn once_at_commit(at_commit: fn(), otherwise: fn()) {
+    if REGISTERED.replace(true) {
+        return;
+    }
+    let after = |action: fn()| {
+        move || {
+            REGISTERED.set(false);
+            action();
+        }
+    };
+    register_xact_callback(PgXactCallbackEvent::Commit, after(at_commit));
+    register_xact_callback(PgXactCallbackEvent::Prepare, after(otherwise));
+    register_xact_callback(PgXactCallbackEvent::Abort, after(otherwise));
+}
+
+/// Calls `at_end` when the current transaction ends, either way.
+pub fn at_end(at_end: fn()) {
+    register_xact_callback(PgXactCallbackEvent::Commit, at_end);
+    register_xact_callback(PgXactCallbackEvent::Prepare, at_end);
+    register_xact_callback(PgXactCallbackEvent::Abort, at_end);
+}
+
+/// True inside a transaction that can still run queries.
+pub fn is_usable() -> bool {
+    // SAFETY: reads a variable of this process.
+    unsafe { pg_sys::IsTransactionState() }
+}
+
+/// Whether the current transaction has written anything.
+pub fn has_written() -> bool {
+    // SAFETY: reads a variable of this process.
+    unsafe { pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
+}

@@ -1,0 +1,226 @@
+//! A refresh that a scheduler has handed to this worker.
+
+use std::cell::Cell;
+
+use cache_refresher_core::outcome::Outcome;
+use cache_refresher_core::time::Timestamp;
+use cache_refresher_core::view_state::{self, History, Verdict};
+use pgrx::pg_sys::Oid;
+
+use super::{Done, Request, policy, record, run};
+use crate::catalog::registry::{self, Registration};
+use crate::catalog::view;
+use crate::catalog::{attempts, content};
+use crate::error::{Error, Result};
+use crate::guc::RefreshSettings;
+use crate::pg::deadline::Deadline;
+use crate::pg::lock::RefreshLock;
+use crate::pg::report::{self, Caught};
+use crate::pg::shared::{Job, Report};
+use crate::pg::{background_worker, clock, identity, transaction};
+
+/// What became of the job inside its transaction.
+enum End {
+    Refreshed(Box<Done>, History),
+    /// Somebody has refreshed the view since the job was due.
+    NotNeeded(History),
+    Busy,
+    Gone,
+}
+
+/// What is known before anything can fail.
+struct Known {
+    registration: Registration,
+    history: History,
+}
+
+/// Runs a job: one transaction for the refresh, and if that fails a second one for the record.
+pub fn execute(job: Job, settings: &RefreshSettings) -> Report {
+    let started_at = clock::now();
+    let known = Cell::new(None);
+    let foreign = Cell::new(false);
+    let end = transaction::run(|| {
+        refresh(job, settings, &known, &foreign).unwrap_or_else(|error| error.raise())
+    });
+    let report = match end {
+        Ok(End::Refreshed(done, history)) => {
+            record::log_success(&done, settings);
+            Report::Ended(history)
+        }
+        Ok(End::NotNeeded(history)) => Report::Ended(history),
+        Ok(End::Busy) => Report::Busy,
+        Ok(End::Gone) => Report::Gone,
+        Err(caught) => match known.take() {
+            Some(known) => Report::Ended(failed(job, &known, started_at, &caught, settings)),
+            None if caught.code == pgrx::PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE => Report::Gone,
+            None => {
+                report::log(
+                    &format!(
+                        "cache_refresher: cannot start a refresh: {}",
+                        caught.message
+                    ),
+                    Some(&format!(
+                        "View with OID {}, SQLSTATE {}.",
+                        job.view,
+                        caught.sqlstate()
+                    )),
+                    caught.hint.as_deref(),
+                );
+                Report::Busy
+            }
+        },
+    };
+    if foreign.get() {
+        disconnect();
+    }
+    background_worker::report_activity("");
+    background_worker::report_statistics();
+    report
+}
+
+fn refresh(
+    job: Job,
+    settings: &RefreshSettings,
+    known: &Cell<Option<Known>>,
+    foreign: &Cell<bool>,
+) -> Result<End> {
+    let oid = Oid::from(job.view);
+    let Some(_lock) = RefreshLock::try_acquire(registry::oid()?, oid) else {
+        return Ok(End::Busy);
+    };
+    let Some(registration) = Registration::find(oid)? else {
+        return Ok(End::Gone);
+    };
+    let history = attempts::find(oid)?;
+    let shown = content::find_current(oid)?;
+    if shown.is_some_and(|content| content.data_as_of >= job.due_at) {
+        return Ok(End::NotNeeded(history));
+    }
+    background_worker::report_activity(&format!("refresh of {}", registration.name));
+    known.set(Some(Known {
+        registration: registration.clone(),
+        history,
+    }));
+    let request = Request {
+        trigger: job.why.as_str(),
+        method: None,
+        role: identity::current_role(),
+    };
+    let done = run(oid, Some(&registration), request, settings, |reads| {
+        foreign.set(reads)
+    })?;
+    let finished_at = done.started_at.plus(done.duration);
+    let after = view_state::after_success(&history, done.started_at, finished_at);
+    record::success(&done, request, &history, &after, settings)?;
+    Ok(End::Refreshed(Box::new(done), after))
+}
+
+/// Records a refresh that failed or was cancelled, and decides when it is tried again.
+fn failed(
+    job: Job,
+    known: &Known,
+    started_at: Timestamp,
+    caught: &Caught,
+    settings: &RefreshSettings,
+) -> History {
+    let finished_at = clock::now();
+    let cancelled = caught.is_cancel() && !Deadline::has_passed();
+    let (after, verdict) = if cancelled {
+        (
+            view_state::after_cancel(&known.history, started_at, finished_at),
+            None,
+        )
+    } else {
+        after_failure(job, known, started_at, finished_at, settings)
+    };
+    let failure = record::Failure {
+        view: Oid::from(job.view),
+        name: &known.registration.name,
+        trigger: job.why.as_str(),
+        role: identity::current_role(),
+        outcome: if cancelled {
+            Outcome::Cancelled
+        } else {
+            Outcome::Failed
+        },
+        started_at,
+        finished_at,
+        attempt: known.history.attempt + 1,
+        sqlstate: &caught.sqlstate(),
+        message: &caught.message,
+    };
+    record::log_failure(
+        &failure,
+        settings.retry.max_retries,
+        verdict.as_ref(),
+        finished_at,
+    );
+    let recorded = transaction::run(|| {
+        record_failure(&failure, &after, settings).unwrap_or_else(|error| error.raise())
+    });
+    if let Err(caught) = recorded {
+        report::log(
+            &format!(
+                "cache_refresher: cannot record the failure of {}: {}",
+                failure.name, caught.message
+            ),
+            None,
+            None,
+        );
+    }
+    after
+}
+
+fn after_failure(
+    job: Job,
+    known: &Known,
+    started_at: Timestamp,
+    finished_at: Timestamp,
+    settings: &RefreshSettings,
+) -> (History, Option<Verdict>) {
+    let entropy = (finished_at.as_pg() as u64) ^ (u64::from(job.view) << 32);
+    match policy::of(&known.registration, &settings.intervals, settings.retry) {
+        Ok(policy) => {
+            let (history, verdict) = view_state::after_failure(
+                &policy,
+                &known.history,
+                started_at,
+                finished_at,
+                entropy,
+            );
+            (history, Some(verdict))
+        }
+        // The schedule itself is bad: nothing to retry by.
+        Err(_) => (
+            view_state::after_cancel(&known.history, started_at, finished_at),
+            None,
+        ),
+    }
+}
+
+fn record_failure(
+    failure: &record::Failure,
+    after: &History,
+    settings: &RefreshSettings,
+) -> Result<()> {
+    // A session that has the lock may hold the row of attempts to the end of a long transaction.
+    let lock = RefreshLock::try_acquire(registry::oid()?, failure.view);
+    let after = lock.as_ref().map(|_| after);
+    record::failure(failure, after, settings.retention)
+}
+
+fn disconnect() {
+    let closed = transaction::run(|| {
+        view::disconnect_foreign_servers().unwrap_or_else(|error: Error| error.raise());
+    });
+    if let Err(caught) = closed {
+        report::log(
+            &format!(
+                "cache_refresher: cannot close foreign connections: {}",
+                caught.message
+            ),
+            None,
+            None,
+        );
+    }
+}

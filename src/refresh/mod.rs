@@ -1,0 +1,196 @@
+//! One refresh, from the decision to the log row, in one transaction: what the log says has happened,
+//! and what has happened is in the log.
+//!
+//! `session` runs a refresh that a user asked for, `job` one that a scheduler handed out; both come
+//! to `run`, under the view's own lock.
+
+pub mod job;
+pub mod policy;
+pub mod privilege;
+mod rebuild;
+mod record;
+pub mod session;
+mod settings;
+pub mod summary;
+
+use std::time::Duration;
+
+use cache_refresher_core::duration;
+use cache_refresher_core::method::{self, Facts, Method, Requested};
+use cache_refresher_core::time::Timestamp;
+use pgrx::pg_sys::Oid;
+use pgrx::{PgSqlErrorCode, PgTryBuilder};
+
+use crate::catalog::registry::Registration;
+use crate::catalog::view::{self, View};
+use crate::error::{Error, Result, refused};
+use crate::guc::RefreshSettings;
+use crate::pg::deadline::Deadline;
+use crate::pg::identity::{Restriction, Scope};
+use crate::pg::lock::{self, RelationLock};
+use crate::pg::shared::RunningMark;
+use crate::pg::snapshot::ActiveSnapshot;
+use crate::pg::{background_worker, clock, identity};
+
+/// Why a refresh runs, and with which method if that was said.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// `manual`, or the scheduler's reason.
+    pub trigger: &'a str,
+    /// Takes precedence over the method that the view is registered with.
+    pub method: Option<Requested>,
+    /// On whose behalf.
+    pub role: Oid,
+}
+
+/// A refresh that took place.
+#[derive(Debug, Clone)]
+pub struct Done {
+    pub view: View,
+    pub method: Method,
+    pub reason: &'static str,
+    pub started_at: Timestamp,
+    pub duration: Duration,
+    pub data_as_of: Timestamp,
+    pub rows_total: i64,
+    pub summary: Option<serde_json::Value>,
+}
+
+/// Refreshes a view. The caller holds its refresh lock and has checked the caller's rights.
+///
+/// `on_sources` is told early whether other servers are read, since it matters on failure too.
+fn run(
+    oid: Oid,
+    registration: Option<&Registration>,
+    request: Request,
+    settings: &RefreshSettings,
+    on_sources: impl FnOnce(bool),
+) -> Result<Done> {
+    let started_at = clock::now();
+    let _running = RunningMark::set(
+        identity::current_database(),
+        oid.to_u32(),
+        background_worker::my_pid(),
+        started_at,
+    );
+    let limit = registration
+        .and_then(|registration| registration.policy.timeout)
+        .unwrap_or(settings.timeout);
+    let name = View::find(oid)?.name.to_string();
+    let deadline = Deadline::after(limit);
+    let done = cancelled_as_timeout(name, limit, || {
+        lock_and_rebuild(oid, registration, request, settings, started_at, on_sources)
+    });
+    drop(deadline);
+    done
+}
+
+fn lock_and_rebuild(
+    oid: Oid,
+    registration: Option<&Registration>,
+    request: Request,
+    settings: &RefreshSettings,
+    started_at: Timestamp,
+    on_sources: impl FnOnce(bool),
+) -> Result<Done> {
+    let requested = request
+        .method
+        .or(registration.and_then(|registration| registration.policy.method))
+        .unwrap_or(Requested::Auto);
+    let decide = |view: &View| {
+        let facts = Facts {
+            populated: view.populated,
+            usable_unique_index: view.usable_unique_index,
+        };
+        method::choose(requested, facts)
+            .map_err(|refusal| refused(&view.name.to_string(), requested, refusal))
+    };
+    let mut view = View::find(oid)?;
+    let mut choice = decide(&view)?;
+    {
+        let lock_timeout = settings::milliseconds(settings.lock_timeout);
+        let _patience = Scope::enter(
+            identity::current_role(),
+            Restriction::LocalUserIdChange,
+            &[(c"lock_timeout", &lock_timeout)],
+        );
+        // Until the lock is held, somebody may drop the index or populate the view: decide again
+        // under the lock, and take the other lock where the decision is another one.
+        loop {
+            lock::relation(oid, lock_for(choice.method));
+            view = View::find(oid)?;
+            let again = decide(&view)?;
+            let settled = again.method == choice.method;
+            choice = again;
+            if settled {
+                break;
+            }
+        }
+        let sources = view::sources(oid)?;
+        on_sources(sources.iter().any(|source| source.foreign));
+        for source in &sources {
+            lock::relation(source.oid, RelationLock::AccessShare);
+        }
+    }
+    // Only now, with all locks held, the time and the snapshot: whatever committed before
+    // `data_as_of` is in the view.
+    let data_as_of = clock::now();
+    let rows_total = {
+        let _snapshot = ActiveSnapshot::take();
+        let pinned = settings::pinned(settings.lock_timeout)?;
+        // Not a restricted operation: CONCURRENTLY makes a temporary table. The server restricts
+        // the query itself.
+        let _scope = Scope::enter(
+            view.owner,
+            Restriction::LocalUserIdChange,
+            &settings::refs(&pinned),
+        );
+        match choice.method {
+            Method::Full => rebuild::full(&view.name),
+            Method::Concurrent => rebuild::concurrently(&view.name),
+        }
+    };
+    let summary = match registration.and_then(|registration| registration.policy.summary.as_ref()) {
+        Some(summary) if summary.owner == view.owner_name => {
+            Some(summary::run(&view, &summary.query, settings.lock_timeout)?)
+        }
+        _ => None,
+    };
+    Ok(Done {
+        view,
+        method: choice.method,
+        reason: choice.reason,
+        started_at,
+        duration: clock::now().since(started_at),
+        data_as_of,
+        rows_total,
+        summary,
+    })
+}
+
+fn lock_for(method: Method) -> RelationLock {
+    match method {
+        Method::Full => RelationLock::AccessExclusive,
+        Method::Concurrent => RelationLock::Exclusive,
+    }
+}
+
+/// Tells a refresh that ran out of time from one that somebody cancelled.
+fn cancelled_as_timeout<R>(name: String, limit: Duration, body: impl FnOnce() -> R) -> R {
+    let body = std::panic::AssertUnwindSafe(body);
+    PgTryBuilder::new(move || {
+        let body = body;
+        (body.0)()
+    })
+    .catch_when(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, move |error| {
+        if Deadline::has_passed() {
+            Error::Timeout {
+                name: name.clone(),
+                limit: duration::format(limit),
+            }
+            .raise()
+        }
+        error.rethrow()
+    })
+    .execute()
+}

@@ -1,0 +1,41 @@
+//! From what a view is registered with, and the settings, to what the core schedules by.
+
+use cache_refresher_core::backoff::RetryPolicy;
+use cache_refresher_core::interval::{self, IntervalSettings};
+use cache_refresher_core::schedule::{CronSchedule, Phase, Schedule};
+use cache_refresher_core::view_state::{Policy, SUSPEND_AFTER_ROUNDS};
+
+use crate::catalog::registry::Registration;
+use crate::error::Result;
+use crate::pg::identity;
+
+/// Time zone of cron expressions registered without one.
+pub const DEFAULT_TIME_ZONE: &str = "UTC";
+
+/// How a view is scheduled.
+pub fn of(
+    registration: &Registration,
+    intervals: &IntervalSettings,
+    retry: RetryPolicy,
+) -> Result<Policy> {
+    let name = &registration.name;
+    let policy = &registration.policy;
+    let schedule = match &policy.schedule {
+        Some(expression) => {
+            let zone = policy.time_zone.as_deref().unwrap_or(DEFAULT_TIME_ZONE);
+            Schedule::Cron(CronSchedule::parse(expression, zone)?)
+        }
+        None => {
+            let (every, _) =
+                interval::effective(intervals, &name.schema, &name.name, policy.refresh_interval);
+            Schedule::Interval(every)
+        }
+    };
+    Ok(Policy {
+        schedule,
+        phase: Phase::of(identity::current_database(), &name.schema, &name.name),
+        retry,
+        suspend_after_rounds: SUSPEND_AFTER_ROUNDS,
+        paused: registration.paused,
+    })
+}

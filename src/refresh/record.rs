@@ -1,0 +1,202 @@
+//! What a refresh leaves behind: content, attempts, a row of history, a notification, a line in the
+//! server log.
+
+use std::time::Duration;
+
+use cache_refresher_core::duration;
+use cache_refresher_core::notification::Notification;
+use cache_refresher_core::outcome::Outcome;
+use cache_refresher_core::time::Timestamp;
+use cache_refresher_core::view_state::{History, Verdict};
+use pgrx::pg_sys::Oid;
+
+use super::{Done, Request};
+use crate::catalog::content::{self, Content};
+use crate::catalog::history::{self, Entry, milliseconds};
+use crate::catalog::view::ViewName;
+use crate::catalog::{attempts, query};
+use crate::error::Result;
+use crate::guc::{RefreshSettings, Retention};
+use crate::pg::{clock, report};
+
+/// History of a view is pruned at every so many of its refreshes.
+const PRUNE_EVERY: i64 = 16;
+
+const NOTIFY: &str = "SELECT pg_notify('cache_refresher', $1)";
+
+/// Records a refresh in its own transaction.
+pub fn success(
+    done: &Done,
+    request: Request,
+    before: &History,
+    after: &History,
+    settings: &RefreshSettings,
+) -> Result<()> {
+    let shown = Content {
+        data_as_of: done.data_as_of,
+        refreshed_at: done.started_at.plus(done.duration),
+        duration_ms: milliseconds(done.duration),
+        rows_total: Some(done.rows_total),
+    };
+    content::save(
+        done.view.oid,
+        &shown,
+        done.method.as_str(),
+        done.summary.clone(),
+    )?;
+    let tries = attempts::save(done.view.oid, after, Outcome::Refreshed, None)?;
+    history::insert(Entry {
+        view: done.view.oid,
+        name: &done.view.name,
+        outcome: Outcome::Refreshed,
+        started_at: done.started_at,
+        duration: done.duration,
+        trigger: request.trigger,
+        method: Some(done.method.as_str()),
+        reason: Some(done.reason),
+        data_as_of: Some(done.data_as_of),
+        rows_total: Some(done.rows_total),
+        summary: done.summary.clone(),
+        attempt: before.attempt + 1,
+        role: request.role,
+        error: None,
+    })?;
+    prune(done.view.oid, tries, settings.retention)?;
+    if settings.notify {
+        let payload = Notification {
+            view: &done.view.name.to_string(),
+            outcome: Outcome::Refreshed.as_str(),
+            method: done.method.as_str(),
+            duration_ms: milliseconds(done.duration),
+            rows: Some(done.rows_total),
+            data_as_of: Some(done.data_as_of.to_rfc3339_millis()),
+        }
+        .to_payload();
+        query::execute(NOTIFY, &[payload.into()])?;
+    }
+    Ok(())
+}
+
+/// A refresh that ended without new content.
+pub struct Failure<'a> {
+    pub view: Oid,
+    pub name: &'a ViewName,
+    pub trigger: &'a str,
+    pub role: Oid,
+    pub outcome: Outcome,
+    pub started_at: Timestamp,
+    pub finished_at: Timestamp,
+    pub attempt: u32,
+    pub sqlstate: &'a str,
+    pub message: &'a str,
+}
+
+/// Records a failure, in a transaction of its own. `after` is `None` where attempts are not kept.
+pub fn failure(failure: &Failure, after: Option<&History>, retention: Retention) -> Result<()> {
+    let error = (failure.sqlstate, failure.message);
+    let tries = match after {
+        Some(after) => attempts::save(failure.view, after, failure.outcome, Some(error))?,
+        None => PRUNE_EVERY,
+    };
+    history::insert(Entry {
+        view: failure.view,
+        name: failure.name,
+        outcome: failure.outcome,
+        started_at: failure.started_at,
+        duration: failure.finished_at.since(failure.started_at),
+        trigger: failure.trigger,
+        method: None,
+        reason: None,
+        data_as_of: None,
+        rows_total: None,
+        summary: None,
+        attempt: failure.attempt,
+        role: failure.role,
+        error: Some(error),
+    })?;
+    prune(failure.view, tries, retention)
+}
+
+fn prune(view: Oid, tries: i64, retention: Retention) -> Result<()> {
+    if tries % PRUNE_EVERY != 0 {
+        return Ok(());
+    }
+    if retention.rows > 0 {
+        history::prune_by_rows(view, retention.rows)?;
+    }
+    prune_by_age(retention)
+}
+
+/// Removes the history that has outlived its time.
+pub fn prune_by_age(retention: Retention) -> Result<()> {
+    if retention.age.is_zero() {
+        return Ok(());
+    }
+    history::prune_by_age(clock::now().minus(retention.age))
+}
+
+/// The server-log line of a refresh.
+pub fn log_success(done: &Done, settings: &RefreshSettings) {
+    if settings
+        .log_min_duration
+        .is_some_and(|least| done.duration >= least)
+    {
+        report::log(
+            &format!(
+                "cache_refresher: refreshed {} with {} in {:.1} ms, {} rows",
+                done.view.name,
+                done.method.as_str(),
+                milliseconds(done.duration),
+                done.rows_total,
+            ),
+            None,
+            None,
+        );
+    }
+}
+
+/// The server-log line of a failure that the scheduler goes on from.
+pub fn log_failure(failure: &Failure, max_retries: u32, verdict: Option<&Verdict>, now: Timestamp) {
+    let Failure {
+        name,
+        attempt,
+        message,
+        sqlstate,
+        ..
+    } = failure;
+    if failure.outcome == Outcome::Cancelled {
+        let detail = format!("SQLSTATE {sqlstate}.");
+        let message = format!("cache_refresher: refresh of {name} was cancelled: {message}");
+        report::log(&message, Some(&detail), None);
+        return;
+    }
+    let next = match verdict {
+        Some(Verdict::RetryAt(at)) => format!("next try in {}", rounded(at.since(now))),
+        Some(Verdict::WaitForSlot(Some(at))) => {
+            format!("next try at its due time, in {}", rounded(at.since(now)))
+        }
+        Some(Verdict::WaitForSlot(None)) | None => "no further try is scheduled".to_owned(),
+        Some(Verdict::Suspended) => "it is suspended".to_owned(),
+    };
+    report::log(
+        &format!(
+            "cache_refresher: refresh of {name} failed (attempt {attempt} of {}): {message}",
+            max_retries + 1
+        ),
+        Some(&format!("SQLSTATE {sqlstate}; {next}.")),
+        None,
+    );
+    if matches!(verdict, Some(Verdict::Suspended)) {
+        report::log(
+            &format!("cache_refresher: {name} is suspended, all its retries have failed"),
+            None,
+            Some("Mend the cause, then call cache_refresher.resume or cache_refresher.refresh."),
+        );
+    }
+}
+
+/// To the millisecond: what a person wants to read.
+fn rounded(duration: Duration) -> String {
+    let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    duration::format(Duration::from_millis(millis))
+}

@@ -1,0 +1,220 @@
+//! A refresh that a user asks for: single flight, and failures handed over to be logged.
+
+use std::time::Duration;
+
+use cache_refresher_core::method::{Method, Requested};
+use cache_refresher_core::outcome::Outcome;
+use cache_refresher_core::time::Timestamp;
+use cache_refresher_core::view_state;
+use pgrx::pg_sys::Oid;
+
+use super::{Request, privilege, record, run};
+use crate::catalog::content::{self, Content};
+use crate::catalog::registry::{self, Registration};
+use crate::catalog::view::View;
+use crate::catalog::{attempts, binding};
+use crate::error::{Error, Result};
+use crate::guc::RefreshSettings;
+use crate::pg::lock::RefreshLock;
+use crate::pg::report::Caught;
+use crate::pg::shared::{self, Failure, Text};
+use crate::pg::{clock, hooks, identity, snapshot, transaction};
+
+/// What a caller is told.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub view: Oid,
+    pub outcome: Outcome,
+    pub method: Option<Method>,
+    pub reason: String,
+    pub duration: Option<Duration>,
+    pub rows_total: Option<i64>,
+    pub data_as_of: Timestamp,
+}
+
+impl Answer {
+    fn unchanged(view: Oid, outcome: Outcome, reason: &str, content: Content) -> Self {
+        Self {
+            view,
+            outcome,
+            method: None,
+            reason: reason.to_owned(),
+            duration: None,
+            rows_total: content.rows_total,
+            data_as_of: content.data_as_of,
+        }
+    }
+}
+
+/// Refreshes a view for the current role, or shares a refresh that began after this call did.
+///
+/// Callers of one view take turns by its refresh lock. Whoever gets it looks first whether a refresh
+/// has committed meanwhile whose snapshot is not older than the own call: so a hundred simultaneous
+/// callers cause at most two refreshes, and each sees what had been committed when it called.
+pub fn refresh(
+    oid: Oid,
+    method: Option<Requested>,
+    max_age: Option<Duration>,
+    settings: &RefreshSettings,
+) -> Result<Answer> {
+    let called_at = clock::now();
+    let view = View::find(oid)?;
+    privilege::require_refresh(&view)?;
+    require_transaction()?;
+    if let Some(answer) = fresh_enough(&view, max_age)? {
+        return Ok(answer);
+    }
+    let lock = RefreshLock::acquire(registry::oid()?, oid);
+    if let Some(answer) = fresh_enough(&view, max_age)? {
+        lock.release();
+        return Ok(answer);
+    }
+    // Another's refresh cannot show what this transaction has written and not yet committed.
+    if !transaction::has_written()
+        && let Some(content) = content::find_current(oid)?
+        && content.data_as_of >= called_at
+    {
+        lock.release();
+        let reason = "another session has just refreshed it";
+        return Ok(Answer::unchanged(oid, Outcome::Shared, reason, content));
+    }
+    logging_failure(oid, called_at, || refresh_locked(oid, method, settings))
+}
+
+fn require_transaction() -> Result<()> {
+    if snapshot::in_recovery() {
+        return Err(Error::Recovery);
+    }
+    if snapshot::is_read_only() {
+        return Err(Error::ReadOnly);
+    }
+    if !snapshot::is_read_committed() {
+        return Err(Error::IsolationLevel);
+    }
+    Ok(())
+}
+
+fn fresh_enough(view: &View, max_age: Option<Duration>) -> Result<Option<Answer>> {
+    let Some(max_age) = max_age else {
+        return Ok(None);
+    };
+    if !view.populated {
+        return Ok(None);
+    }
+    let content = content::find_current(view.oid)?;
+    let young = content.filter(|content| clock::now().since(content.data_as_of) <= max_age);
+    Ok(young.map(|content| {
+        Answer::unchanged(
+            view.oid,
+            Outcome::Fresh,
+            "it is not older than max_age",
+            content,
+        )
+    }))
+}
+
+fn refresh_locked(
+    oid: Oid,
+    method: Option<Requested>,
+    settings: &RefreshSettings,
+) -> Result<Answer> {
+    let registration = find_registration(oid)?;
+    let request = Request {
+        trigger: "manual",
+        method,
+        role: identity::current_role(),
+    };
+    let done = run(oid, registration.as_ref(), request, settings, |_| ())?;
+    let before = attempts::find(oid)?;
+    let finished_at = done.started_at.plus(done.duration);
+    let after = view_state::after_success(&before, done.started_at, finished_at);
+    record::success(&done, request, &Default::default(), &after, settings)?;
+    record::log_success(&done, settings);
+    if registration.is_some() {
+        hooks::registry_changed();
+    }
+    Ok(Answer {
+        view: oid,
+        outcome: Outcome::Refreshed,
+        method: Some(done.method),
+        reason: done.reason.to_owned(),
+        duration: Some(done.duration),
+        rows_total: Some(done.rows_total),
+        data_as_of: done.data_as_of,
+    })
+}
+
+/// A registration that a dump has brought back is not bound yet.
+fn find_registration(oid: Oid) -> Result<Option<Registration>> {
+    match Registration::find(oid)? {
+        Some(registration) => Ok(Some(registration)),
+        None => {
+            let name = View::find(oid)?.name;
+            if registry::is_registered(&name)? {
+                binding::reconcile()?;
+            }
+            Registration::find(oid)
+        }
+    }
+}
+
+/// A failure loses this transaction, and with it any row that it could write: the scheduler is told
+/// through shared memory.
+fn logging_failure<R>(
+    oid: Oid,
+    started_at: Timestamp,
+    body: impl FnOnce() -> Result<R>,
+) -> Result<R> {
+    let role = identity::current_role();
+    transaction::inspect_error(
+        || body().map_err(|error| error.raise()),
+        move |error: &Caught| {
+            shared::push_failure(Failure {
+                database: identity::current_database(),
+                view: oid.to_u32(),
+                role: role.to_u32(),
+                started_at,
+                finished_at: clock::now(),
+                sqlstate: Text::new(&error.sqlstate()),
+                message: Text::new(&error.message),
+            });
+        },
+    )
+}
+
+/// Logs what sessions could not. In a transaction of the scheduler.
+pub fn log_failures(failures: &[Failure], settings: &RefreshSettings) -> Result<()> {
+    for failure in failures {
+        let oid = Oid::from(failure.view);
+        // The view may be gone since, and its name with it.
+        let Ok(view) = View::find(oid) else { continue };
+        let cancelled =
+            failure.sqlstate.as_str() == "57014" && !failure.message.as_str().contains("timed out");
+        let outcome = if cancelled {
+            Outcome::Cancelled
+        } else {
+            Outcome::Failed
+        };
+        let record = record::Failure {
+            view: oid,
+            name: &view.name,
+            trigger: "manual",
+            role: Oid::from(failure.role),
+            outcome,
+            started_at: failure.started_at,
+            finished_at: failure.finished_at,
+            attempt: 1,
+            sqlstate: failure.sqlstate.as_str(),
+            message: failure.message.as_str(),
+        };
+        // What a user tried by hand does not change when the scheduler tries next. And whoever has
+        // the view's lock may hold its row until the end of a long transaction: not worth a wait.
+        let lock = RefreshLock::try_acquire(registry::oid()?, oid);
+        let history = match lock {
+            Some(_) => Some(attempts::find(oid)?),
+            None => None,
+        };
+        record::failure(&record, history.as_ref(), settings.retention)?;
+    }
+    Ok(())
+}

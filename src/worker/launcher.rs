@@ -1,0 +1,154 @@
+//! The launcher: knows the databases and starts a scheduler where something is due.
+//!
+//! It is connected to no database and sleeps until the earliest deadline or a wake-up.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use cache_refresher_core::databases::{self, DatabaseView, Knowledge, SchedulerState};
+use cache_refresher_core::time::Timestamp;
+
+use crate::guc;
+use crate::pg::databases::DatabaseRow;
+use crate::pg::shared::{self, Scheduler, ServerDefaults, Text};
+use crate::pg::{background_worker, clock, identity, latch, report, signals, transaction};
+
+/// Databases that are looked at for the first time at once: bounds the processes after a start.
+const VISITS_AT_ONCE: usize = 2;
+/// A scheduler that has not come up after this time never will.
+const START_TIMEOUT: Duration = Duration::from_secs(15);
+/// Pause when the server has no free background worker.
+const NO_SLOT_PAUSE: Duration = Duration::from_secs(5);
+/// Sleep when nothing is scheduled at all; a wake-up ends it.
+const IDLE_SLEEP: Duration = Duration::from_secs(3600);
+
+/// Entry point of the process.
+pub fn main(_argument: i64) {
+    shared::forget_launcher_at_end();
+    signals::install();
+    background_worker::connect(None);
+    shared::attach_launcher(background_worker::my_pid());
+    report::log("cache_refresher launcher started", None, None);
+    let mut known = HashMap::new();
+    while !signals::terminate_requested() {
+        publish_defaults();
+        if shared::take_rescan() {
+            rescan(&mut known);
+        }
+        let sleep = start_schedulers(&known);
+        latch::wait(sleep);
+    }
+    report::log("cache_refresher launcher stopped", None, None);
+    background_worker::exit_for_restart()
+}
+
+/// This process has no settings but those of postgresql.conf: what a new session begins with.
+fn publish_defaults() {
+    fn value<const N: usize>(name: &std::ffi::CStr) -> Text<N> {
+        let value = identity::setting(name).unwrap_or_default();
+        Text::new(&value.to_string_lossy())
+    }
+    shared::publish_defaults(ServerDefaults {
+        time_zone: value(c"TimeZone"),
+        date_style: value(c"DateStyle"),
+        interval_style: value(c"IntervalStyle"),
+    });
+}
+
+/// Reads the list of databases again.
+fn rescan(known: &mut HashMap<u32, DatabaseRow>) {
+    match transaction::run(crate::pg::databases::list) {
+        Ok(rows) => {
+            known.clear();
+            known.extend(rows.into_iter().map(|row| (row.oid, row)));
+            let oids: Vec<u32> = known.keys().copied().collect();
+            let without_place = shared::set_databases(&oids);
+            if without_place > 0 {
+                report::log(
+                    &format!("cache_refresher: {without_place} databases are not looked at"),
+                    Some(&format!("There is room for {}.", shared::MAX_DATABASES)),
+                    None,
+                );
+            }
+        }
+        Err(caught) => report::log(
+            &format!(
+                "cache_refresher: cannot read the list of databases: {}",
+                caught.message
+            ),
+            None,
+            None,
+        ),
+    }
+}
+
+/// Starts the schedulers that are needed now; how long to sleep then.
+fn start_schedulers(known: &HashMap<u32, DatabaseRow>) -> Duration {
+    let now = clock::now();
+    let names = guc::databases();
+    let views: Vec<DatabaseView> = shared::databases()
+        .into_iter()
+        .map(|(database, held)| {
+            view(&database, held, now, |oid| {
+                known
+                    .get(&oid)
+                    .is_some_and(|row| row.is_connectable && names.contains(&row.name))
+            })
+        })
+        .collect();
+    let decision = databases::decide(&views, guc::enabled(), VISITS_AT_ONCE, now);
+    for &oid in &decision.start {
+        shared::update_database(oid, |database| {
+            database.scheduler = Scheduler::Starting(now)
+        });
+        let found = background_worker::start_scheduler(oid);
+        shared::note_slots(found, now);
+        if !found {
+            shared::update_database(oid, |database| {
+                database.scheduler = Scheduler::None;
+                database.not_before = Some(now.plus(NO_SLOT_PAUSE));
+            });
+        }
+    }
+    let wake_at = if decision.start.is_empty() {
+        decision.wake_at
+    } else {
+        // Look again soon whether they have come up.
+        Some(
+            decision
+                .wake_at
+                .unwrap_or(now.plus(START_TIMEOUT))
+                .min(now.plus(START_TIMEOUT)),
+        )
+    };
+    wake_at.map_or(IDLE_SLEEP, |at| at.since(clock::now()))
+}
+
+fn view(
+    database: &shared::Database,
+    held: bool,
+    now: Timestamp,
+    allowed: impl Fn(u32) -> bool,
+) -> DatabaseView {
+    let scheduler = match database.scheduler {
+        Scheduler::None => SchedulerState::None,
+        Scheduler::Starting(since) if now.since(since) > START_TIMEOUT => SchedulerState::None,
+        Scheduler::Starting(_) => SchedulerState::Starting,
+        Scheduler::Running(_) => SchedulerState::Running,
+    };
+    let knowledge = match database.knowledge {
+        shared::Knowledge::Unvisited => Knowledge::Unvisited,
+        shared::Knowledge::Absent => Knowledge::Absent,
+        shared::Knowledge::Present => Knowledge::Present,
+    };
+    DatabaseView {
+        oid: database.oid,
+        allowed: allowed(database.oid),
+        knowledge,
+        scheduler,
+        deadline: database.deadline,
+        poked: database.poked,
+        held,
+        not_before: database.not_before,
+    }
+}

@@ -1,0 +1,295 @@
+//! The scheduler of one database: decides what is due and hands it to workers.
+//!
+//! It lives while something is due soon. What it knows it derives from the catalogs at its start and
+//! whenever somebody pokes; workers report the rest through shared memory.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use cache_refresher_core::board::{Board, Due, ViewEntry};
+use cache_refresher_core::pool::Placement;
+use cache_refresher_core::time::Timestamp;
+
+use crate::catalog::{binding, query, registry};
+use crate::error::Result;
+use crate::guc;
+use crate::pg::shared::{self, Job, Knowledge, Report};
+use crate::pg::signals::{self, Signal};
+use crate::pg::{background_worker, clock, identity, latch, report, transaction};
+use crate::refresh::{policy, session};
+
+/// A worker that has not come up after this time never will.
+const START_TIMEOUT: Duration = Duration::from_secs(15);
+/// When to look again at a view that somebody else is refreshing, or whose worker was lost.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// When to ask again for a background worker after the server had none.
+const NO_SLOT_PAUSE: Duration = Duration::from_secs(5);
+/// When to read the registry again after that failed.
+const RELOAD_PAUSE: Duration = Duration::from_secs(5);
+
+const IS_INSTALLED: &str = "SELECT to_regclass('_cache_refresher.registry') IS NOT NULL";
+
+/// Entry point of the process; the argument is the database's OID.
+pub fn main(argument: i64) {
+    let Ok(database) = u32::try_from(argument) else {
+        return;
+    };
+    shared::forget_scheduler_at_end(database);
+    signals::install();
+    if !shared::attach_scheduler(database, background_worker::my_pid()) {
+        return;
+    }
+    background_worker::connect(Some(database));
+    Process {
+        database,
+        name: transaction::run(identity::current_database_name).unwrap_or_default(),
+        board: Board::default(),
+        running: HashSet::new(),
+        no_slot_until: None,
+    }
+    .run();
+}
+
+struct Process {
+    database: u32,
+    /// The database's name: while it is renamed, no scheduler runs there.
+    name: String,
+    board: Board,
+    /// What workers are believed to be refreshing.
+    running: HashSet<u32>,
+    /// The server had no free background worker: wait until then.
+    no_slot_until: Option<Timestamp>,
+}
+
+/// How the process ends.
+enum Leave {
+    /// The extension is not here.
+    Absent,
+    /// Nothing is due soon; the launcher starts a scheduler at this time.
+    Until(Option<Timestamp>),
+}
+
+impl Process {
+    fn run(mut self) {
+        let mut reload = true;
+        while !signals::terminate_requested() {
+            reload |= shared::take_poke(self.database);
+            if std::mem::take(&mut reload) {
+                match self.reload() {
+                    Some(true) => {}
+                    Some(false) => {
+                        if self.leave(Leave::Absent) {
+                            return;
+                        }
+                        reload = true;
+                        continue;
+                    }
+                    None => {
+                        latch::wait(RELOAD_PAUSE);
+                        reload = true;
+                        continue;
+                    }
+                }
+            }
+            reload = self.take_reports();
+            if reload {
+                continue;
+            }
+            if !guc::enabled() || !guc::databases().contains(&self.name) {
+                break;
+            }
+            self.start_due();
+            let now = clock::now();
+            let next = self.next_look(now);
+            let soon = now.plus(guc::worker_linger());
+            if self.running.is_empty() && next.is_none_or(|at| at > soon) {
+                if self.leave(Leave::Until(self.board.wake_at())) {
+                    return;
+                }
+                continue;
+            }
+            latch::wait(next.map_or(LOOK_AGAIN, |at| at.since(now)));
+        }
+        self.withdraw();
+    }
+
+    /// When there is something to do next, by the clock.
+    fn next_look(&self, now: Timestamp) -> Option<Timestamp> {
+        let due = self.board.wake_at();
+        // What is due already waits for a worker, whose end wakes us.
+        let due = due.map(|at| if at <= now { now.plus(LOOK_AGAIN) } else { at });
+        match (due, self.no_slot_until) {
+            (Some(due), Some(until)) if until > now => Some(due.max(until)),
+            (due, _) => due,
+        }
+    }
+
+    /// Reads the registry; whether the extension is here, or nothing if that failed.
+    fn reload(&mut self) -> Option<bool> {
+        let database = self.database;
+        let loaded = transaction::run(|| load(database).unwrap_or_else(|error| error.raise()));
+        match loaded {
+            Ok(Some(entries)) => {
+                self.board.load(entries, clock::now());
+                Some(true)
+            }
+            Ok(None) => Some(false),
+            Err(caught) => {
+                if !signals::terminate_requested() {
+                    report::log(
+                        &format!(
+                            "cache_refresher: cannot read the registry: {}",
+                            caught.message
+                        ),
+                        Some(&format!("SQLSTATE {}.", caught.sqlstate())),
+                        caught.hint.as_deref(),
+                    );
+                }
+                None
+            }
+        }
+    }
+
+    /// Learns what workers have done. True if the registry must be read again.
+    fn take_reports(&mut self) -> bool {
+        let now = clock::now();
+        let mut reload = false;
+        for (view, report) in shared::take_reports(self.database) {
+            self.running.remove(&view);
+            self.board.finish(view, now);
+            match report {
+                // Populated or not matters only to a view that was never tried.
+                Report::Ended(history) => {
+                    let populated = history.consecutive_failures == 0;
+                    self.board.apply(view, history, populated, now);
+                }
+                Report::Busy => self.board.postpone(view, now.plus(LOOK_AGAIN)),
+                Report::Gone => reload = true,
+            }
+        }
+        shared::reap_workers(now.minus(START_TIMEOUT));
+        let held: HashSet<u32> = shared::jobs_in(self.database).into_iter().collect();
+        for view in self.running.extract_if(|view| !held.contains(view)) {
+            // Its worker was ended from outside before it could report.
+            self.board.finish(view, now);
+            self.board.postpone(view, now.plus(LOOK_AGAIN));
+            reload = true;
+        }
+        reload
+    }
+
+    /// Hands out what is due, as far as there are workers.
+    fn start_due(&mut self) {
+        let now = clock::now();
+        if self.no_slot_until.is_some_and(|until| until > now) {
+            return;
+        }
+        self.no_slot_until = None;
+        for due in self.board.due(now, shared::MAX_WORKERS) {
+            if !self.place(due, now) {
+                break;
+            }
+        }
+    }
+
+    /// Gives one refresh to a worker. False if there is none to be had now.
+    fn place(&mut self, due: Due, now: Timestamp) -> bool {
+        let job = Job {
+            view: due.id,
+            why: due.why,
+            due_at: due.due_at,
+        };
+        let (placement, pid) = shared::place_job(self.database, guc::max_workers(), job, now);
+        match placement {
+            Placement::Reuse(_) => latch::wake(pid),
+            Placement::Start(slot) => {
+                let found = background_worker::start_worker(slot);
+                shared::note_slots(found, now);
+                if !found {
+                    shared::free_worker(slot);
+                    self.no_slot_until = Some(now.plus(NO_SLOT_PAUSE));
+                    return false;
+                }
+            }
+            Placement::Evict(_) => {
+                signals::send(pid, Signal::Terminate);
+                return false;
+            }
+            Placement::Wait => return false,
+        }
+        self.board.start(due.id);
+        self.running.insert(due.id);
+        true
+    }
+
+    /// Leaves for good reason; false if somebody has poked meanwhile, and there is more to do.
+    fn leave(&self, leave: Leave) -> bool {
+        let (knowledge, deadline) = match leave {
+            Leave::Absent => (Knowledge::Absent, None),
+            Leave::Until(deadline) => (Knowledge::Present, deadline),
+        };
+        let left = shared::detach_scheduler(self.database, knowledge, deadline);
+        if left {
+            // The launcher has to know the deadline.
+            latch::wake(shared::launcher());
+        }
+        left
+    }
+
+    /// Leaves because it was told to: the launcher decides whether and when there is a next one.
+    fn withdraw(&self) {
+        shared::update_database(self.database, |database| {
+            database.scheduler = shared::Scheduler::None;
+            database.knowledge = Knowledge::Present;
+            database.poked = true;
+            database.not_before = Some(clock::now().plus(LOOK_AGAIN));
+        });
+        latch::wake(shared::launcher());
+    }
+}
+
+/// Logs what sessions could not, brings the bindings up to date, and reads what is registered;
+/// nothing if the extension is not here.
+fn load(database: u32) -> Result<Option<Vec<ViewEntry>>> {
+    if !is_installed()? {
+        return Ok(None);
+    }
+    let settings = guc::refresh_settings();
+    session::log_failures(&shared::take_failures(database), &settings)?;
+    for name in binding::reconcile()? {
+        report::log(
+            &format!("cache_refresher: {name} does not exist any more"),
+            None,
+            Some(
+                "It is taken up again when a view of that name is created; cache_refresher.unregister ends that.",
+            ),
+        );
+    }
+    let mut entries = Vec::new();
+    for entry in registry::all()? {
+        match policy::of(&entry.registration, &settings.intervals, settings.retry) {
+            Ok(policy) => entries.push(ViewEntry {
+                id: entry.view,
+                policy,
+                history: entry.history,
+                populated: entry.populated,
+                registered_at: entry.registration.registered_at,
+            }),
+            // One bad row must not keep the others from being refreshed.
+            Err(error) => report::log(
+                &format!(
+                    "cache_refresher: {} is not scheduled: {error}",
+                    entry.registration.name
+                ),
+                None,
+                None,
+            ),
+        }
+    }
+    Ok(Some(entries))
+}
+
+fn is_installed() -> Result<bool> {
+    let rows = query::select(IS_INSTALLED, &[], |row| row.required(1))?;
+    Ok(rows.into_iter().next().unwrap_or(false))
+}

@@ -1,0 +1,232 @@
+//! DROP DATABASE and its kin work without FORCE, and refreshing goes on where it can.
+
+use std::time::Instant;
+
+use cluster_tests::{A_SECOND, PATIENCE, SCHEDULER, Server, Session, WORKER, seconds};
+
+/// A server on which scheduler and workers stay, with `app` in which `v` is refreshed all the time.
+fn start() -> (Server, Session) {
+    let server = Server::builder()
+        .setting("cache_refresher.worker_linger", "10min")
+        .start();
+    let mut app = server.create_database("app");
+    app.create_view("v", 10);
+    app.register("v", "300 ms");
+    app.wait_for_refreshes("v", 2);
+    (server, app)
+}
+
+/// Runs a statement in `postgres` that has to be done within a second.
+fn promptly(server: &Server, sql: &str) {
+    let mut admin = server.connect("postgres");
+    let start = Instant::now();
+    admin.run(sql);
+    assert!(
+        start.elapsed() < A_SECOND,
+        "{sql} took {:?}",
+        start.elapsed()
+    );
+}
+
+#[test]
+fn drop_database_needs_no_force_beside_an_idle_worker() {
+    let (server, mut app) = start();
+    app.run("SELECT cache_refresher.alter('v', refresh_interval => '1 hour')");
+    std::thread::sleep(seconds(1));
+    assert_eq!(
+        server.pids_of(SCHEDULER).len(),
+        1,
+        "{:?}",
+        server.processes()
+    );
+    assert!(
+        !server.pids_of(WORKER).is_empty(),
+        "{:?}",
+        server.processes()
+    );
+    drop(app);
+    promptly(&server, "DROP DATABASE app");
+    std::thread::sleep(seconds(2));
+    assert_eq!(server.fatal_lines(), [""; 0], "nothing tries to go back");
+}
+
+#[test]
+fn drop_database_needs_no_force_during_a_long_refresh() {
+    let (server, mut app) = start();
+    app.create_paced_view("slow");
+    app.set_pace("slow", 600.0);
+    app.register("slow", "300 ms");
+    app.wait_for_state("slow", "running");
+    drop(app);
+    promptly(&server, "DROP DATABASE app");
+    server.wait_until("no worker is left", PATIENCE, || {
+        server.pids_of(WORKER).is_empty()
+    });
+}
+
+#[test]
+fn other_databases_are_not_disturbed_by_a_drop() {
+    let (server, app) = start();
+    let mut other = server.create_database("other");
+    other.create_view("v", 10);
+    other.register("v", "300 ms");
+    other.wait_for_refreshes("v", 1);
+    drop(app);
+    promptly(&server, "DROP DATABASE app");
+    other.wait_for_refreshes_within(seconds(5), "v", 3);
+    // A database of the same name later on is a new one.
+    let mut again = server.create_database("app");
+    again.create_view("v", 10);
+    again.register("v", "300 ms");
+    again.wait_for_refreshes("v", 2);
+}
+
+#[test]
+fn a_database_in_use_by_us_can_be_a_template() {
+    let (server, app) = start();
+    drop(app);
+    server
+        .connect("postgres")
+        .run("CREATE DATABASE copy TEMPLATE app");
+    server.connect("app").wait_for_refreshes("v", 2);
+    // The copy holds the extension and the registration.
+    let mut copy = server.connect("copy");
+    copy.write("v", 3);
+    copy.wait_until_shown("v", 3);
+}
+
+#[test]
+fn a_renamed_database_goes_on_under_its_new_name() {
+    let (server, app) = start();
+    drop(app);
+    promptly(&server, "ALTER DATABASE app RENAME TO renamed");
+    let mut renamed = server.connect("renamed");
+    renamed.wait_for_refreshes("v", 2);
+    assert!(server.processes_in("renamed") > 0);
+}
+
+#[test]
+fn a_database_moved_to_another_tablespace_goes_on() {
+    let (server, app) = start();
+    drop(app);
+    let folder = server.new_folder("elsewhere");
+    let mut admin = server.connect("postgres");
+    admin.run(&format!(
+        "CREATE TABLESPACE elsewhere LOCATION '{}'",
+        folder.display()
+    ));
+    admin.run("ALTER DATABASE app SET TABLESPACE elsewhere");
+    let mut app = server.connect("app");
+    app.wait_for_refreshes("v", 2);
+}
+
+#[test]
+fn a_statement_that_fails_gives_the_database_back() {
+    let (server, mut app) = start();
+    server.create_plain_database("taken");
+    let mut admin = server.connect("postgres");
+    let refusal = admin.error_of("ALTER DATABASE app RENAME TO taken");
+    assert!(
+        matches!(refusal.code().code(), "42P04" | "55006"),
+        "{refusal:?}"
+    );
+    app.wait_for_refreshes("v", 2);
+
+    // Somebody else's session is in the way, as without the extension.
+    let refusal = admin.error_of("DROP DATABASE app");
+    assert_eq!(refusal.code().code(), "55006", "{refusal:?}");
+    app.wait_for_refreshes("v", 2);
+}
+
+#[test]
+fn a_transaction_keeps_the_database_to_itself_until_it_ends() {
+    let (server, app) = start();
+    drop(app);
+    let mut admin = server.connect("postgres");
+    admin.run("BEGIN");
+    admin.run("ALTER DATABASE app RENAME TO renamed");
+    server.wait_until("nothing runs there", PATIENCE, || {
+        server.pids_of(SCHEDULER).is_empty()
+    });
+    std::thread::sleep(seconds(1));
+    assert!(
+        server.pids_of(SCHEDULER).is_empty(),
+        "{:?}",
+        server.processes()
+    );
+    admin.run("ROLLBACK");
+    server.connect("app").wait_for_refreshes("v", 2);
+}
+
+#[test]
+fn a_session_that_dies_gives_the_database_back() {
+    let (server, app) = start();
+    drop(app);
+    let mut admin = server.connect("postgres");
+    admin.run("BEGIN");
+    admin.run("ALTER DATABASE app RENAME TO renamed");
+    drop(admin);
+    server.wait_until("app can be connected to", PATIENCE, || {
+        server.try_connect("app", "postgres").is_ok()
+    });
+    server.connect("app").wait_for_refreshes("v", 2);
+}
+
+#[test]
+fn a_user_without_rights_disturbs_nothing() {
+    let (server, mut app) = start();
+    app.run("CREATE ROLE nobody LOGIN");
+    let pids = server.pids_of(SCHEDULER);
+    let mut nobody = server.connect_as("postgres", "nobody");
+    let refusal = nobody.error_of("DROP DATABASE app");
+    assert_eq!(refusal.code().code(), "42501", "{refusal:?}");
+    app.wait_for_refreshes("v", 2);
+    assert_eq!(
+        server.pids_of(SCHEDULER),
+        pids,
+        "the scheduler was not even stopped"
+    );
+}
+
+#[test]
+fn registrations_survive_dump_and_restore() {
+    let (server, mut app) = start();
+    app.create_view("hourly", 5);
+    app.run(
+        "CREATE ROLE fan;
+         SELECT cache_refresher.register('hourly', schedule => '0 * * * *', time_zone => 'Europe/Berlin',
+             method => 'full', summary_query => 'SELECT count(*) AS n FROM hourly');
+         SELECT cache_refresher.grant_refresh('hourly', 'fan')",
+    );
+    let configuration = "SELECT string_agg(r::text, ' ' ORDER BY r.view_name)
+                         || (SELECT string_agg(g::text, ' ') FROM _cache_refresher.refresh_grant g)
+                         FROM _cache_refresher.registry r";
+    let before: String = app.get(configuration);
+    let dump = server.new_folder("dump").join("app.sql");
+    let dumped = server
+        .client("pg_dump")
+        .args(["--dbname=app", "--file"])
+        .arg(&dump)
+        .status();
+    assert!(dumped.unwrap().success());
+
+    server.create_plain_database("restored");
+    let restored = server
+        .client("psql")
+        .args([
+            "--no-psqlrc",
+            "--quiet",
+            "--output=/dev/null",
+            "--set=ON_ERROR_STOP=1",
+        ])
+        .args(["--dbname=restored", "--file"])
+        .arg(&dump)
+        .status();
+    assert!(restored.unwrap().success());
+
+    let mut restored = server.connect("restored");
+    assert_eq!(restored.get::<String>(configuration), before);
+    restored.wait_for_refreshes("v", 2);
+    restored.write("v", 9);
+    restored.wait_until_shown("v", 9);
+}

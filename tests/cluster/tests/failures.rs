@@ -1,0 +1,349 @@
+//! Views that fail, vanish or move, and surroundings that are hostile to the workers.
+
+use cluster_tests::{Scratch, Server, Session, millis, seconds};
+
+#[test]
+fn a_failing_view_is_retried_then_suspended_then_resumed() {
+    let mut db = Scratch::new("suspended");
+    db.create_fragile_view("v");
+    db.create_view("sound", 10);
+    db.register("v", "300 ms");
+    db.register("sound", "300 ms");
+    db.wait_for_refreshes("v", 1);
+    let start = db.server().log().len();
+    db.break_view("v");
+
+    db.wait_for_state("v", "suspended");
+    assert!(db.get::<bool>(
+        "SELECT last_error_sqlstate = '22012' AND last_error = 'division by zero'
+            AND consecutive_failures >= 3 AND failures = consecutive_failures
+         FROM cache_refresher.status WHERE view_name = 'v'"
+    ));
+    // Two retries a round: each attempt is there, counted.
+    assert!(db.get::<bool>(
+        "SELECT count(DISTINCT attempt) = 3 AND max(attempt) - min(attempt) = 2
+            AND bool_and(sqlstate = '22012' AND message = 'division by zero')
+            AND bool_or(trigger = 'retry') AND bool_or(trigger = 'interval')
+         FROM cache_refresher.refresh_log WHERE view_name = 'v' AND outcome = 'failed'"
+    ));
+    assert_eq!(
+        db.get::<i64>("SELECT failures FROM cache_refresher.status WHERE view_name = 'v'"),
+        db.logged("v", "failed")
+    );
+    assert_eq!(
+        db.get::<i32>("SELECT quotient FROM v"),
+        100,
+        "the last good content"
+    );
+    assert!(db.get::<bool>(
+        "SELECT status = 'warning' AND detail LIKE '%22012%' AND hint LIKE '%resume%'
+         FROM cache_refresher.health() WHERE \"check\" = 'view public.v'"
+    ));
+    let log = db.server().log().split_off(start);
+    for words in [
+        ["public.v", "attempt 1 of 3"],
+        ["public.v", "attempt 3 of 3"],
+        ["public.v", "suspended"],
+    ] {
+        assert!(
+            log.lines()
+                .any(|line| words.iter().all(|word| line.contains(word))),
+            "{words:?} in\n{log}"
+        );
+    }
+    assert!(
+        log.contains("division by zero") && log.contains("22012"),
+        "{log}"
+    );
+    assert!(
+        log.contains("next try in") && log.contains("next try at its due time"),
+        "{log}"
+    );
+
+    let failures = db.logged("v", "failed");
+    db.wait_for_refreshes("sound", 3);
+    assert_eq!(db.logged("v", "failed"), failures, "nobody tries any more");
+
+    db.mend_view("v");
+    db.run("SELECT cache_refresher.resume('v')");
+    db.wait_for_refreshes_within(seconds(5), "v", 2);
+    assert_eq!(db.get::<i32>("SELECT quotient FROM v"), 50);
+    db.wait(
+        "the count starts anew",
+        "SELECT consecutive_failures = 0 AND state IN ('scheduled', 'running')
+         FROM cache_refresher.status WHERE view_name = 'v'",
+    );
+}
+
+#[test]
+fn a_view_that_is_mended_recovers_by_itself() {
+    let server = Server::builder()
+        .setting("cache_refresher.retry_base_delay", "200ms")
+        .setting("cache_refresher.retry_max_delay", "500ms")
+        .setting("cache_refresher.max_retries", "1000")
+        .start();
+    let mut app = server.create_database("app");
+    app.create_fragile_view("v");
+    app.register("v", "1 hour");
+    app.break_view("v");
+    let refusal = app.error_of("SELECT cache_refresher.refresh('v')");
+    assert_eq!(refusal.code().code(), "22012");
+    app.run("SELECT cache_refresher.alter('v', refresh_interval => '1 second')");
+    app.wait(
+        "it is retried",
+        "SELECT state = 'retrying' AND next_refresh_at < now() + '1 second'
+            AND consecutive_failures > 2 FROM cache_refresher.status",
+    );
+    app.mend_view("v");
+    app.wait_for_refreshes_within(seconds(5), "v", 2);
+    assert!(app.get::<bool>(
+        "SELECT consecutive_failures = 0 AND failures > 2 FROM cache_refresher.status"
+    ));
+}
+
+#[test]
+fn a_refresh_by_hand_that_succeeds_ends_a_suspension() {
+    let mut db = Scratch::new("by_hand");
+    db.create_fragile_view("v");
+    db.break_view("v");
+    db.register("v", "300 ms");
+    db.wait_for_state("v", "suspended");
+    db.mend_view("v");
+    assert_eq!(db.refresh("v"), "refreshed");
+    db.wait_for_refreshes_within(seconds(5), "v", 2);
+}
+
+#[test]
+fn a_dropped_view_is_missing_and_is_taken_up_again_when_it_is_back() {
+    let mut db = Scratch::new("dropped");
+    db.create_view("ticker", 10);
+    db.create_view("other", 10);
+    db.register("ticker", "300 ms");
+    db.register("other", "300 ms");
+    db.wait_for_refreshes("ticker", 2);
+
+    let start = db.server().log().len();
+    db.run("DROP MATERIALIZED VIEW ticker");
+    db.wait_for_state("ticker", "missing");
+    assert!(db.get::<bool>(
+        "SELECT status = 'warning' AND hint LIKE '%unregister%'
+         FROM cache_refresher.health() WHERE \"check\" = 'view public.ticker'"
+    ));
+    db.wait_for_refreshes("other", 6);
+    let log = db.server().log().split_off(start);
+    let lines: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("public.ticker") && !line.contains("refreshed"))
+        .collect();
+    assert_eq!(lines.len(), 1, "one line, no storm:\n{log}");
+    assert!(db.get::<bool>("SELECT cache_refresher.healthy()"));
+
+    db.run("CREATE MATERIALIZED VIEW ticker AS SELECT id, value + 100 AS value FROM ticker_source WITH NO DATA");
+    db.run("CREATE UNIQUE INDEX ON ticker (id)");
+    db.wait_for_refreshes_within(seconds(5), "ticker", 2);
+    assert_eq!(db.shown("ticker"), 100);
+    assert!(db.get::<bool>(
+        "SELECT refresh_interval = '300 ms' AND state IN ('scheduled', 'running')
+         FROM cache_refresher.status WHERE view_name = 'ticker'"
+    ));
+}
+
+#[test]
+fn a_migration_that_drops_and_recreates_a_view_keeps_its_registration() {
+    let mut db = Scratch::new("migration");
+    db.create_view("v", 10);
+    db.register("v", "300 ms");
+    db.wait_for_refreshes("v", 1);
+    db.run(
+        "BEGIN;
+         DROP MATERIALIZED VIEW v;
+         CREATE MATERIALIZED VIEW v AS SELECT id, value, true AS more FROM v_source;
+         CREATE UNIQUE INDEX ON v (id);
+         COMMIT",
+    );
+    db.wait_for_refreshes_within(seconds(5), "v", 2);
+    db.write("v", 8);
+    db.wait_until_shown("v", 8);
+}
+
+#[test]
+fn a_missing_view_can_be_unregistered() {
+    let mut db = Scratch::new("unregister_missing");
+    db.create_view("v", 10);
+    db.register("v", "300 ms");
+    db.run("DROP MATERIALIZED VIEW v");
+    db.wait_for_state("v", "missing");
+    db.run("SELECT cache_refresher.unregister('v')");
+    assert_eq!(
+        db.get::<i64>("SELECT count(*) FROM cache_refresher.status"),
+        0
+    );
+}
+
+#[test]
+fn a_rename_and_a_move_to_another_schema_are_followed() {
+    let mut db = Scratch::new("renamed_view");
+    db.create_view("v", 10);
+    db.register("v", "300 ms");
+    db.wait_for_refreshes("v", 1);
+
+    db.run("ALTER MATERIALIZED VIEW v RENAME TO \"New Name\"");
+    db.wait_for_refreshes("New Name", 2);
+    assert!(db.get::<bool>(
+        "SELECT count(*) = 1 AND bool_and(view_schema = 'public' AND view_name = 'New Name')
+         FROM cache_refresher.status"
+    ));
+
+    db.run("CREATE SCHEMA elsewhere; ALTER MATERIALIZED VIEW \"New Name\" SET SCHEMA elsewhere");
+    db.wait(
+        "it is refreshed there",
+        "SELECT count(*) > 1 FROM cache_refresher.refresh_log WHERE view_schema = 'elsewhere'",
+    );
+    assert!(db.get::<bool>(
+        "SELECT count(*) = 1 AND bool_and(view_schema = 'elsewhere' AND refresh_interval = '300 ms')
+         FROM cache_refresher.status"
+    ));
+}
+
+#[test]
+fn a_refresh_gives_way_when_it_cannot_get_its_lock() {
+    let server = Server::builder()
+        .setting("cache_refresher.lock_timeout", "300ms")
+        .setting("cache_refresher.retry_base_delay", "200ms")
+        .setting("cache_refresher.retry_max_delay", "400ms")
+        .setting("cache_refresher.max_retries", "1000")
+        .start();
+    let mut app = server.create_database("app");
+    app.create_view("v", 10);
+    app.register("v", "300 ms");
+    app.run("SELECT cache_refresher.alter('v', method => 'full')");
+    app.wait_for_refreshes("v", 1);
+    // A reader who takes his time. The refresh waits for him, and new readers wait for the refresh.
+    let mut holder = server.connect("app");
+    holder.run("BEGIN");
+    holder.shown("v");
+    app.wait(
+        "it gave way",
+        "SELECT count(*) > 0 FROM cache_refresher.refresh_log
+         WHERE outcome = 'failed' AND sqlstate = '55P03'",
+    );
+    for _ in 0..20 {
+        let start = std::time::Instant::now();
+        app.shown("v");
+        let waited = start.elapsed();
+        assert!(waited < seconds(1), "readers were held up for {waited:?}");
+        std::thread::sleep(millis(50));
+    }
+    holder.run("COMMIT");
+    app.wait_for_refreshes_within(seconds(5), "v", 2);
+}
+
+/// Defaults of role, database and server that a background worker inherits.
+fn make_hostile(app: &mut Session) {
+    app.run(
+        "CREATE SCHEMA evil;
+         CREATE FUNCTION evil.never(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT false';
+         CREATE OPERATOR evil.= (LEFTARG = text, RIGHTARG = text, FUNCTION = evil.never);
+         CREATE FUNCTION evil.trap() RETURNS timestamptz LANGUAGE plpgsql AS
+             'BEGIN RAISE EXCEPTION ''trapped''; END';
+         CREATE FUNCTION evil.now() RETURNS timestamptz LANGUAGE sql AS 'SELECT evil.trap()';
+         CREATE FUNCTION evil.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS 'SELECT evil.trap()';
+         CREATE TABLE evil.pg_class (nothing int);
+         CREATE TABLE evil.v (nothing int)",
+    );
+    for setting in [
+        "search_path = evil, pg_catalog",
+        "default_transaction_read_only = on",
+        "default_transaction_isolation = serializable",
+        "default_transaction_deferrable = on",
+        "statement_timeout = '100ms'",
+        "idle_in_transaction_session_timeout = '1ms'",
+        "row_security = off",
+        "datestyle = 'SQL, DMY'",
+        "intervalstyle = sql_standard",
+        "timezone = 'Pacific/Chatham'",
+        "extra_float_digits = -15",
+        "standard_conforming_strings = off",
+        "bytea_output = escape",
+        "default_table_access_method = heap",
+        "client_min_messages = error",
+        "xmloption = document",
+        "check_function_bodies = off",
+        "transform_null_equals = on",
+    ] {
+        app.run(&format!(
+            "ALTER DATABASE app SET {setting}; ALTER ROLE postgres SET {setting}"
+        ));
+    }
+}
+
+#[test]
+fn defaults_of_role_and_database_do_not_stop_the_workers() {
+    let server = Server::builder().start();
+    let mut app = server.create_database("app");
+    app.create_view("v", 10);
+    app.create_paced_view("slow");
+    app.set_pace("slow", 0.3);
+    for view in ["v", "slow"] {
+        app.run(&format!(
+            "SELECT cache_refresher.register('{view}', refresh_interval => '400 ms',
+                 summary_query => 'SELECT count(*) AS n FROM public.{view}')"
+        ));
+    }
+    make_hostile(&mut app);
+    drop(app);
+    server.restart();
+    let mut app = server.connect("app");
+    app.run("SET default_transaction_read_only = off; SET search_path = public; SET transform_null_equals = off");
+    for view in ["v", "slow"] {
+        app.wait_for_refreshes(view, 3);
+        assert_eq!(app.logged(view, "failed"), 0);
+    }
+    app.run("BEGIN READ WRITE");
+    app.write("v", 4);
+    app.run("COMMIT");
+    app.wait_until_shown("v", 4);
+    assert_eq!(server.fatal_lines(), [""; 0]);
+}
+
+#[test]
+fn server_wide_defaults_do_not_stop_the_workers_either() {
+    let server = Server::builder()
+        .setting("default_transaction_read_only", "on")
+        .setting("default_transaction_isolation", "serializable")
+        .setting("statement_timeout", "100ms")
+        .setting("lock_timeout", "1ms")
+        .start();
+    let mut admin = server.connect("postgres");
+    admin.run("SET default_transaction_read_only = off");
+    admin.run("CREATE DATABASE app");
+    let mut app = server.connect("app");
+    app.run("SET default_transaction_read_only = off; SET default_transaction_isolation = 'read committed'");
+    app.run("SET lock_timeout = 0");
+    app.run("CREATE EXTENSION cache_refresher");
+    app.create_paced_view("slow");
+    app.set_pace("slow", 0.3);
+    app.register("slow", "500 ms");
+    app.wait_for_refreshes("slow", 3);
+    assert_eq!(app.logged("slow", "failed"), 0);
+}
+
+#[test]
+fn a_broken_row_in_the_registry_stops_nobody_else() {
+    let server = Server::builder().start();
+    let mut app = server.create_database("app");
+    for view in ["a", "b", "sound"] {
+        app.create_view(view, 5);
+        app.register(view, "300 ms");
+    }
+    app.run(
+        "UPDATE _cache_refresher.registry SET refresh_interval = NULL, schedule = 'nonsense' WHERE view_name = 'a';
+         UPDATE _cache_refresher.registry SET refresh_interval = NULL, schedule = '* * * * *',
+             time_zone = 'Mars/Olympus' WHERE view_name = 'b'",
+    );
+    server.restart();
+    let mut app = server.connect("app");
+    app.wait_for_refreshes("sound", 3);
+    let states: Vec<String> = app.get("SELECT array_agg(state) FROM cache_refresher.status");
+    assert_eq!(states.len(), 3, "the status can be read: {states:?}");
+}

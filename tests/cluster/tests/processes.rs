@@ -1,0 +1,300 @@
+//! When launcher, schedulers and workers are there, and when they are not.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use cluster_tests::{
+    A_SECOND, LAUNCHER, Mode, PATIENCE, SCHEDULER, Server, WORKER, millis, seconds,
+};
+
+#[test]
+fn create_extension_starts_scheduling_without_a_restart() {
+    let server = Server::builder().start();
+    assert_eq!(server.pids_of(LAUNCHER).len(), 1);
+    server.create_plain_database("app");
+    let mut app = server.connect("app");
+    app.run("SELECT pg_sleep(1)"); // the launcher has been here and found nothing
+    app.create_view("v", 10);
+
+    app.run("CREATE EXTENSION cache_refresher");
+    app.register("v", "300 ms");
+
+    app.wait_for_refreshes("v", 3);
+    assert!(server.log_lines(&["cache_refresher", "launcher", "started"]) >= 1);
+}
+
+#[test]
+fn drop_extension_ends_scheduling_within_a_second() {
+    let server = Server::builder()
+        .setting("cache_refresher.worker_linger", "10min")
+        .start();
+    let mut app = server.create_database("app");
+    app.create_view("v", 10);
+    app.create_paced_view("slow");
+    app.register("v", "200 ms");
+    app.register("slow", "200 ms");
+    app.wait_for_refreshes("v", 2);
+    app.set_pace("slow", 600.0);
+    app.wait_for_state("slow", "running");
+
+    let start = Instant::now();
+    app.run("DROP EXTENSION cache_refresher");
+    assert!(
+        start.elapsed() < A_SECOND,
+        "DROP EXTENSION took {:?}",
+        start.elapsed()
+    );
+
+    server.wait_until("nothing runs in app", A_SECOND, || {
+        server.processes_in("app") == 0
+    });
+    std::thread::sleep(seconds(1));
+    assert_eq!(server.processes_in("app"), 0, "nothing comes back");
+    assert_eq!(server.fatal_lines(), [""; 0]);
+}
+
+#[test]
+fn the_extension_can_be_dropped_and_created_again() {
+    let server = Server::builder().start();
+    let mut app = server.create_database("app");
+    app.create_view("v", 10);
+    app.register("v", "300 ms");
+    app.wait_for_refreshes("v", 1);
+    app.run("DROP EXTENSION cache_refresher");
+    app.run("CREATE EXTENSION cache_refresher");
+    app.register("v", "300 ms");
+    app.wait_for_refreshes("v", 2);
+}
+
+#[test]
+fn an_idle_server_keeps_only_the_launcher() {
+    let server = Server::builder()
+        .setting("cache_refresher.worker_linger", "500ms")
+        .start();
+    let mut app = server.create_database("app");
+    app.create_view("v", 10);
+    app.run("CREATE MATERIALIZED VIEW fresh AS SELECT id FROM v WITH NO DATA");
+    app.register("v", "1 hour");
+    app.register("fresh", "1 hour");
+    app.wait_for_refreshes("fresh", 1);
+
+    let only_the_launcher = || {
+        let kinds: Vec<String> = server.processes().into_iter().map(|p| p.kind).collect();
+        kinds == [LAUNCHER]
+    };
+    server.wait_until("only the launcher is left", PATIENCE, only_the_launcher);
+    let log = server.log().len();
+    for _ in 0..20 {
+        std::thread::sleep(millis(100));
+        assert!(only_the_launcher(), "{:#?}", server.processes());
+    }
+    assert_eq!(server.log().len(), log, "an idle server says nothing");
+
+    // The deadline that the scheduler left behind is kept: a change of it wakes the launcher.
+    app.run("SELECT cache_refresher.alter('v', refresh_interval => '300 ms')");
+    app.wait_for_refreshes("v", 2);
+}
+
+#[test]
+fn a_deadline_beyond_the_linger_time_is_kept() {
+    let server = Server::builder()
+        .setting("cache_refresher.worker_linger", "200ms")
+        .start();
+    let mut app = server.create_database("app");
+    app.create_view("v", 10);
+    app.register("v", "3 seconds");
+    app.wait_for_refreshes("v", 1);
+    server.wait_until("the scheduler went", seconds(3), || {
+        server.pids_of(SCHEDULER).is_empty()
+    });
+    app.wait_for_refreshes_within(seconds(6), "v", 1);
+}
+
+#[test]
+fn among_many_databases_only_those_with_the_extension_have_processes() {
+    let server = Server::builder()
+        .setting("cache_refresher.worker_linger", "500ms")
+        .start();
+    let mut admin = server.connect("postgres");
+    for number in 0..28 {
+        admin.run(&format!("CREATE DATABASE plain_{number}"));
+    }
+    for name in ["first", "second"] {
+        let mut app = server.create_database(name);
+        app.create_view("v", 10);
+        app.register("v", "300 ms");
+    }
+    drop(admin);
+    server.restart();
+
+    let (mut first, mut second) = (server.connect("first"), server.connect("second"));
+    first.wait_for_refreshes("v", 1);
+    second.wait_for_refreshes("v", 1);
+    // After a start the launcher looks into each database once.
+    let elsewhere = || {
+        server
+            .processes()
+            .iter()
+            .filter(|p| {
+                p.database
+                    .as_ref()
+                    .is_some_and(|name| name.starts_with("plain"))
+            })
+            .count()
+    };
+    let mut quiet_since = Instant::now();
+    server.wait_until("the plain databases are left alone", seconds(40), || {
+        if elsewhere() > 0 {
+            quiet_since = Instant::now();
+        }
+        quiet_since.elapsed() > seconds(2)
+    });
+    let databases: BTreeSet<String> = (0..20)
+        .flat_map(|_| {
+            std::thread::sleep(millis(50));
+            server.processes()
+        })
+        .filter_map(|process| process.database)
+        .collect();
+    assert_eq!(databases, BTreeSet::from(["first".into(), "second".into()]));
+
+    // With nothing to do soon, they go too.
+    for app in [&mut first, &mut second] {
+        app.run("SELECT cache_refresher.alter('v', refresh_interval => '1 hour')");
+    }
+    server.wait_until("only the launcher is left", PATIENCE, || {
+        server.processes().len() == 1
+    });
+}
+
+#[test]
+fn the_databases_setting_limits_where_schedulers_run() {
+    let server = Server::builder()
+        .setting("cache_refresher.databases", "wanted, also_wanted")
+        .start();
+    let mut wanted = server.create_database("wanted");
+    let mut unwanted = server.create_database("unwanted");
+    for app in [&mut wanted, &mut unwanted] {
+        app.create_view("v", 10);
+        app.register("v", "300 ms");
+    }
+    wanted.wait_for_refreshes("v", 3);
+    assert_eq!(unwanted.refreshes("v"), 0);
+    assert_eq!(server.processes_in("unwanted"), 0);
+    assert_eq!(unwanted.refresh("v"), "refreshed", "by hand it works");
+
+    server.set("cache_refresher.databases", "unwanted");
+    server.reload();
+    unwanted.wait_for_refreshes("v", 2);
+    server.wait_until("nothing runs in wanted", PATIENCE, || {
+        server.processes_in("wanted") == 0
+    });
+    wanted.stays_unrefreshed("v", seconds(1));
+
+    server.set("cache_refresher.databases", "*");
+    server.reload();
+    wanted.wait_for_refreshes("v", 2);
+    unwanted.wait_for_refreshes("v", 2);
+}
+
+#[test]
+fn enabled_off_stops_scheduling_and_on_starts_it_again() {
+    let server = Server::builder().start();
+    let mut app = server.create_database("app");
+    app.create_view("v", 10);
+    app.register("v", "200 ms");
+    app.wait_for_refreshes("v", 2);
+
+    server.set("cache_refresher.enabled", "off");
+    server.reload();
+    server.wait_until("workers and scheduler are gone", PATIENCE, || {
+        server.processes_in("app") == 0
+    });
+    app.stays_unrefreshed("v", seconds(1));
+    assert_eq!(app.refresh("v"), "refreshed", "by hand it works");
+
+    server.set("cache_refresher.enabled", "on");
+    server.reload();
+    app.wait_for_refreshes("v", 2);
+}
+
+#[test]
+fn a_shutdown_does_not_wait_for_a_running_refresh() {
+    let server = Server::builder().start();
+    let mut app = server.create_database("app");
+    app.create_paced_view("slow");
+    app.create_view("quick", 10);
+    app.register("slow", "200 ms");
+    app.register("quick", "200 ms");
+    app.set_pace("slow", 600.0);
+
+    for mode in [Mode::Smart, Mode::Fast, Mode::Immediate] {
+        app.wait_for_state("slow", "running");
+        app.wait_for_refreshes("quick", 1);
+        drop(app);
+        let took = server.stop(mode);
+        assert!(took < seconds(5), "{mode:?} shutdown took {took:?}");
+        server.start();
+        app = server.connect("app");
+    }
+    app.wait_for_refreshes("quick", 2);
+}
+
+#[test]
+fn without_preload_everything_but_scheduling_works() {
+    let server = Server::builder().preload(false).start();
+    let mut app = server.create_database("app");
+    app.create_view("v", 10);
+    app.register("v", "100 ms");
+    app.write("v", 7);
+    assert_eq!(app.refresh("v"), "refreshed");
+    assert_eq!(app.shown("v"), 7);
+    assert_eq!(app.refreshes("v"), 1);
+    assert_eq!(
+        app.get::<String>("SELECT cache_refresher.freshness('v') ->> 'data_source'"),
+        "cached"
+    );
+    assert!(app.get::<bool>("SELECT cache_refresher.age('v') < '1 minute'"));
+    assert_eq!(
+        app.get::<String>("SELECT view_name FROM cache_refresher.status"),
+        "v"
+    );
+    app.run("SELECT cache_refresher.pause('v'); SELECT cache_refresher.resume('v')");
+    app.run("SELECT * FROM cache_refresher.refresh_all()");
+    app.run("SELECT cache_refresher.alter('v', refresh_interval => '1 minute')");
+    assert!(!app.get::<bool>("SELECT cache_refresher.cancel('v')"));
+
+    assert!(!app.get::<bool>("SELECT cache_refresher.healthy()"));
+    let hint: String =
+        app.get("SELECT hint FROM cache_refresher.health() WHERE status = 'critical'");
+    assert!(hint.contains("shared_preload_libraries"), "{hint}");
+    app.run("SELECT cache_refresher.unregister('v')");
+    assert!(server.processes().is_empty());
+    assert!(server.pids_of(WORKER).is_empty());
+}
+
+#[test]
+fn a_standby_runs_nothing_until_it_is_promoted() {
+    let primary = Server::builder().start();
+    let mut app = primary.create_database("app");
+    app.create_view("v", 10);
+    app.register("v", "300 ms");
+    app.wait_for_refreshes("v", 2);
+    let standby = Server::builder().standby_of(&primary).start();
+
+    let mut copy = standby.connect("app");
+    app.write("v", 5);
+    app.wait_until_shown("v", 5);
+    copy.wait_until_shown("v", 5);
+    assert!(standby.processes().is_empty(), "{:?}", standby.processes());
+    assert!(copy.get::<bool>("SELECT cache_refresher.age('v') IS NOT NULL"));
+    let refusal = copy.error_of("SELECT cache_refresher.refresh('v')");
+    assert_eq!(refusal.code().code(), "25006", "{refusal:?}");
+
+    drop(app);
+    primary.stop(Mode::Immediate);
+    copy.run("SELECT pg_promote()");
+    copy.wait_for_refreshes("v", 2);
+    copy.write("v", 6);
+    copy.wait_until_shown("v", 6);
+}
