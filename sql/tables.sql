@@ -73,6 +73,7 @@ CREATE TABLE _cache_refresher.attempts (
     attempt              integer NOT NULL DEFAULT 0,
     failed_rounds        integer NOT NULL DEFAULT 0,
     consecutive_failures integer NOT NULL DEFAULT 0,
+    failing_since        timestamptz,
     suspended            boolean NOT NULL DEFAULT false,
     refreshes            bigint NOT NULL DEFAULT 0,
     failures             bigint NOT NULL DEFAULT 0,

@@ -8,6 +8,8 @@ use cache_refresher_core::interval::IntervalError;
 use cache_refresher_core::method::{Refusal, Requested, UnknownMethod};
 use cache_refresher_core::schedule::CronError;
 
+use crate::pg::report::Caught;
+
 /// A result with one of our errors.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -48,29 +50,26 @@ pub enum Error {
     TimeZoneWithoutSchedule,
     #[error("{what} is not available yet")]
     NotAvailable { what: String },
+    #[error("{name} cannot be both set and reset")]
+    SetAndReset { name: String },
     #[error("\"{name}\" cannot be reset")]
     NotResettable { name: String },
     #[error("cannot refresh materialized view {name} with {method}: {refusal}")]
-    Refused {
-        name: String,
-        method: &'static str,
-        refusal: RefusalText,
-    },
+    Refused { name: String, method: &'static str, refusal: RefusalText },
     #[error("a refresh needs the isolation level READ COMMITTED")]
     IsolationLevel,
     #[error("cannot refresh a materialized view in a read-only transaction")]
     ReadOnly,
     #[error("cannot refresh a materialized view during recovery")]
     Recovery,
-    #[error("refresh of {name} timed out after {limit}")]
+    #[error("canceling refresh of {name} due to timeout after {limit}")]
     Timeout { name: String, limit: String },
     #[error("summary_query must be one SELECT statement")]
     SummaryNotSelect,
+    #[error("summary_query fails: {}", .0.message)]
+    SummaryFails(Caught),
     #[error("summary_query of {name} must return one row, but returned {returned}")]
-    SummaryRows {
-        name: String,
-        returned: &'static str,
-    },
+    SummaryRows { name: String, returned: &'static str },
     #[error("the freshness of {name} is not known")]
     FreshnessUnknown { name: String },
     #[error("materialized view {name} is stale")]
@@ -114,14 +113,15 @@ impl Error {
             | Self::Method(_)
             | Self::IntervalAndSchedule
             | Self::TimeZoneWithoutSchedule
+            | Self::SetAndReset { .. }
             | Self::NotResettable { .. }
             | Self::SummaryNotSelect => Code::ERRCODE_INVALID_PARAMETER_VALUE,
+            Self::SummaryFails(caught) => caught.code,
             Self::SummaryRows { .. } => Code::ERRCODE_CARDINALITY_VIOLATION,
             Self::NotAvailable { .. }
-            | Self::Refused {
-                refusal: RefusalText(Refusal::NotAvailable(_)),
-                ..
-            } => Code::ERRCODE_FEATURE_NOT_SUPPORTED,
+            | Self::Refused { refusal: RefusalText(Refusal::NotAvailable(_)), .. } => {
+                Code::ERRCODE_FEATURE_NOT_SUPPORTED
+            }
             Self::Refused { .. } | Self::FreshnessUnknown { .. } | Self::Stale { .. } => {
                 Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
             }
@@ -173,10 +173,9 @@ impl Error {
                 "Grants are given by cache_refresher.grant_refresh.".to_owned()
             }
             Self::NegativeInterval { .. } => "Give an interval that is not negative.".to_owned(),
-            Self::Interval(_) => format!(
-                "Give an interval from 100 ms to 10 years. {}",
-                duration::FORMS
-            ),
+            Self::Interval(_) => {
+                format!("Give an interval from 100 ms to 10 years. {}", duration::FORMS)
+            }
             Self::Cron(CronError::TimeZone { .. }) => {
                 "Use a name of the IANA database, such as Europe/Berlin; see pg_timezone_names."
                     .to_owned()
@@ -198,6 +197,7 @@ impl Error {
             Self::NotAvailable { .. } => {
                 "Use refresh_interval or schedule, and method auto, full or concurrent.".to_owned()
             }
+            Self::SetAndReset { .. } => "Do one of them.".to_owned(),
             Self::NotResettable { .. } => {
                 "Names are refresh_interval, schedule, time_zone, method, timeout and \
                  summary_query."
@@ -224,6 +224,11 @@ impl Error {
                 "Raise cache_refresher.timeout, or the view's timeout with cache_refresher.alter."
                     .to_owned()
             }
+            Self::SummaryFails(caught) => caught.hint.clone().unwrap_or_else(|| {
+                "It must be one SELECT that returns one row and does not write; it is run as the \
+                 owner of the view."
+                    .to_owned()
+            }),
             Self::SummaryNotSelect => {
                 "It is run after each refresh, read only, and its one row is kept.".to_owned()
             }

@@ -25,6 +25,7 @@ static TIMEOUT: Text = Text::new(Some(c"0"));
 static MAX_RETRIES: GucSetting<i32> = GucSetting::<i32>::new(5);
 static RETRY_BASE_DELAY: Text = Text::new(Some(c"1s"));
 static RETRY_MAX_DELAY: Text = Text::new(Some(c"5m"));
+static SUSPEND_AFTER: Text = Text::new(Some(c"1d"));
 static LOG_RETENTION: Text = Text::new(Some(c"7d"));
 static LOG_MAX_ROWS: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static LOG_MIN_DURATION: Text = Text::new(Some(c"0"));
@@ -33,16 +34,9 @@ static NOTIFY: GucSetting<bool> = GucSetting::<bool>::new(true);
 type Text = GucSetting<Option<CString>>;
 
 /// A text setting: name, description, details, variable, context, kind.
-type TextSetting = (
-    &'static CStr,
-    &'static CStr,
-    &'static CStr,
-    &'static Text,
-    GucContext,
-    Kind,
-);
+type TextSetting = (&'static CStr, &'static CStr, &'static CStr, &'static Text, GucContext, Kind);
 
-fn text_settings() -> [TextSetting; 12] {
+fn text_settings() -> [TextSetting; 13] {
     [
     (
         c"cache_refresher.databases",
@@ -125,7 +119,15 @@ fn text_settings() -> [TextSetting; 12] {
         Kind::Duration,
     ),
     (
-        c"cache_refresher.log_retention",
+            c"cache_refresher.suspend_after",
+            c"How long the refreshes of a view may fail before it is suspended.",
+            c"A duration such as 1d; at least three rounds of retries are made. 0 never suspends.",
+            &SUSPEND_AFTER,
+            GucContext::Suset,
+            Kind::Duration,
+        ),
+        (
+            c"cache_refresher.log_retention",
         c"How long rows of cache_refresher.refresh_log are kept.",
         c"A duration such as 7d; 0 keeps them however old they are.",
         &LOG_RETENTION,
@@ -198,10 +200,7 @@ pub fn define() {
 }
 
 fn text(setting: &Text) -> String {
-    setting
-        .get()
-        .map(|value| value.to_string_lossy().into_owned())
-        .unwrap_or_default()
+    setting.get().map(|value| value.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// The check hook lets nothing else in; zero is what an unset value would mean.
@@ -239,12 +238,24 @@ pub fn worker_linger() -> Duration {
     duration_of(&WORKER_LINGER)
 }
 
-/// How failed refreshes are retried.
-pub fn retry_policy() -> RetryPolicy {
-    RetryPolicy {
-        max_retries: MAX_RETRIES.get() as u32,
-        base_delay: duration_of(&RETRY_BASE_DELAY),
-        max_delay: duration_of(&RETRY_MAX_DELAY),
+/// What follows from failures.
+#[derive(Debug, Clone, Copy)]
+pub struct FailurePolicy {
+    /// How failed refreshes are retried.
+    pub retry: RetryPolicy,
+    /// How long a view may fail before it is suspended; zero is for ever.
+    pub suspend_after: Duration,
+}
+
+/// What follows from failures.
+pub fn failure_policy() -> FailurePolicy {
+    FailurePolicy {
+        retry: RetryPolicy {
+            max_retries: MAX_RETRIES.get() as u32,
+            base_delay: duration_of(&RETRY_BASE_DELAY),
+            max_delay: duration_of(&RETRY_MAX_DELAY),
+        },
+        suspend_after: duration_of(&SUSPEND_AFTER),
     }
 }
 
@@ -255,8 +266,8 @@ pub struct RefreshSettings {
     pub lock_timeout: Duration,
     /// Longest refresh of views without a timeout of their own; zero is without limit.
     pub timeout: Duration,
-    /// How failures are retried.
-    pub retry: RetryPolicy,
+    /// What follows from failures.
+    pub failures: FailurePolicy,
     /// What decides about intervals.
     pub intervals: IntervalSettings,
     /// Bounds of the history.
@@ -281,7 +292,7 @@ pub fn refresh_settings() -> RefreshSettings {
     RefreshSettings {
         lock_timeout: duration_of(&LOCK_TIMEOUT),
         timeout: duration_of(&TIMEOUT),
-        retry: retry_policy(),
+        failures: failure_policy(),
         intervals: intervals(),
         retention: retention(),
         log_min_duration: duration::parse(&text(&LOG_MIN_DURATION)).ok(),
@@ -291,8 +302,5 @@ pub fn refresh_settings() -> RefreshSettings {
 
 /// How much history is kept.
 pub fn retention() -> Retention {
-    Retention {
-        age: duration_of(&LOG_RETENTION),
-        rows: i64::from(LOG_MAX_ROWS.get()),
-    }
+    Retention { age: duration_of(&LOG_RETENTION), rows: i64::from(LOG_MAX_ROWS.get()) }
 }

@@ -20,16 +20,8 @@ mod tests;
 ::pgrx::pg_module_magic!(name, version);
 
 extension_sql_file!("../sql/bootstrap.sql", name = "bootstrap", bootstrap);
-extension_sql_file!(
-    "../sql/tables.sql",
-    name = "tables",
-    requires = ["bootstrap"]
-);
-extension_sql_file!(
-    "../sql/functions.sql",
-    name = "functions",
-    requires = ["tables"]
-);
+extension_sql_file!("../sql/tables.sql", name = "tables", requires = ["bootstrap"]);
+extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["tables"]);
 extension_sql_file!("../sql/views.sql", name = "views", requires = ["functions"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["views"]);
 

@@ -20,9 +20,7 @@ fn cancel(view: Option<Oid>) -> Result<bool, ErrorReport> {
     privilege::require_refresh(&view)?;
     let pids: Vec<i32> = if shared::is_available() {
         let running = shared::running(identity::current_database());
-        let of_view = running
-            .iter()
-            .filter(|running| running.view == view.oid.to_u32());
+        let of_view = running.iter().filter(|running| running.view == view.oid.to_u32());
         of_view.map(|running| running.pid).collect()
     } else {
         lock_holder::active(view.oid)?
@@ -47,11 +45,7 @@ fn revoke_refresh(view: Option<Oid>, role: Option<Oid>) -> Result<(), ErrorRepor
     let (_, registration) = registered(view)?;
     if !grant::delete(&registration.name, role)? {
         let role = grant::role_name(role)?;
-        return Err(Error::NotGranted {
-            name: registration.name.to_string(),
-            role,
-        }
-        .into());
+        return Err(Error::NotGranted { name: registration.name.to_string(), role }.into());
     }
     Ok(())
 }

@@ -29,11 +29,7 @@ fn see(view: Option<Oid>) -> Result<Seen> {
     let view = super::view(view)?;
     privilege::require_see(&view)?;
     // Somebody has emptied it since: what is known of its content does not hold any more.
-    let content = if view.populated {
-        content::find(view.oid)?
-    } else {
-        None
-    };
+    let content = if view.populated { content::find(view.oid)? } else { None };
     let age = content.map(|content| clock::now().since(content.data_as_of));
     Ok(Seen { view, content, age })
 }
@@ -73,14 +69,8 @@ fn is_stale(
     view: Option<Oid>,
     max_age: Option<Interval>,
 ) -> std::result::Result<Option<bool>, ErrorReport> {
-    let max_age = max_age
-        .map(|age| clock::from_interval("max_age", &age))
-        .transpose()?;
-    Ok(staleness::is_stale(
-        Staleness::Unknown,
-        see(view)?.age,
-        max_age,
-    ))
+    let max_age = max_age.map(|age| clock::from_interval("max_age", &age)).transpose()?;
+    Ok(staleness::is_stale(Staleness::Unknown, see(view)?.age, max_age))
 }
 
 #[pg_extern(sql = false)]
@@ -88,9 +78,7 @@ fn assert_fresh(
     view: Option<Oid>,
     max_age: Option<Interval>,
 ) -> std::result::Result<(), ErrorReport> {
-    let max_age = max_age
-        .map(|age| clock::from_interval("max_age", &age))
-        .transpose()?;
+    let max_age = max_age.map(|age| clock::from_interval("max_age", &age)).transpose()?;
     let seen = see(view)?;
     let name = seen.view.name.to_string();
     match staleness::is_stale(Staleness::Unknown, seen.age, max_age) {
@@ -110,7 +98,5 @@ fn assert_fresh(
 
 /// To the millisecond: what a person wants to read.
 fn rounded(age: Duration) -> String {
-    duration::format(Duration::from_millis(
-        u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
-    ))
+    duration::format(Duration::from_millis(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)))
 }

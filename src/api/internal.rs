@@ -24,15 +24,9 @@ fn effective(
     view_name: &str,
     registered: Option<Interval>,
 ) -> Result<(Duration, IntervalSource)> {
-    let registered = registered
-        .map(|value| clock::from_interval("refresh_interval", &value))
-        .transpose()?;
-    Ok(interval::effective(
-        &guc::intervals(),
-        view_schema,
-        view_name,
-        registered,
-    ))
+    let registered =
+        registered.map(|value| clock::from_interval("refresh_interval", &value)).transpose()?;
+    Ok(interval::effective(&guc::intervals(), view_schema, view_name, registered))
 }
 
 #[pg_extern(sql = false)]
@@ -41,9 +35,7 @@ fn effective_interval(
     view_name: &str,
     registered: Option<Interval>,
 ) -> std::result::Result<Interval, ErrorReport> {
-    Ok(clock::to_interval(
-        effective(view_schema, view_name, registered)?.0,
-    ))
+    Ok(clock::to_interval(effective(view_schema, view_name, registered)?.0))
 }
 
 #[pg_extern(sql = false)]
@@ -80,16 +72,8 @@ fn next_refresh_at(
         .map(|value| clock::from_interval("refresh_interval", &value))
         .transpose()?;
     let registration = Registration {
-        name: ViewName {
-            schema: view_schema.to_owned(),
-            name: view_name.to_owned(),
-        },
-        policy: Policy {
-            refresh_interval,
-            schedule,
-            time_zone,
-            ..Policy::default()
-        },
+        name: ViewName { schema: view_schema.to_owned(), name: view_name.to_owned() },
+        policy: Policy { refresh_interval, schedule, time_zone, ..Policy::default() },
         paused,
         registered_at: clock::from_sql(registered_at),
     };
@@ -101,8 +85,9 @@ fn next_refresh_at(
         failed_rounds: count(failed_rounds),
         consecutive_failures: count(consecutive_failures),
         suspended: suspended.unwrap_or(false),
+        failing_since: None,
     };
-    let policy = policy::of(&registration, &guc::intervals(), guc::retry_policy())?;
+    let policy = policy::of(&registration, &guc::intervals(), guc::failure_policy())?;
     let next = view_state::next_due(
         &policy,
         &history,
@@ -119,20 +104,14 @@ fn next_refresh_at(
 #[pg_extern(sql = false)]
 fn running_views() -> TableIterator<
     'static,
-    (
-        name!(view, Oid),
-        name!(pid, i32),
-        name!(started_at, TimestampWithTimeZone),
-    ),
+    (name!(view, Oid), name!(pid, i32), name!(started_at, TimestampWithTimeZone)),
 > {
     let running = shared::running(identity::current_database());
-    TableIterator::new(running.into_iter().map(|running| {
-        (
-            Oid::from(running.view),
-            running.pid,
-            clock::to_sql(running.started_at),
-        )
-    }))
+    TableIterator::new(
+        running.into_iter().map(|running| {
+            (Oid::from(running.view), running.pid, clock::to_sql(running.started_at))
+        }),
+    )
 }
 
 #[pg_extern(sql = false)]
@@ -161,13 +140,7 @@ fn server_checks() -> TableIterator<
 fn checks(now: Timestamp) -> Vec<Check> {
     let mut checks = vec![library()];
     if shared::is_available() {
-        checks.extend([
-            launcher(),
-            scheduling(),
-            scheduler(now),
-            slots(now),
-            workers(),
-        ]);
+        checks.extend([launcher(), scheduling(), scheduler(now), slots(now), workers()]);
     }
     checks
 }
@@ -182,12 +155,7 @@ fn library() -> Check {
     } else {
         let hint = "Add cache_refresher to shared_preload_libraries in postgresql.conf and restart \
                     the server. Until then, refresh works by hand only.";
-        (
-            "preload",
-            "critical",
-            "nothing is scheduled".to_owned(),
-            Some(hint.to_owned()),
-        )
+        ("preload", "critical", "nothing is scheduled".to_owned(), Some(hint.to_owned()))
     }
 }
 
@@ -197,12 +165,7 @@ fn launcher() -> Check {
         ok("launcher", format!("running, pid {pid}"))
     } else {
         let hint = "The postmaster starts it again within a second; see the server log.";
-        (
-            "launcher",
-            "critical",
-            "not running".to_owned(),
-            Some(hint.to_owned()),
-        )
+        ("launcher", "critical", "not running".to_owned(), Some(hint.to_owned()))
     }
 }
 
@@ -223,9 +186,7 @@ fn scheduling() -> Check {
 
 fn scheduler(now: Timestamp) -> Check {
     let here = identity::current_database();
-    let known = shared::databases()
-        .into_iter()
-        .find(|(database, _)| database.oid == here);
+    let known = shared::databases().into_iter().find(|(database, _)| database.oid == here);
     let detail = match known {
         None => "the launcher has not looked at this database yet".to_owned(),
         Some((_, true)) => "kept out by a statement that needs the database to itself".to_owned(),
@@ -271,16 +232,7 @@ fn slots(now: Timestamp) -> Check {
 
 fn workers() -> Check {
     let pool = shared::workers();
-    let taken = pool
-        .iter()
-        .filter(|slot| !matches!(slot.worker, Worker::Free))
-        .count();
-    let busy = pool
-        .iter()
-        .filter(|slot| matches!(slot.worker, Worker::Busy(_)))
-        .count();
-    ok(
-        "workers",
-        format!("{busy} of {taken} busy, at most {}", guc::max_workers()),
-    )
+    let taken = pool.iter().filter(|slot| !matches!(slot.worker, Worker::Free)).count();
+    let busy = pool.iter().filter(|slot| matches!(slot.worker, Worker::Busy(_))).count();
+    ok("workers", format!("{busy} of {taken} busy, at most {}", guc::max_workers()))
 }

@@ -92,16 +92,12 @@ fn view_named(name: &str) -> std::result::Result<Oid, ErrorReport> {
     let oid: Option<Oid> =
         Spi::get_one_with_args("SELECT pg_catalog.to_regclass($1)::oid", &[name.into()])
             .map_err(Error::from)?;
-    Ok(oid.ok_or_else(|| Error::NoSuchView {
-        name: name.to_owned(),
-    })?)
+    Ok(oid.ok_or_else(|| Error::NoSuchView { name: name.to_owned() })?)
 }
 
 fn refresh_one(view: Oid, method: Option<String>, max_age: Option<Interval>) -> Result<Row> {
     let method = requested(method)?;
-    let max_age = max_age
-        .map(|age| clock::from_interval("max_age", &age))
-        .transpose()?;
+    let max_age = max_age.map(|age| clock::from_interval("max_age", &age)).transpose()?;
     session::refresh(view, method, max_age, &guc::refresh_settings()).map(row)
 }
 
@@ -109,15 +105,10 @@ fn refresh_one(view: Oid, method: Option<String>, max_age: Option<Interval>) -> 
 /// subtransaction: one that fails is reported, and the others go on.
 fn all(method: Option<String>, max_age: Option<Interval>) -> Result<Vec<Row>> {
     let method = requested(method)?;
-    let max_age = max_age
-        .map(|age| clock::from_interval("max_age", &age))
-        .transpose()?;
+    let max_age = max_age.map(|age| clock::from_interval("max_age", &age)).transpose()?;
     let settings = guc::refresh_settings();
     binding::reconcile()?;
-    let registered: Vec<u32> = registry::all()?
-        .into_iter()
-        .map(|entry| entry.view)
-        .collect();
+    let registered: Vec<u32> = registry::all()?.into_iter().map(|entry| entry.view).collect();
     let mut rows = Vec::new();
     for view in order::refresh_order(&registered, &view::reads()?) {
         let oid = Oid::from(view);
@@ -140,9 +131,7 @@ fn all(method: Option<String>, max_age: Option<Interval>) -> Result<Vec<Row>> {
 }
 
 fn requested(method: Option<String>) -> Result<Option<Requested>> {
-    method
-        .map(|method| registration::available(method.parse()?))
-        .transpose()
+    method.map(|method| registration::available(method.parse()?)).transpose()
 }
 
 fn row(answer: Answer) -> Row {
@@ -162,16 +151,5 @@ fn row(answer: Answer) -> Row {
 
 fn failed_row(view: Oid, message: String) -> Row {
     let outcome = Outcome::Failed.as_str();
-    (
-        view,
-        outcome,
-        None,
-        Some(message),
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-    )
+    (view, outcome, None, Some(message), None, None, None, None, None, None)
 }

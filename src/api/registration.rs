@@ -1,7 +1,5 @@
 //! `register`, `alter`, `unregister`, `pause`, `resume`.
 
-use std::time::Duration;
-
 use cache_refresher_core::interval;
 use cache_refresher_core::method::Requested;
 use cache_refresher_core::schedule::CronSchedule;
@@ -11,9 +9,9 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::view;
-use crate::catalog::attempts;
 use crate::catalog::registry::{self, Policy, Registration, Summary};
 use crate::catalog::view::{View, ViewName};
+use crate::catalog::{attempts, binding};
 use crate::error::{Error, Result};
 use crate::guc;
 use crate::pg::{clock, hooks, identity};
@@ -32,6 +30,21 @@ struct Arguments {
     max_staleness: Option<Interval>,
     timeout: Option<Interval>,
     summary_query: Option<String>,
+}
+
+impl Arguments {
+    /// Whether a value is given for this name.
+    fn sets(&self, name: &str) -> bool {
+        match name {
+            "refresh_interval" => self.refresh_interval.is_some(),
+            "schedule" => self.schedule.is_some(),
+            "time_zone" => self.time_zone.is_some(),
+            "method" => self.method.is_some(),
+            "timeout" => self.timeout.is_some(),
+            "summary_query" => self.summary_query.is_some(),
+            _ => false,
+        }
+    }
 }
 
 #[pg_extern(sql = false)]
@@ -66,10 +79,7 @@ fn register(
     let view = super::view(view)?;
     privilege::require_owner(&view)?;
     if registry::is_registered(&view.name)? {
-        return Err(Error::AlreadyRegistered {
-            name: view.name.to_string(),
-        }
-        .into());
+        return Err(Error::AlreadyRegistered { name: view.name.to_string() }.into());
     }
     let policy = changed(&view, Policy::default(), arguments)?;
     registry::insert(&view.name, &policy)?;
@@ -110,10 +120,11 @@ fn alter(
     let (view, registration) = registered(view)?;
     let mut policy = registration.policy;
     for name in reset.unwrap_or_default() {
-        reset_one(
-            &mut policy,
-            &name.ok_or(Error::NullArgument { argument: "reset" })?,
-        )?;
+        let name = name.ok_or(Error::NullArgument { argument: "reset" })?;
+        if arguments.sets(&name) {
+            return Err(Error::SetAndReset { name }.into());
+        }
+        reset_one(&mut policy, &name)?;
     }
     let policy = changed(&view, policy, arguments)?;
     registry::update(&registration.name, &policy)?;
@@ -171,9 +182,8 @@ fn resolve(name: &str) -> Result<Option<Oid>> {
 /// A registration whose view is gone: by schema-qualified name, or by a bare one that is not
 /// ambiguous. Nobody owns it, so its removal is left to those who administer the extension.
 fn missing(text: &str) -> Result<ViewName> {
-    let not_registered = || Error::NotRegistered {
-        name: text.to_owned(),
-    };
+    binding::reconcile()?;
+    let not_registered = || Error::NotRegistered { name: text.to_owned() };
     let parts: Vec<String> =
         Spi::get_one_with_args("SELECT pg_catalog.parse_ident($1)", &[text.into()])?
             .ok_or_else(not_registered)?;
@@ -185,10 +195,7 @@ fn missing(text: &str) -> Result<ViewName> {
                 _ => return Err(not_registered()),
             }
         }
-        [schema, name] => ViewName {
-            schema: schema.clone(),
-            name: name.clone(),
-        },
+        [schema, name] => ViewName { schema: schema.clone(), name: name.clone() },
         _ => return Err(not_registered()),
     };
     if !registry::is_registered(&name)? {
@@ -197,9 +204,7 @@ fn missing(text: &str) -> Result<ViewName> {
     if identity::may_create_in(&name.schema) {
         Ok(name)
     } else {
-        Err(Error::NotOwner {
-            name: name.to_string(),
-        })
+        Err(Error::NotOwner { name: name.to_string() })
     }
 }
 
@@ -212,9 +217,7 @@ fn reset_one(policy: &mut Policy, name: &str) -> Result<()> {
         "timeout" => policy.timeout = None,
         "summary_query" => policy.summary = None,
         _ => {
-            return Err(Error::NotResettable {
-                name: name.to_owned(),
-            });
+            return Err(Error::NotResettable { name: name.to_owned() });
         }
     }
     Ok(())
@@ -242,43 +245,26 @@ fn changed(view: &View, mut policy: Policy, arguments: Arguments) -> Result<Poli
     match (&policy.refresh_interval, &policy.schedule) {
         (Some(_), Some(_)) => return Err(Error::IntervalAndSchedule),
         (_, Some(expression)) => {
-            let zone = policy
-                .time_zone
-                .as_deref()
-                .unwrap_or(policy::DEFAULT_TIME_ZONE);
+            let zone = policy.time_zone.as_deref().unwrap_or(policy::DEFAULT_TIME_ZONE);
             CronSchedule::parse(expression, zone)?;
         }
         (_, None) if policy.time_zone.is_some() => return Err(Error::TimeZoneWithoutSchedule),
         (_, None) => {}
     }
     if let Some(query) = arguments.summary_query {
-        try_summary(view, &query)?;
-        policy.summary = Some(Summary {
-            query,
-            owner: view.owner_name.clone(),
-        });
+        let query = summary::prepare(view, &query, guc::refresh_settings().lock_timeout)?;
+        policy.summary = Some(Summary { query, owner: view.owner_name.clone() });
     }
     Ok(policy)
-}
-
-/// Runs the query once, so that a mistake is found now. A view that was never populated cannot be
-/// read yet: then only the form is checked.
-fn try_summary(view: &View, query: &str) -> Result<()> {
-    let lock_timeout: Duration = guc::refresh_settings().lock_timeout;
-    if view.populated {
-        summary::run(view, query, lock_timeout).map(drop)
-    } else {
-        summary::check(query)
-    }
 }
 
 /// A method that views can be registered with now.
 pub(super) fn available(method: Requested) -> Result<Requested> {
     match method {
         Requested::Auto | Requested::Full | Requested::Concurrent => Ok(method),
-        Requested::Diff | Requested::Delta => Err(Error::NotAvailable {
-            what: format!("method {}", method.as_str()),
-        }),
+        Requested::Diff | Requested::Delta => {
+            Err(Error::NotAvailable { what: format!("method {}", method.as_str()) })
+        }
     }
 }
 
@@ -292,9 +278,7 @@ fn refuse_what_is_to_come(arguments: &Arguments) -> Result<()> {
         ("max_staleness", arguments.max_staleness.is_some()),
     ];
     match given.iter().find(|(_, given)| *given) {
-        Some((name, _)) => Err(Error::NotAvailable {
-            what: (*name).to_owned(),
-        }),
+        Some((name, _)) => Err(Error::NotAvailable { what: (*name).to_owned() }),
         None => Ok(()),
     }
 }

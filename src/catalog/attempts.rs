@@ -12,19 +12,19 @@ use crate::pg::clock;
 
 const FIND: &str = "
 SELECT last_started_at, last_finished_at, retry_at, attempt, failed_rounds, consecutive_failures,
-       suspended
+       suspended, failing_since
   FROM _cache_refresher.attempts WHERE view = $1";
 
 const SAVE: &str = "
 INSERT INTO _cache_refresher.attempts AS a
        (view, last_started_at, last_finished_at, retry_at, attempt, failed_rounds,
         consecutive_failures, suspended, refreshes, failures, cancellations,
-        error_sqlstate, error_message)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+        error_sqlstate, error_message, failing_since)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
 ON CONFLICT (view) DO UPDATE
    SET last_started_at = $2, last_finished_at = $3, retry_at = $4, attempt = $5,
        failed_rounds = $6, consecutive_failures = $7, suspended = $8,
-       refreshes = a.refreshes + $9, failures = a.failures + $10,
+       failing_since = $14, refreshes = a.refreshes + $9, failures = a.failures + $10,
        cancellations = a.cancellations + $11,
        error_sqlstate = CASE WHEN $9 = 1 THEN NULL ELSE coalesce($12, a.error_sqlstate) END,
        error_message = CASE WHEN $9 = 1 THEN NULL ELSE coalesce($13, a.error_message) END
@@ -32,21 +32,17 @@ RETURNING a.refreshes + a.failures + a.cancellations";
 
 const RESUME: &str = "
 UPDATE _cache_refresher.attempts
-   SET retry_at = NULL, attempt = 0, failed_rounds = 0, consecutive_failures = 0, suspended = false
+   SET retry_at = NULL, attempt = 0, failed_rounds = 0, consecutive_failures = 0, suspended = false,
+       failing_since = NULL
  WHERE view = $1";
 
-/// The seven columns of a history, from `first` on; a row that is missing reads as never tried.
+/// The eight columns of a history, from `first` on; a row that is missing reads as never tried.
 pub fn history(row: &Row, first: usize) -> Result<History> {
     let time = |column| -> Result<Option<Timestamp>> {
-        Ok(row
-            .optional::<TimestampWithTimeZone>(column)?
-            .map(clock::from_sql))
+        Ok(row.optional::<TimestampWithTimeZone>(column)?.map(clock::from_sql))
     };
     let count = |column| -> Result<u32> {
-        Ok(row
-            .optional::<i32>(column)?
-            .and_then(|count| count.try_into().ok())
-            .unwrap_or(0))
+        Ok(row.optional::<i32>(column)?.and_then(|count| count.try_into().ok()).unwrap_or(0))
     };
     Ok(History {
         last_started: time(first)?,
@@ -56,6 +52,7 @@ pub fn history(row: &Row, first: usize) -> Result<History> {
         failed_rounds: count(first + 4)?,
         consecutive_failures: count(first + 5)?,
         suspended: row.optional(first + 6)?.unwrap_or(false),
+        failing_since: time(first + 7)?,
     })
 }
 
@@ -92,6 +89,7 @@ pub fn save(
             counts(Outcome::Cancelled).into(),
             error.map(|(sqlstate, _)| sqlstate).into(),
             error.map(|(_, message)| message).into(),
+            time(history.failing_since).into(),
         ],
         |row| row.required(1),
     )?;

@@ -45,10 +45,7 @@ DELETE FROM _cache_refresher.attempts a
 /// Brings the bindings up to date. Returns the views that were found missing just now.
 pub fn reconcile() -> Result<Vec<ViewName>> {
     let missing = query::returning(UNBIND_DROPPED, &[], |row| {
-        Ok(ViewName {
-            schema: row.required(1)?,
-            name: row.required(2)?,
-        })
+        Ok(ViewName { schema: row.required(1)?, name: row.required(2)? })
     })?;
     if !missing.is_empty() {
         query::execute(FORGET_CONTENT, &[])?;

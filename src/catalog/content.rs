@@ -44,16 +44,12 @@ fn content(row: query::Row) -> Result<Content> {
 
 /// What the view shows, as the calling statement's snapshot sees it.
 pub fn find(view: Oid) -> Result<Option<Content>> {
-    Ok(query::select(COLUMNS, &[view.into()], content)?
-        .into_iter()
-        .next())
+    Ok(query::select(COLUMNS, &[view.into()], content)?.into_iter().next())
 }
 
 /// What the view shows now.
 pub fn find_current(view: Oid) -> Result<Option<Content>> {
-    Ok(query::select_current(COLUMNS, &[view.into()], content)?
-        .into_iter()
-        .next())
+    Ok(query::select_current(COLUMNS, &[view.into()], content)?.into_iter().next())
 }
 
 /// Stores what the view shows after a refresh, in the refresh's transaction.

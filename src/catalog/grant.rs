@@ -26,29 +26,19 @@ const ROLE_NAME: &str = "SELECT pg_get_userbyid($1)::text";
 
 /// Gives a grant; giving it twice is no error.
 pub fn insert(name: &ViewName, role: Oid) -> Result<()> {
-    let arguments = [
-        name.schema.as_str().into(),
-        name.name.as_str().into(),
-        role.into(),
-    ];
+    let arguments = [name.schema.as_str().into(), name.name.as_str().into(), role.into()];
     query::execute(INSERT, &arguments).map(drop)
 }
 
 /// Takes a grant back; false if there was none.
 pub fn delete(name: &ViewName, role: Oid) -> Result<bool> {
-    let arguments = [
-        name.schema.as_str().into(),
-        name.name.as_str().into(),
-        role.into(),
-    ];
+    let arguments = [name.schema.as_str().into(), name.name.as_str().into(), role.into()];
     Ok(query::execute(DELETE, &arguments)? > 0)
 }
 
 /// Whether a role holds a grant, itself or through a role that it is a member of.
 pub fn is_held(view: Oid, role: Oid) -> Result<bool> {
-    let rows = query::select(HELD, &[view.into(), role.into()], |row| {
-        row.required::<bool>(1)
-    })?;
+    let rows = query::select(HELD, &[view.into(), role.into()], |row| row.required::<bool>(1))?;
     Ok(!rows.is_empty())
 }
 

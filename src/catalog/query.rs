@@ -12,14 +12,18 @@ use pgrx::{FromDatum, IntoDatum, Spi};
 
 use crate::error::{Error, Result};
 use crate::pg::identity::Scope;
+use crate::pg::snapshot::ActiveSnapshot;
 
-/// Whether a query writes, or must see what this transaction has written or locked.
+/// What a query needs. Only `Write` takes a transaction id, so that reading works on a standby and
+/// a transaction that has merely looked can be told from one that has written.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
     /// Under the statement's own snapshot.
     Read,
     /// Under a snapshot of now.
     Current,
+    /// Changes rows, under a snapshot of now.
+    Write,
 }
 
 /// Plans live as long as the process: the memory they point to is gone when it ends.
@@ -69,14 +73,14 @@ pub fn returning<T>(
     arguments: &[DatumWithOid],
     row: impl FnMut(Row) -> Result<T>,
 ) -> Result<Vec<T>> {
-    run(Kind::Current, sql, arguments, row)
+    run(Kind::Write, sql, arguments, row)
 }
 
 /// Runs a statement that writes; how many rows it touched.
 pub fn execute(sql: &'static str, arguments: &[DatumWithOid]) -> Result<usize> {
     let _scope = Scope::internal();
     Spi::connect_mut(|client| {
-        let plan = plan(client, Kind::Current, sql, arguments)?;
+        let plan = plan(client, Kind::Write, sql, arguments)?;
         Ok(client.update(&**plan, None, arguments)?.len())
     })
 }
@@ -92,7 +96,11 @@ fn run<T>(
         let plan = plan(client, kind, sql, arguments)?;
         let mut table = match kind {
             Kind::Read => client.select(&**plan, None, arguments)?,
-            Kind::Current => client.update(&**plan, None, arguments)?,
+            Kind::Current => {
+                let _snapshot = ActiveSnapshot::take();
+                client.select(&**plan, None, arguments)?
+            }
+            Kind::Write => client.update(&**plan, None, arguments)?,
         };
         let mut rows = Vec::with_capacity(table.len());
         while table.next().is_some() {
@@ -111,13 +119,10 @@ fn plan(
     if let Some(plan) = PLANS.with_borrow(|plans| plans.get(&(sql, kind)).cloned()) {
         return Ok(plan);
     }
-    let types: Vec<PgOid> = arguments
-        .iter()
-        .map(|argument| argument.oid().into())
-        .collect();
+    let types: Vec<PgOid> = arguments.iter().map(|argument| argument.oid().into()).collect();
     let statement = match kind {
-        Kind::Read => client.prepare(sql, &types)?,
-        Kind::Current => client.prepare_mut(sql, &types)?,
+        Kind::Read | Kind::Current => client.prepare(sql, &types)?,
+        Kind::Write => client.prepare_mut(sql, &types)?,
     };
     let plan: Plan = Rc::new(ManuallyDrop::new(statement.keep()));
     PLANS.with_borrow_mut(|plans| plans.insert((sql, kind), plan.clone()));

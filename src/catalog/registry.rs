@@ -53,7 +53,7 @@ SELECT r.view_schema, r.view_name, r.refresh_interval, r.schedule, r.time_zone, 
        r.summary_query, r.summary_owner, r.paused, r.registered_at,
        c.oid, c.relispopulated,
        a.last_started_at, a.last_finished_at, a.retry_at, a.attempt, a.failed_rounds,
-       a.consecutive_failures, a.suspended
+       a.consecutive_failures, a.suspended, a.failing_since
   FROM _cache_refresher.registry r
   JOIN _cache_refresher.binding b ON (b.view_schema, b.view_name) = (r.view_schema, r.view_name)
   JOIN pg_class c ON c.oid = b.view AND c.relkind = 'm'
@@ -92,9 +92,7 @@ const REGISTRY_OID: &str = "SELECT '_cache_refresher.registry'::regclass::oid";
 fn registration(row: &query::Row) -> Result<Registration> {
     let interval = |column, name| -> Result<Option<Duration>> {
         let value: Option<Interval> = row.optional(column)?;
-        value
-            .map(|value| clock::from_interval(name, &value))
-            .transpose()
+        value.map(|value| clock::from_interval(name, &value)).transpose()
     };
     let method: Option<String> = row.optional(6)?;
     let summary = match (row.optional(8)?, row.optional(9)?) {
@@ -102,10 +100,7 @@ fn registration(row: &query::Row) -> Result<Registration> {
         _ => None,
     };
     Ok(Registration {
-        name: ViewName {
-            schema: row.required(1)?,
-            name: row.required(2)?,
-        },
+        name: ViewName { schema: row.required(1)?, name: row.required(2)? },
         policy: Policy {
             refresh_interval: interval(3, "refresh_interval")?,
             schedule: row.optional(4)?,
@@ -130,9 +125,7 @@ impl Registration {
     /// brought back; an error if the view is not registered.
     pub fn get(view: Oid, name: &ViewName) -> Result<Self> {
         binding::reconcile()?;
-        Self::find(view)?.ok_or_else(|| Error::NotRegistered {
-            name: name.to_string(),
-        })
+        Self::find(view)?.ok_or_else(|| Error::NotRegistered { name: name.to_string() })
     }
 }
 
@@ -179,9 +172,7 @@ fn write(sql: &'static str, name: &ViewName, policy: &Policy) -> Result<usize> {
 /// Registers a view; an error if it is registered already.
 pub fn insert(name: &ViewName, policy: &Policy) -> Result<()> {
     match write(INSERT, name, policy)? {
-        0 => Err(Error::AlreadyRegistered {
-            name: name.to_string(),
-        }),
+        0 => Err(Error::AlreadyRegistered { name: name.to_string() }),
         _ => binding::reconcile().map(drop),
     }
 }
@@ -189,20 +180,14 @@ pub fn insert(name: &ViewName, policy: &Policy) -> Result<()> {
 /// Changes a registration.
 pub fn update(name: &ViewName, policy: &Policy) -> Result<()> {
     match write(UPDATE, name, policy)? {
-        0 => Err(Error::NotRegistered {
-            name: name.to_string(),
-        }),
+        0 => Err(Error::NotRegistered { name: name.to_string() }),
         _ => Ok(()),
     }
 }
 
 /// Pauses a registered view, or ends that.
 pub fn set_paused(name: &ViewName, paused: bool) -> Result<()> {
-    let arguments = [
-        name.schema.as_str().into(),
-        name.name.as_str().into(),
-        paused.into(),
-    ];
+    let arguments = [name.schema.as_str().into(), name.name.as_str().into(), paused.into()];
     query::execute(SET_PAUSED, &arguments).map(drop)
 }
 
@@ -221,17 +206,12 @@ pub fn is_registered(name: &ViewName) -> Result<bool> {
 /// Registrations under a bare name whose view does not exist.
 pub fn missing_named(name: &str) -> Result<Vec<ViewName>> {
     query::select_current(NAMED, &[name.into()], |row| {
-        Ok(ViewName {
-            schema: row.required(1)?,
-            name: row.required(2)?,
-        })
+        Ok(ViewName { schema: row.required(1)?, name: row.required(2)? })
     })
 }
 
 /// OID of the registry table: the class of the refresh locks.
 pub fn oid() -> Result<Oid> {
     let rows = query::select(REGISTRY_OID, &[], |row| row.required(1))?;
-    rows.into_iter()
-        .next()
-        .ok_or_else(|| Error::Corrupt("no registry".to_owned()))
+    rows.into_iter().next().ok_or_else(|| Error::Corrupt("no registry".to_owned()))
 }

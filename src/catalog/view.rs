@@ -25,10 +25,7 @@ impl ViewName {
 impl std::fmt::Display for ViewName {
     /// Quoted where SQL needs it.
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(&pgrx::spi::quote_qualified_identifier(
-            &self.schema,
-            &self.name,
-        ))
+        formatter.write_str(&pgrx::spi::quote_qualified_identifier(&self.schema, &self.name))
     }
 }
 
@@ -58,10 +55,7 @@ impl View {
     pub fn find(oid: Oid) -> Result<Self> {
         let rows = query::select_current(FIND, &[oid.into()], |row| {
             let kind: String = row.required(1)?;
-            let name = ViewName {
-                schema: row.required(2)?,
-                name: row.required(3)?,
-            };
+            let name = ViewName { schema: row.required(2)?, name: row.required(3)? };
             Ok((
                 kind,
                 Self {
@@ -76,9 +70,9 @@ impl View {
         })?;
         match rows.into_iter().next() {
             None => Err(Error::NoSuchRelation { oid: oid.to_u32() }),
-            Some((kind, view)) if kind != "m" => Err(Error::NotMaterializedView {
-                name: view.name.to_string(),
-            }),
+            Some((kind, view)) if kind != "m" => {
+                Err(Error::NotMaterializedView { name: view.name.to_string() })
+            }
             Some((_, view)) => Ok(view),
         }
     }
@@ -116,10 +110,7 @@ SELECT oid, relkind = 'f' FROM leaf ORDER BY oid";
 /// What the view reads.
 pub fn sources(view: Oid) -> Result<Vec<Source>> {
     query::select_current(SOURCES, &[view.into()], |row| {
-        Ok(Source {
-            oid: row.required(1)?,
-            foreign: row.required(2)?,
-        })
+        Ok(Source { oid: row.required(1)?, foreign: row.required(2)? })
     })
 }
 
@@ -140,10 +131,7 @@ SELECT view, source FROM reads WHERE relkind = 'm'";
 /// Which registered view reads which materialized view, through plain views too.
 pub fn reads() -> Result<Vec<(u32, u32)>> {
     query::select_current(READS, &[], |row| {
-        Ok((
-            row.required::<Oid>(1)?.to_u32(),
-            row.required::<Oid>(2)?.to_u32(),
-        ))
+        Ok((row.required::<Oid>(1)?.to_u32(), row.required::<Oid>(2)?.to_u32()))
     })
 }
 
@@ -156,12 +144,8 @@ SELECT setting
 /// What ALTER DATABASE … SET says about this database, as name and value.
 pub fn database_settings() -> Result<Vec<(String, String)>> {
     let settings = query::select(DATABASE_SETTINGS, &[], |row| row.required::<String>(1))?;
-    let pairs = settings
-        .iter()
-        .filter_map(|setting| setting.split_once('='));
-    Ok(pairs
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect())
+    let pairs = settings.iter().filter_map(|setting| setting.split_once('='));
+    Ok(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
 }
 
 const DISCONNECT: &str = "

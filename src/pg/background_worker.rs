@@ -26,20 +26,12 @@ pub fn register_launcher() {
 
 /// Starts a scheduler for a database. False if the server has no free background worker.
 pub fn start_scheduler(database: u32) -> bool {
-    start(
-        "cache_refresher scheduler",
-        "cache_refresher_scheduler_main",
-        i64::from(database),
-    )
+    start("cache_refresher scheduler", "cache_refresher_scheduler_main", i64::from(database))
 }
 
 /// Starts a worker for a place of the pool. False if the server has no free background worker.
 pub fn start_worker(slot: usize) -> bool {
-    start(
-        "cache_refresher worker",
-        "cache_refresher_worker_main",
-        slot as i64,
-    )
+    start("cache_refresher worker", "cache_refresher_worker_main", slot as i64)
 }
 
 fn start(kind: &str, function: &str, argument: i64) -> bool {

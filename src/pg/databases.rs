@@ -34,9 +34,7 @@ pub fn list() -> Vec<DatabaseRow> {
             let row = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>();
             rows.push(DatabaseRow {
                 oid: (*row).oid.to_u32(),
-                name: CStr::from_ptr((*row).datname.data.as_ptr())
-                    .to_string_lossy()
-                    .into_owned(),
+                name: CStr::from_ptr((*row).datname.data.as_ptr()).to_string_lossy().into_owned(),
                 // A connection limit of -2 marks a database whose DROP was interrupted.
                 is_connectable: (*row).datallowconn
                     && !(*row).datistemplate

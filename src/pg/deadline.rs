@@ -49,9 +49,7 @@ impl Deadline {
         }
         // SAFETY: registers a handler once per process; the id it yields is valid for its life.
         let id = *TIMEOUT.get_or_init(|| unsafe { RegisterTimeout(USER_TIMEOUT, on_timeout) });
-        let millis = c_int::try_from(limit.as_millis())
-            .unwrap_or(c_int::MAX)
-            .max(1);
+        let millis = c_int::try_from(limit.as_millis()).unwrap_or(c_int::MAX).max(1);
         // SAFETY: `id` was registered above.
         unsafe { enable_timeout_after(id, millis) };
         Self(Some(id))

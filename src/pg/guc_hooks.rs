@@ -89,9 +89,7 @@ unsafe fn check(
 fn sentence(problem: impl std::fmt::Display) -> String {
     let text = problem.to_string();
     let mut letters = text.chars();
-    let first = letters
-        .next()
-        .map(|letter| letter.to_uppercase().to_string());
+    let first = letters.next().map(|letter| letter.to_uppercase().to_string());
     format!("{}{}.", first.unwrap_or_default(), letters.as_str())
 }
 

@@ -55,11 +55,8 @@ unsafe extern "C-unwind" fn process_utility(
     completion: *mut pg_sys::QueryCompletion,
 ) {
     // SAFETY: the server passes a planned utility statement, valid for the duration of the call.
-    let concern = if shared::is_available() {
-        unsafe { concern((*planned).utilityStmt) }
-    } else {
-        None
-    };
+    let concern =
+        if shared::is_available() { unsafe { concern((*planned).utilityStmt) } } else { None };
     if let Some(Concern::Hold(database)) = concern {
         empty_database(database);
     }
@@ -110,19 +107,19 @@ unsafe fn concern(statement: *mut pg_sys::Node) -> Option<Concern> {
     unsafe {
         match (*statement).type_ {
             NodeTag::T_DropdbStmt => {
-                database((*statement.cast::<pg_sys::DropdbStmt>()).dbname).map(Concern::Hold)
+                own_database((*statement.cast::<pg_sys::DropdbStmt>()).dbname).map(Concern::Hold)
             }
             NodeTag::T_CreatedbStmt => {
                 let options = (*statement.cast::<pg_sys::CreatedbStmt>()).options;
                 let template = option(options, c"template")
                     .map(|element| pg_sys::defGetString(element))
-                    .and_then(|name| database(name));
+                    .and_then(|name| own_database(name));
                 Some(template.map_or(Concern::Databases, Concern::Hold))
             }
             NodeTag::T_AlterDatabaseStmt => {
                 let alter = statement.cast::<pg_sys::AlterDatabaseStmt>();
                 match option((*alter).options, c"tablespace") {
-                    Some(_) => database((*alter).dbname).map(Concern::Hold),
+                    Some(_) => own_database((*alter).dbname).map(Concern::Hold),
                     None => Some(Concern::Databases),
                 }
             }
@@ -133,7 +130,9 @@ unsafe fn concern(statement: *mut pg_sys::Node) -> Option<Concern> {
             NodeTag::T_RenameStmt => {
                 let rename = statement.cast::<pg_sys::RenameStmt>();
                 match (*rename).renameType {
-                    ObjectType::OBJECT_DATABASE => database((*rename).subname).map(Concern::Hold),
+                    ObjectType::OBJECT_DATABASE => {
+                        own_database((*rename).subname).map(Concern::Hold)
+                    }
                     ObjectType::OBJECT_MATVIEW | ObjectType::OBJECT_SCHEMA => Some(Concern::Views),
                     // ALTER TABLE … RENAME works on materialized views too.
                     ObjectType::OBJECT_TABLE => Some(Concern::Views),
@@ -144,7 +143,9 @@ unsafe fn concern(statement: *mut pg_sys::Node) -> Option<Concern> {
             NodeTag::T_DropStmt => {
                 let drop = statement.cast::<pg_sys::DropStmt>();
                 match (*drop).removeType {
-                    ObjectType::OBJECT_EXTENSION if names_us((*drop).objects) => {
+                    ObjectType::OBJECT_EXTENSION
+                        if names_us((*drop).objects) && identity::owns_extension() =>
+                    {
                         Some(Concern::Hold(identity::current_database()))
                     }
                     ObjectType::OBJECT_MATVIEW => Some(Concern::Views),
@@ -203,6 +204,16 @@ unsafe fn string_value(node: *mut pg_sys::Node) -> *const c_char {
     }
 }
 
+/// The database, if the current role may do with it what needs it empty: others get their error from
+/// the server, and must not disturb anybody by trying.
+///
+/// # Safety
+/// `name` must be null or a C string.
+unsafe fn own_database(name: *const c_char) -> Option<u32> {
+    // SAFETY: passed on to the caller.
+    unsafe { database(name) }.filter(|&oid| identity::owns_database(oid))
+}
+
 /// # Safety
 /// `name` must be null or a C string.
 unsafe fn database(name: *const c_char) -> Option<u32> {
@@ -220,9 +231,7 @@ unsafe fn option(options: *mut pg_sys::List, name: &CStr) -> Option<*mut pg_sys:
     // SAFETY: each element of such a list is a DefElem with a name.
     unsafe {
         let options = PgList::<pg_sys::DefElem>::from_pg(options);
-        options
-            .iter_ptr()
-            .find(|element| CStr::from_ptr((**element).defname) == name)
+        options.iter_ptr().find(|element| CStr::from_ptr((**element).defname) == name)
     }
 }
 
@@ -259,6 +268,7 @@ fn has_passed(at: Timestamp) -> bool {
 /// What is to be told when the current transaction has committed.
 #[derive(Default)]
 struct Pending {
+    refreshed: bool,
     views: bool,
     extension: bool,
     databases: bool,
@@ -287,6 +297,13 @@ pub fn registry_changed() {
     }
 }
 
+/// Has the scheduler of this database learn of a refresh once this transaction commits.
+pub fn view_refreshed() {
+    if shared::is_available() {
+        after_commit(|pending| pending.refreshed = true);
+    }
+}
+
 fn tell() {
     let pending = PENDING.take();
     let here = identity::current_database();
@@ -294,6 +311,8 @@ fn tell() {
         shared::poke(here);
     } else if pending.views {
         shared::nudge(here);
+    } else if pending.refreshed {
+        shared::poke_running(here);
     }
     if pending.databases {
         shared::request_rescan();

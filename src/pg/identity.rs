@@ -46,11 +46,7 @@ impl Scope {
             pg_sys::SetUserIdAndSecContext(role, context | restriction as i32);
             nest_level
         };
-        let scope = Self {
-            role: saved_role,
-            context,
-            nest_level,
-        };
+        let scope = Self { role: saved_role, context, nest_level };
         for (name, value) in settings {
             set_locally(name, value);
         }
@@ -140,6 +136,33 @@ pub fn owns(relation: pg_sys::Oid) -> bool {
         return pg_sys::pg_class_ownercheck(relation, current_role());
         #[cfg(not(any(feature = "pg14", feature = "pg15")))]
         pg_sys::object_ownercheck(pg_sys::RelationRelationId, relation, current_role())
+    }
+}
+
+/// Whether the current role has the rights of the owner of a database.
+pub fn owns_database(database: u32) -> bool {
+    let database = pg_sys::Oid::from(database);
+    // SAFETY: looks up the catalog; raises an ERROR if the database is gone.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        return pg_sys::pg_database_ownercheck(database, current_role());
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        pg_sys::object_ownercheck(pg_sys::DatabaseRelationId, database, current_role())
+    }
+}
+
+/// Whether the current role has the rights of the owner of this extension, if it is here.
+pub fn owns_extension() -> bool {
+    // SAFETY: looks up the catalog.
+    unsafe {
+        let extension = pg_sys::get_extension_oid(c"cache_refresher".as_ptr(), true);
+        if extension == pg_sys::InvalidOid {
+            return false;
+        }
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        return pg_sys::pg_extension_ownercheck(extension, current_role());
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        pg_sys::object_ownercheck(pg_sys::ExtensionRelationId, extension, current_role())
     }
 }
 

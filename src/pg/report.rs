@@ -1,26 +1,79 @@
 //! Errors that the server raised, as values; and lines for the server log.
 
-use pgrx::PgSqlErrorCode;
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicI32, Ordering};
+
 use pgrx::pg_sys::panic::CaughtError;
+use pgrx::{PgSqlErrorCode, pg_sys};
+
+/// While it lives, the SQLSTATE of each error that the server raises is noted. pgrx knows the server's
+/// own error codes only, and takes one that a user's function has made up for an internal error.
+pub struct CodeRecorder {
+    callback: Box<pg_sys::ErrorContextCallback>,
+}
+
+static RAISED: AtomicI32 = AtomicI32::new(0);
+
+unsafe extern "C-unwind" fn record(_argument: *mut c_void) {
+    // SAFETY: an error context callback is called while an error is being reported, which is when
+    // its code can be asked for.
+    RAISED.store(unsafe { pg_sys::geterrcode() }, Ordering::Relaxed);
+}
+
+impl CodeRecorder {
+    /// Begins to note.
+    pub fn start() -> Self {
+        RAISED.store(0, Ordering::Relaxed);
+        // SAFETY: the callback stays at its place on the heap until Drop takes it off the stack.
+        unsafe {
+            let mut callback = Box::new(pg_sys::ErrorContextCallback {
+                previous: pg_sys::error_context_stack,
+                callback: Some(record),
+                arg: std::ptr::null_mut(),
+            });
+            pg_sys::error_context_stack = &raw mut *callback;
+            Self { callback }
+        }
+    }
+}
+
+impl Drop for CodeRecorder {
+    fn drop(&mut self) {
+        // SAFETY: recorders nest strictly; what was there before is there again.
+        unsafe { pg_sys::error_context_stack = self.callback.previous };
+    }
+}
 
 /// An error that was caught, with what is worth keeping of it.
 #[derive(Debug, Clone)]
 pub struct Caught {
     /// The class of the error.
     pub code: PgSqlErrorCode,
+    /// Its code as the server packs it: also one that a user's function has made up.
+    packed: i32,
     /// The primary message.
     pub message: String,
+    /// The detail, if there was one: of postgres_fdw, what the other server said.
+    pub detail: Option<String>,
     /// The hint, if there was one.
     pub hint: Option<String>,
 }
 
 impl Caught {
+    /// Message and detail in one text, as it is logged.
+    pub fn full_message(&self) -> String {
+        match &self.detail {
+            Some(detail) => format!("{}: {detail}", self.message),
+            None => self.message.clone(),
+        }
+    }
+
     /// The five characters of the SQLSTATE.
     pub fn sqlstate(&self) -> String {
         // The server packs five characters of six bits each, counted from '0'.
         (0..5)
             .map(|position| {
-                let six_bits = ((self.code as i32) >> (6 * position)) & 0x3f;
+                let six_bits = (self.packed >> (6 * position)) & 0x3f;
                 char::from(b'0' + six_bits as u8)
             })
             .collect()
@@ -46,12 +99,15 @@ impl From<&CaughtError> for Caught {
     fn from(error: &CaughtError) -> Self {
         let (CaughtError::PostgresError(report)
         | CaughtError::ErrorReport(report)
-        | CaughtError::RustPanic {
-            ereport: report, ..
-        }) = error;
+        | CaughtError::RustPanic { ereport: report, .. }) = error;
+        let code = report.sql_error_code();
+        let raised = RAISED.swap(0, Ordering::Relaxed);
+        let unknown = code == PgSqlErrorCode::ERRCODE_INTERNAL_ERROR && raised != 0;
         Self {
-            code: report.sql_error_code(),
+            code,
+            packed: if unknown { raised } else { code as i32 },
             message: report.message().to_owned(),
+            detail: report.detail().map(|detail| detail.trim().to_owned()),
             hint: report.hint().map(str::to_owned),
         }
     }

@@ -157,13 +157,8 @@ pub struct WorkerSlot {
 }
 
 impl WorkerSlot {
-    const FREE: Self = Self {
-        worker: Worker::Free,
-        database: 0,
-        pid: 0,
-        report: None,
-        retiring: false,
-    };
+    const FREE: Self =
+        Self { worker: Worker::Free, database: 0, pid: 0, report: None, retiring: false };
 }
 
 impl WorkerSlot {
@@ -175,10 +170,7 @@ impl WorkerSlot {
             Worker::Busy(_) => SlotState::Busy,
             Worker::Stopping => SlotState::Stopping,
         };
-        Slot {
-            database: self.database,
-            state,
-        }
+        Slot { database: self.database, state }
     }
 }
 
@@ -208,6 +200,8 @@ pub struct Failure {
     pub started_at: Timestamp,
     /// When it failed.
     pub finished_at: Timestamp,
+    /// Cancelled by somebody, not failed.
+    pub cancelled: bool,
     /// SQLSTATE.
     pub sqlstate: Text<5>,
     /// Primary message.
@@ -257,17 +251,10 @@ const INITIAL: Shared = Shared {
     starved_since: None,
     databases: [Database::FREE; MAX_DATABASES],
     workers: [WorkerSlot::FREE; MAX_WORKERS],
-    running: [Running {
-        database: 0,
-        view: 0,
-        pid: 0,
-        started_at: Timestamp::from_pg(0),
-    }; MAX_RUNNING],
+    running: [Running { database: 0, view: 0, pid: 0, started_at: Timestamp::from_pg(0) };
+        MAX_RUNNING],
     failures: [None; MAX_FAILURES],
-    holds: [Hold {
-        database: 0,
-        pid: 0,
-    }; MAX_HOLDS],
+    holds: [Hold { database: 0, pid: 0 }; MAX_HOLDS],
 };
 
 // SAFETY: the name is ours.
@@ -286,32 +273,20 @@ pub fn is_available() -> bool {
 }
 
 fn read<R>(body: impl FnOnce(&Shared) -> R, otherwise: R) -> R {
-    if is_available() {
-        body(&SHARED.share())
-    } else {
-        otherwise
-    }
+    if is_available() { body(&SHARED.share()) } else { otherwise }
 }
 
 fn write<R>(body: impl FnOnce(&mut Shared) -> R, otherwise: R) -> R {
-    if is_available() {
-        body(&mut SHARED.exclusive())
-    } else {
-        otherwise
-    }
+    if is_available() { body(&mut SHARED.exclusive()) } else { otherwise }
 }
 
 impl Shared {
     fn database(&mut self, oid: u32) -> Option<&mut Database> {
-        self.databases
-            .iter_mut()
-            .find(|database| database.oid == oid)
+        self.databases.iter_mut().find(|database| database.oid == oid)
     }
 
     fn is_held(&self, oid: u32) -> bool {
-        self.holds
-            .iter()
-            .any(|hold| hold.pid != 0 && hold.database == oid)
+        self.holds.iter().any(|hold| hold.pid != 0 && hold.database == oid)
     }
 
     fn scheduler_pid(&self, oid: u32) -> i32 {
@@ -362,9 +337,7 @@ pub fn databases() -> Vec<(Database, bool)> {
     read(
         |shared| {
             let known = shared.databases.iter().filter(|database| database.oid != 0);
-            known
-                .map(|database| (*database, shared.is_held(database.oid)))
-                .collect()
+            known.map(|database| (*database, shared.is_held(database.oid))).collect()
         },
         Vec::new(),
     )
@@ -387,10 +360,7 @@ pub fn set_databases(oids: &[u32]) -> usize {
                     }
                     match shared.database(0) {
                         Some(place) => {
-                            *place = Database {
-                                oid,
-                                ..Database::FREE
-                            };
+                            *place = Database { oid, ..Database::FREE };
                             false
                         }
                         None => true,
@@ -424,11 +394,8 @@ pub fn attach_scheduler(oid: u32, pid: i32) -> bool {
             let held = shared.is_held(oid);
             match shared.database(oid) {
                 Some(database) if !matches!(database.scheduler, Scheduler::Running(_)) => {
-                    database.scheduler = if held {
-                        Scheduler::None
-                    } else {
-                        Scheduler::Running(pid)
-                    };
+                    database.scheduler =
+                        if held { Scheduler::None } else { Scheduler::Running(pid) };
                     !held
                 }
                 _ => false,
@@ -441,11 +408,7 @@ pub fn attach_scheduler(oid: u32, pid: i32) -> bool {
 /// Whether something was committed that the scheduler has to look at; asking clears the request.
 pub fn take_poke(oid: u32) -> bool {
     write(
-        |shared| {
-            shared
-                .database(oid)
-                .is_some_and(|database| std::mem::take(&mut database.poked))
-        },
+        |shared| shared.database(oid).is_some_and(|database| std::mem::take(&mut database.poked)),
         false,
     )
 }
@@ -503,17 +466,21 @@ pub fn nudge(oid: u32) {
     }
 }
 
+/// Like [`poke`], but only if a scheduler runs there: one that starts later sees by itself what
+/// there is to see.
+pub fn poke_running(oid: u32) {
+    if read(|shared| shared.scheduler_pid(oid) != 0, false) {
+        poke(oid);
+    }
+}
+
 /// Has the scheduler and the workers of a database replaced by new ones, which read the database's
 /// settings at their start. Running refreshes come to their end first.
 pub fn replace_processes(oid: u32) {
     let pids = write(
         |shared| {
             let mut pids = vec![shared.scheduler_pid(oid)];
-            for place in shared
-                .workers
-                .iter_mut()
-                .filter(|place| place.database == oid)
-            {
+            for place in shared.workers.iter_mut().filter(|place| place.database == oid) {
                 match place.worker {
                     Worker::Idle => {
                         place.worker = Worker::Stopping;
@@ -529,6 +496,17 @@ pub fn replace_processes(oid: u32) {
     for pid in pids {
         super::signals::send(pid, super::signals::Signal::Terminate);
     }
+    nudge(oid);
+}
+
+/// The settings of the server have changed: every deadline has to be computed anew.
+pub fn nudge_all() {
+    let present: Vec<u32> = databases()
+        .into_iter()
+        .filter(|(database, _)| database.knowledge == Knowledge::Present)
+        .map(|(database, _)| database.oid)
+        .collect();
+    present.into_iter().for_each(poke);
 }
 
 /// Tells the launcher to read the list of databases again.
@@ -562,11 +540,7 @@ pub fn place_job(database: u32, max_workers: usize, job: Job, now: Timestamp) ->
                 Placement::Reuse(slot) => shared.workers[slot].worker = Worker::Busy(job),
                 Placement::Start(slot) => {
                     let worker = Worker::Starting(now, job);
-                    shared.workers[slot] = WorkerSlot {
-                        worker,
-                        database,
-                        ..WorkerSlot::FREE
-                    };
+                    shared.workers[slot] = WorkerSlot { worker, database, ..WorkerSlot::FREE };
                 }
                 Placement::Evict(slot) => shared.workers[slot].worker = Worker::Stopping,
                 Placement::Wait => {}
@@ -615,11 +589,7 @@ pub fn reap_workers(before: Timestamp) {
 pub fn note_slots(found: bool, now: Timestamp) {
     write(
         |shared| {
-            shared.starved_since = if found {
-                None
-            } else {
-                shared.starved_since.or(Some(now))
-            };
+            shared.starved_since = if found { None } else { shared.starved_since.or(Some(now)) };
         },
         (),
     );
@@ -676,13 +646,10 @@ pub fn free_worker(slot: usize) {
 }
 
 fn running_schedulers(shared: &Shared) -> Vec<i32> {
-    let pids = shared
-        .databases
-        .iter()
-        .filter_map(|database| match database.scheduler {
-            Scheduler::Running(pid) => Some(pid),
-            _ => None,
-        });
+    let pids = shared.databases.iter().filter_map(|database| match database.scheduler {
+        Scheduler::Running(pid) => Some(pid),
+        _ => None,
+    });
     pids.collect()
 }
 
@@ -694,11 +661,7 @@ pub fn finish_job(slot: usize, view: u32, report: Report) {
                 return 0;
             };
             if matches!(place.worker, Worker::Busy(_)) {
-                place.worker = if place.retiring {
-                    Worker::Stopping
-                } else {
-                    Worker::Idle
-                };
+                place.worker = if place.retiring { Worker::Stopping } else { Worker::Idle };
             }
             place.report = Some((view, report));
             let database = place.database;
@@ -713,10 +676,7 @@ pub fn finish_job(slot: usize, view: u32, report: Report) {
 pub fn take_reports(oid: u32) -> Vec<(u32, Report)> {
     write(
         |shared| {
-            let places = shared
-                .workers
-                .iter_mut()
-                .filter(|place| place.database == oid);
+            let places = shared.workers.iter_mut().filter(|place| place.database == oid);
             places.filter_map(|place| place.report.take()).collect()
         },
         Vec::new(),
@@ -737,12 +697,7 @@ impl RunningMark {
         write(
             |shared| {
                 if let Some(place) = shared.running.iter_mut().find(|place| place.view == 0) {
-                    *place = Running {
-                        database,
-                        view,
-                        pid,
-                        started_at,
-                    };
+                    *place = Running { database, view, pid, started_at };
                 }
             },
             (),
@@ -778,10 +733,7 @@ pub fn running(oid: u32) -> Vec<Running> {
     read(
         |shared| {
             let places = shared.running.iter();
-            places
-                .filter(|place| place.view != 0 && place.database == oid)
-                .copied()
-                .collect()
+            places.filter(|place| place.view != 0 && place.database == oid).copied().collect()
         },
         Vec::new(),
     )
@@ -843,10 +795,7 @@ pub fn processes_in(oid: u32) -> Vec<i32> {
 }
 
 fn processes(shared: &Shared, oid: u32) -> Vec<i32> {
-    let workers = shared
-        .workers
-        .iter()
-        .filter(|place| place.database == oid && place.pid != 0);
+    let workers = shared.workers.iter().filter(|place| place.database == oid && place.pid != 0);
     let mut pids: Vec<i32> = workers.map(|place| place.pid).collect();
     pids.extend(Some(shared.scheduler_pid(oid)).filter(|&pid| pid != 0));
     pids

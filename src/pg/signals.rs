@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pgrx::pg_sys;
 
 static TERMINATE: AtomicBool = AtomicBool::new(false);
+static RELOADED: AtomicBool = AtomicBool::new(false);
 
 unsafe extern "C-unwind" fn on_sigterm(_signal: i32) {
     TERMINATE.store(true, Ordering::Relaxed);
@@ -55,6 +56,11 @@ pub fn terminate_requested() -> bool {
     TERMINATE.load(Ordering::Relaxed)
 }
 
+/// Whether the configuration has been read again since the last call.
+pub fn take_reloaded() -> bool {
+    RELOADED.swap(false, Ordering::Relaxed)
+}
+
 /// Reads postgresql.conf again if the postmaster said so since the last call.
 pub fn reload_configuration_if_asked() {
     // SAFETY: called between transactions only, as the server's own workers do.
@@ -62,6 +68,7 @@ pub fn reload_configuration_if_asked() {
         if pg_sys::ConfigReloadPending != 0 {
             pg_sys::ConfigReloadPending = 0;
             pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
+            RELOADED.store(true, Ordering::Relaxed);
         }
     }
 }

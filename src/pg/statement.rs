@@ -4,6 +4,8 @@ use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys;
 
+use super::identity::{self, Restriction, Scope};
+
 /// The server's own REFRESH MATERIALIZED VIEW, as a statement tree, so that no name has to be quoted
 /// and hooks and event triggers see it as usual. Returns the number of rows in the new content.
 ///
@@ -62,37 +64,65 @@ unsafe fn node<T>(tag: pg_sys::NodeTag) -> *mut T {
     }
 }
 
-/// The text of a query without its semicolon, if it is exactly one SELECT (or VALUES, TABLE, WITH)
-/// without INTO. Text that does not parse raises the parser's own error.
-///
-/// Such a text can be put between parentheses: it is complete in itself.
-pub fn single_select(query: &str) -> Option<String> {
+/// The text of a query, if it is exactly one SELECT (or VALUES, TABLE, WITH) without INTO, with all
+/// names qualified as the present search_path finds them. What does not parse, or names what is not
+/// there, raises the server's own error.
+pub fn qualified_select(query: &str) -> Option<String> {
     let text = CString::new(query).ok()?;
-    // SAFETY: the parser reads the text and allocates its tree in the current memory context; the
-    // list and nodes are only read here.
-    let (location, length) = unsafe {
+    // SAFETY: parser and analyzer allocate their trees in the current memory context; the raw tree
+    // is used once, as the analyzer asks.
+    unsafe {
+        let raw = raw_select(&text)?;
+        #[cfg(feature = "pg14")]
+        {
+            let start = usize::try_from((*raw).stmt_location).unwrap_or(0);
+            let length = usize::try_from((*raw).stmt_len).unwrap_or(0);
+            let rest = query.get(start..)?;
+            return Some(if length > 0 { rest.get(..length)? } else { rest }.to_owned());
+        }
+        #[cfg(not(feature = "pg14"))]
+        {
+            let analyzed = pg_sys::parse_analyze_fixedparams(
+                raw,
+                text.as_ptr(),
+                std::ptr::null(),
+                0,
+                std::ptr::null_mut(),
+            );
+            let _scope = Scope::enter(
+                identity::current_role(),
+                Restriction::LocalUserIdChange,
+                &[(c"search_path", c"pg_catalog, pg_temp")],
+            );
+            let deparsed = pg_sys::pg_get_querydef(analyzed, false);
+            let qualified = CStr::from_ptr(deparsed).to_string_lossy().into_owned();
+            Some(qualified.trim_end_matches(';').to_owned())
+        }
+    }
+}
+
+/// Whether a text is exactly one SELECT: then it is complete in itself, and can be put between
+/// parentheses.
+pub fn is_single_select(query: &str) -> bool {
+    // SAFETY: only asks whether there is such a tree.
+    CString::new(query).is_ok_and(|text| unsafe { raw_select(&text) }.is_some())
+}
+
+/// # Safety
+/// To be called inside a transaction; the tree lives in the current memory context.
+unsafe fn raw_select(text: &CStr) -> Option<*mut pg_sys::RawStmt> {
+    // SAFETY: the list and its nodes are only read; each cast follows the node's tag.
+    unsafe {
         let statements = pg_sys::raw_parser(text.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_DEFAULT);
         if statements.is_null() || (*statements).length != 1 {
             return None;
         }
-        let raw = (*(*statements).elements)
-            .ptr_value
-            .cast::<pg_sys::RawStmt>();
+        let raw = (*(*statements).elements).ptr_value.cast::<pg_sys::RawStmt>();
         let statement = (*raw).stmt;
-        if (*statement).type_ != pg_sys::NodeTag::T_SelectStmt
-            || has_into(statement.cast::<pg_sys::SelectStmt>())
-        {
-            return None;
-        }
-        ((*raw).stmt_location, (*raw).stmt_len)
-    };
-    let start = usize::try_from(location).unwrap_or(0);
-    let rest = query.get(start..)?;
-    let body = match usize::try_from(length) {
-        Ok(length) if length > 0 => rest.get(..length)?,
-        _ => rest,
-    };
-    Some(body.to_owned())
+        let plain = (*statement).type_ == pg_sys::NodeTag::T_SelectStmt
+            && !has_into(statement.cast::<pg_sys::SelectStmt>());
+        plain.then_some(raw)
+    }
 }
 
 /// # Safety

@@ -17,7 +17,7 @@ use crate::pg::deadline::Deadline;
 use crate::pg::lock::RefreshLock;
 use crate::pg::report::{self, Caught};
 use crate::pg::shared::{Job, Report};
-use crate::pg::{background_worker, clock, identity, transaction};
+use crate::pg::{background_worker, clock, identity, signals, transaction};
 
 /// What became of the job inside its transaction.
 enum End {
@@ -55,15 +55,8 @@ pub fn execute(job: Job, settings: &RefreshSettings) -> Report {
             None if caught.code == pgrx::PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE => Report::Gone,
             None => {
                 report::log(
-                    &format!(
-                        "cache_refresher: cannot start a refresh: {}",
-                        caught.message
-                    ),
-                    Some(&format!(
-                        "View with OID {}, SQLSTATE {}.",
-                        job.view,
-                        caught.sqlstate()
-                    )),
+                    &format!("cache_refresher: cannot start a refresh: {}", caught.message),
+                    Some(&format!("View with OID {}, SQLSTATE {}.", job.view, caught.sqlstate())),
                     caught.hint.as_deref(),
                 );
                 Report::Busy
@@ -97,18 +90,10 @@ fn refresh(
         return Ok(End::NotNeeded(history));
     }
     background_worker::report_activity(&format!("refresh of {}", registration.name));
-    known.set(Some(Known {
-        registration: registration.clone(),
-        history,
-    }));
-    let request = Request {
-        trigger: job.why.as_str(),
-        method: None,
-        role: identity::current_role(),
-    };
-    let done = run(oid, Some(&registration), request, settings, |reads| {
-        foreign.set(reads)
-    })?;
+    known.set(Some(Known { registration: registration.clone(), history }));
+    let request =
+        Request { trigger: job.why.as_str(), method: None, role: identity::current_role() };
+    let done = run(oid, Some(&registration), request, settings, |reads| foreign.set(reads))?;
     let finished_at = done.started_at.plus(done.duration);
     let after = view_state::after_success(&history, done.started_at, finished_at);
     record::success(&done, request, &history, &after, settings)?;
@@ -125,11 +110,11 @@ fn failed(
 ) -> History {
     let finished_at = clock::now();
     let cancelled = caught.is_cancel() && !Deadline::has_passed();
-    let (after, verdict) = if cancelled {
-        (
-            view_state::after_cancel(&known.history, started_at, finished_at),
-            None,
-        )
+    let (after, verdict) = if cancelled && signals::terminate_requested() {
+        // The process is told to leave: the refresh is as due as it was.
+        (known.history, None)
+    } else if cancelled {
+        (view_state::after_cancel(&known.history, started_at, finished_at), None)
     } else {
         after_failure(job, known, started_at, finished_at, settings)
     };
@@ -138,20 +123,16 @@ fn failed(
         name: &known.registration.name,
         trigger: job.why.as_str(),
         role: identity::current_role(),
-        outcome: if cancelled {
-            Outcome::Cancelled
-        } else {
-            Outcome::Failed
-        },
+        outcome: if cancelled { Outcome::Cancelled } else { Outcome::Failed },
         started_at,
         finished_at,
         attempt: known.history.attempt + 1,
         sqlstate: &caught.sqlstate(),
-        message: &caught.message,
+        message: &caught.full_message(),
     };
     record::log_failure(
         &failure,
-        settings.retry.max_retries,
+        settings.failures.retry.max_retries,
         verdict.as_ref(),
         finished_at,
     );
@@ -179,7 +160,7 @@ fn after_failure(
     settings: &RefreshSettings,
 ) -> (History, Option<Verdict>) {
     let entropy = (finished_at.as_pg() as u64) ^ (u64::from(job.view) << 32);
-    match policy::of(&known.registration, &settings.intervals, settings.retry) {
+    match policy::of(&known.registration, &settings.intervals, settings.failures) {
         Ok(policy) => {
             let (history, verdict) = view_state::after_failure(
                 &policy,
@@ -191,10 +172,7 @@ fn after_failure(
             (history, Some(verdict))
         }
         // The schedule itself is bad: nothing to retry by.
-        Err(_) => (
-            view_state::after_cancel(&known.history, started_at, finished_at),
-            None,
-        ),
+        Err(_) => (view_state::after_cancel(&known.history, started_at, finished_at), None),
     }
 }
 
@@ -215,10 +193,7 @@ fn disconnect() {
     });
     if let Err(caught) = closed {
         report::log(
-            &format!(
-                "cache_refresher: cannot close foreign connections: {}",
-                caught.message
-            ),
+            &format!("cache_refresher: cannot close foreign connections: {}", caught.message),
             None,
             None,
         );

@@ -28,6 +28,7 @@ use crate::guc::RefreshSettings;
 use crate::pg::deadline::Deadline;
 use crate::pg::identity::{Restriction, Scope};
 use crate::pg::lock::{self, RelationLock};
+use crate::pg::report::CodeRecorder;
 use crate::pg::shared::RunningMark;
 use crate::pg::snapshot::ActiveSnapshot;
 use crate::pg::{background_worker, clock, identity};
@@ -76,6 +77,7 @@ fn run(
     let limit = registration
         .and_then(|registration| registration.policy.timeout)
         .unwrap_or(settings.timeout);
+    let _codes = CodeRecorder::start();
     let name = View::find(oid)?.name.to_string();
     let deadline = Deadline::after(limit);
     let done = cancelled_as_timeout(name, limit, || {
@@ -98,10 +100,8 @@ fn lock_and_rebuild(
         .or(registration.and_then(|registration| registration.policy.method))
         .unwrap_or(Requested::Auto);
     let decide = |view: &View| {
-        let facts = Facts {
-            populated: view.populated,
-            usable_unique_index: view.usable_unique_index,
-        };
+        let facts =
+            Facts { populated: view.populated, usable_unique_index: view.usable_unique_index };
         method::choose(requested, facts)
             .map_err(|refusal| refused(&view.name.to_string(), requested, refusal))
     };
@@ -140,11 +140,8 @@ fn lock_and_rebuild(
         let pinned = settings::pinned(settings.lock_timeout)?;
         // Not a restricted operation: CONCURRENTLY makes a temporary table. The server restricts
         // the query itself.
-        let _scope = Scope::enter(
-            view.owner,
-            Restriction::LocalUserIdChange,
-            &settings::refs(&pinned),
-        );
+        let _scope =
+            Scope::enter(view.owner, Restriction::LocalUserIdChange, &settings::refs(&pinned));
         match choice.method {
             Method::Full => rebuild::full(&view.name),
             Method::Concurrent => rebuild::concurrently(&view.name),
@@ -184,11 +181,7 @@ fn cancelled_as_timeout<R>(name: String, limit: Duration, body: impl FnOnce() ->
     })
     .catch_when(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, move |error| {
         if Deadline::has_passed() {
-            Error::Timeout {
-                name: name.clone(),
-                limit: duration::format(limit),
-            }
-            .raise()
+            Error::Timeout { name: name.clone(), limit: duration::format(limit) }.raise()
         }
         error.rethrow()
     })

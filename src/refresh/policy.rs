@@ -1,12 +1,12 @@
 //! From what a view is registered with, and the settings, to what the core schedules by.
 
-use cache_refresher_core::backoff::RetryPolicy;
 use cache_refresher_core::interval::{self, IntervalSettings};
 use cache_refresher_core::schedule::{CronSchedule, Phase, Schedule};
-use cache_refresher_core::view_state::{Policy, SUSPEND_AFTER_ROUNDS};
+use cache_refresher_core::view_state::Policy;
 
 use crate::catalog::registry::Registration;
 use crate::error::Result;
+use crate::guc::FailurePolicy;
 use crate::pg::identity;
 
 /// Time zone of cron expressions registered without one.
@@ -16,7 +16,7 @@ pub const DEFAULT_TIME_ZONE: &str = "UTC";
 pub fn of(
     registration: &Registration,
     intervals: &IntervalSettings,
-    retry: RetryPolicy,
+    failures: FailurePolicy,
 ) -> Result<Policy> {
     let name = &registration.name;
     let policy = &registration.policy;
@@ -34,8 +34,8 @@ pub fn of(
     Ok(Policy {
         schedule,
         phase: Phase::of(identity::current_database(), &name.schema, &name.name),
-        retry,
-        suspend_after_rounds: SUSPEND_AFTER_ROUNDS,
+        retry: failures.retry,
+        suspend_after: failures.suspend_after,
         paused: registration.paused,
     })
 }

@@ -10,9 +10,7 @@ pub fn require_owner(view: &View) -> Result<()> {
     if identity::owns(view.oid) {
         Ok(())
     } else {
-        Err(Error::NotOwner {
-            name: view.name.to_string(),
-        })
+        Err(Error::NotOwner { name: view.name.to_string() })
     }
 }
 
@@ -21,9 +19,7 @@ pub fn require_refresh(view: &View) -> Result<()> {
     if may_refresh(view)? {
         Ok(())
     } else {
-        Err(Error::MayNotRefresh {
-            name: view.name.to_string(),
-        })
+        Err(Error::MayNotRefresh { name: view.name.to_string() })
     }
 }
 
@@ -39,8 +35,6 @@ pub fn require_see(view: &View) -> Result<()> {
     if identity::may_see(view.oid) {
         Ok(())
     } else {
-        Err(Error::MayNotSee {
-            name: view.name.to_string(),
-        })
+        Err(Error::MayNotSee { name: view.name.to_string() })
     }
 }

@@ -19,7 +19,8 @@ use crate::error::Result;
 use crate::guc::{RefreshSettings, Retention};
 use crate::pg::{clock, report};
 
-/// History of a view is pruned at every so many of its refreshes.
+/// History of a view is pruned at every so many of its refreshes at most, since looking costs; with
+/// a small limit more often, so that it is never exceeded by much.
 const PRUNE_EVERY: i64 = 16;
 
 const NOTIFY: &str = "SELECT pg_notify('cache_refresher', $1)";
@@ -38,12 +39,7 @@ pub fn success(
         duration_ms: milliseconds(done.duration),
         rows_total: Some(done.rows_total),
     };
-    content::save(
-        done.view.oid,
-        &shown,
-        done.method.as_str(),
-        done.summary.clone(),
-    )?;
+    content::save(done.view.oid, &shown, done.method.as_str(), done.summary.clone())?;
     let tries = attempts::save(done.view.oid, after, Outcome::Refreshed, None)?;
     history::insert(Entry {
         view: done.view.oid,
@@ -96,7 +92,7 @@ pub fn failure(failure: &Failure, after: Option<&History>, retention: Retention)
     let error = (failure.sqlstate, failure.message);
     let tries = match after {
         Some(after) => attempts::save(failure.view, after, failure.outcome, Some(error))?,
-        None => PRUNE_EVERY,
+        None => 0,
     };
     history::insert(Entry {
         view: failure.view,
@@ -118,7 +114,11 @@ pub fn failure(failure: &Failure, after: Option<&History>, retention: Retention)
 }
 
 fn prune(view: Oid, tries: i64, retention: Retention) -> Result<()> {
-    if tries % PRUNE_EVERY != 0 {
+    let every = match retention.rows {
+        0 => PRUNE_EVERY,
+        rows => (rows / PRUNE_EVERY).clamp(1, PRUNE_EVERY),
+    };
+    if tries % every != 0 {
         return Ok(());
     }
     if retention.rows > 0 {
@@ -137,10 +137,7 @@ pub fn prune_by_age(retention: Retention) -> Result<()> {
 
 /// The server-log line of a refresh.
 pub fn log_success(done: &Done, settings: &RefreshSettings) {
-    if settings
-        .log_min_duration
-        .is_some_and(|least| done.duration >= least)
-    {
+    if settings.log_min_duration.is_some_and(|least| done.duration >= least) {
         report::log(
             &format!(
                 "cache_refresher: refreshed {} with {} in {:.1} ms, {} rows",
@@ -157,13 +154,7 @@ pub fn log_success(done: &Done, settings: &RefreshSettings) {
 
 /// The server-log line of a failure that the scheduler goes on from.
 pub fn log_failure(failure: &Failure, max_retries: u32, verdict: Option<&Verdict>, now: Timestamp) {
-    let Failure {
-        name,
-        attempt,
-        message,
-        sqlstate,
-        ..
-    } = failure;
+    let Failure { name, attempt, message, sqlstate, .. } = failure;
     if failure.outcome == Outcome::Cancelled {
         let detail = format!("SQLSTATE {sqlstate}.");
         let message = format!("cache_refresher: refresh of {name} was cancelled: {message}");

@@ -15,6 +15,7 @@ use crate::catalog::view::View;
 use crate::catalog::{attempts, binding};
 use crate::error::{Error, Result};
 use crate::guc::RefreshSettings;
+use crate::pg::deadline::Deadline;
 use crate::pg::lock::RefreshLock;
 use crate::pg::report::Caught;
 use crate::pg::shared::{self, Failure, Text};
@@ -104,12 +105,7 @@ fn fresh_enough(view: &View, max_age: Option<Duration>) -> Result<Option<Answer>
     let content = content::find_current(view.oid)?;
     let young = content.filter(|content| clock::now().since(content.data_as_of) <= max_age);
     Ok(young.map(|content| {
-        Answer::unchanged(
-            view.oid,
-            Outcome::Fresh,
-            "it is not older than max_age",
-            content,
-        )
+        Answer::unchanged(view.oid, Outcome::Fresh, "it is not older than max_age", content)
     }))
 }
 
@@ -119,11 +115,7 @@ fn refresh_locked(
     settings: &RefreshSettings,
 ) -> Result<Answer> {
     let registration = find_registration(oid)?;
-    let request = Request {
-        trigger: "manual",
-        method,
-        role: identity::current_role(),
-    };
+    let request = Request { trigger: "manual", method, role: identity::current_role() };
     let done = run(oid, registration.as_ref(), request, settings, |_| ())?;
     let before = attempts::find(oid)?;
     let finished_at = done.started_at.plus(done.duration);
@@ -131,7 +123,7 @@ fn refresh_locked(
     record::success(&done, request, &Default::default(), &after, settings)?;
     record::log_success(&done, settings);
     if registration.is_some() {
-        hooks::registry_changed();
+        hooks::view_refreshed();
     }
     Ok(Answer {
         view: oid,
@@ -175,8 +167,9 @@ fn logging_failure<R>(
                 role: role.to_u32(),
                 started_at,
                 finished_at: clock::now(),
+                cancelled: error.is_cancel() && !Deadline::has_passed(),
                 sqlstate: Text::new(&error.sqlstate()),
-                message: Text::new(&error.message),
+                message: Text::new(&error.full_message()),
             });
         },
     )
@@ -188,13 +181,7 @@ pub fn log_failures(failures: &[Failure], settings: &RefreshSettings) -> Result<
         let oid = Oid::from(failure.view);
         // The view may be gone since, and its name with it.
         let Ok(view) = View::find(oid) else { continue };
-        let cancelled =
-            failure.sqlstate.as_str() == "57014" && !failure.message.as_str().contains("timed out");
-        let outcome = if cancelled {
-            Outcome::Cancelled
-        } else {
-            Outcome::Failed
-        };
+        let outcome = if failure.cancelled { Outcome::Cancelled } else { Outcome::Failed };
         let record = record::Failure {
             view: oid,
             name: &view.name,

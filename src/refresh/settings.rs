@@ -23,10 +23,8 @@ const FIXED: &[(&CStr, &CStr)] = &[
 
 /// What is set while a view's query runs.
 pub fn pinned(lock_timeout: Duration) -> Result<Settings> {
-    let mut settings: Settings = FIXED
-        .iter()
-        .map(|&(name, value)| (name, value.to_owned()))
-        .collect();
+    let mut settings: Settings =
+        FIXED.iter().map(|&(name, value)| (name, value.to_owned())).collect();
     settings.push((c"lock_timeout", milliseconds(lock_timeout)));
     if let Some(defaults) = shared::defaults() {
         let of_database = view::database_settings()?;
@@ -50,10 +48,7 @@ pub fn pinned(lock_timeout: Duration) -> Result<Settings> {
 
 /// The same, borrowed.
 pub fn refs(settings: &Settings) -> Vec<(&CStr, &CStr)> {
-    settings
-        .iter()
-        .map(|(name, value)| (*name, value.as_c_str()))
-        .collect()
+    settings.iter().map(|(name, value)| (*name, value.as_c_str())).collect()
 }
 
 /// A duration as a setting in milliseconds; what is shorter than one becomes one, since zero means

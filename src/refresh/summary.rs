@@ -1,39 +1,37 @@
 //! The summary query: one row about a view's content, kept with each refresh.
 
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use pgrx::Spi;
 use pgrx::datum::JsonB;
+use pgrx::{PgTryBuilder, Spi};
 
 use super::settings;
 use crate::catalog::view::View;
 use crate::error::{Error, Result};
 use crate::pg::identity::{Restriction, Scope};
+use crate::pg::report::Caught;
 use crate::pg::snapshot::ActiveSnapshot;
 use crate::pg::statement;
 
 /// Runs the query as the view's owner, read only, on what this transaction sees now; its one row as
 /// JSON. An error of the query itself passes through.
 pub fn run(view: &View, query: &str, lock_timeout: Duration) -> Result<serde_json::Value> {
-    let query = statement::single_select(query).ok_or(Error::SummaryNotSelect)?;
+    if !statement::is_single_select(query) {
+        return Err(Error::SummaryNotSelect);
+    }
     // A text that is one complete SELECT can stand between parentheses; the line breaks end a
     // comment that it may end with.
     let wrapped = format!("SELECT pg_catalog.to_jsonb(summary) FROM (\n{query}\n) AS summary");
     let _snapshot = ActiveSnapshot::take();
     let mut pinned = settings::pinned(lock_timeout)?;
     pinned.push((c"transaction_read_only", c"on".to_owned()));
-    let _scope = Scope::enter(
-        view.owner,
-        Restriction::RestrictedOperation,
-        &settings::refs(&pinned),
-    );
-    Spi::connect_mut(|client| {
+    let _scope =
+        Scope::enter(view.owner, Restriction::RestrictedOperation, &settings::refs(&pinned));
+    Spi::connect(|client| {
         // Two rows are enough to know that there are several.
-        let table = client.update(&wrapped, Some(2), &[])?;
-        let wrong = |returned| Error::SummaryRows {
-            name: view.name.to_string(),
-            returned,
-        };
+        let table = client.select(&wrapped, Some(2), &[])?;
+        let wrong = |returned| Error::SummaryRows { name: view.name.to_string(), returned };
         match table.len() {
             0 => Err(wrong("none")),
             1 => {
@@ -45,9 +43,19 @@ pub fn run(view: &View, query: &str, lock_timeout: Duration) -> Result<serde_jso
     })
 }
 
-/// Whether the text can be a summary query at all, without running it.
-pub fn check(query: &str) -> Result<()> {
-    statement::single_select(query)
-        .map(drop)
-        .ok_or(Error::SummaryNotSelect)
+/// Checks a query before it is kept, and returns it as it is kept: with every name qualified as the
+/// caller's search_path finds it now, as the server keeps the queries of views. It is run once, so
+/// that a mistake is found now; a view that was never populated cannot be read yet.
+pub fn prepare(view: &View, query: &str, lock_timeout: Duration) -> Result<String> {
+    let view = view.clone();
+    let query = query.to_owned();
+    PgTryBuilder::new(AssertUnwindSafe(move || {
+        let query = statement::qualified_select(&query).ok_or(Error::SummaryNotSelect)?;
+        if view.populated {
+            run(&view, &query, lock_timeout)?;
+        }
+        Ok(query)
+    }))
+    .catch_others(|error| Err(Error::SummaryFails(Caught::from(&error))))
+    .execute()
 }

@@ -30,8 +30,15 @@ pub fn main(_argument: i64) {
     shared::attach_launcher(background_worker::my_pid());
     report::log("cache_refresher launcher started", None, None);
     let mut known = HashMap::new();
+    let mut looked_at = clock::now();
     while !signals::terminate_requested() {
         publish_defaults();
+        // Deadlines are computed from settings and the clock: they are void when either is changed.
+        let clock_went_back = clock::now() < looked_at;
+        if signals::take_reloaded() || clock_went_back {
+            shared::nudge_all();
+        }
+        looked_at = clock::now();
         if shared::take_rescan() {
             rescan(&mut known);
         }
@@ -72,10 +79,7 @@ fn rescan(known: &mut HashMap<u32, DatabaseRow>) {
             }
         }
         Err(caught) => report::log(
-            &format!(
-                "cache_refresher: cannot read the list of databases: {}",
-                caught.message
-            ),
+            &format!("cache_refresher: cannot read the list of databases: {}", caught.message),
             None,
             None,
         ),
@@ -90,17 +94,13 @@ fn start_schedulers(known: &HashMap<u32, DatabaseRow>) -> Duration {
         .into_iter()
         .map(|(database, held)| {
             view(&database, held, now, |oid| {
-                known
-                    .get(&oid)
-                    .is_some_and(|row| row.is_connectable && names.contains(&row.name))
+                known.get(&oid).is_some_and(|row| row.is_connectable && names.contains(&row.name))
             })
         })
         .collect();
     let decision = databases::decide(&views, guc::enabled(), VISITS_AT_ONCE, now);
     for &oid in &decision.start {
-        shared::update_database(oid, |database| {
-            database.scheduler = Scheduler::Starting(now)
-        });
+        shared::update_database(oid, |database| database.scheduler = Scheduler::Starting(now));
         let found = background_worker::start_scheduler(oid);
         shared::note_slots(found, now);
         if !found {
@@ -114,12 +114,7 @@ fn start_schedulers(known: &HashMap<u32, DatabaseRow>) -> Duration {
         decision.wake_at
     } else {
         // Look again soon whether they have come up.
-        Some(
-            decision
-                .wake_at
-                .unwrap_or(now.plus(START_TIMEOUT))
-                .min(now.plus(START_TIMEOUT)),
-        )
+        Some(decision.wake_at.unwrap_or(now.plus(START_TIMEOUT)).min(now.plus(START_TIMEOUT)))
     };
     wake_at.map_or(IDLE_SLEEP, |at| at.since(clock::now()))
 }

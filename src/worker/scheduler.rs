@@ -24,6 +24,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(15);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// When to ask again for a background worker after the server had none.
 const NO_SLOT_PAUSE: Duration = Duration::from_secs(5);
+/// Something due wakes us earlier, and so does whoever has something to say.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 /// When to read the registry again after that failed.
 const RELOAD_PAUSE: Duration = Duration::from_secs(5);
 
@@ -45,6 +47,7 @@ pub fn main(argument: i64) {
         name: transaction::run(identity::current_database_name).unwrap_or_default(),
         board: Board::default(),
         running: HashSet::new(),
+        active_at: clock::now(),
         no_slot_until: None,
     }
     .run();
@@ -57,6 +60,8 @@ struct Process {
     board: Board,
     /// What workers are believed to be refreshing.
     running: HashSet<u32>,
+    /// When there was something to do last.
+    active_at: Timestamp,
     /// The server had no free background worker: wait until then.
     no_slot_until: Option<Timestamp>,
 }
@@ -75,6 +80,7 @@ impl Process {
         while !signals::terminate_requested() {
             reload |= shared::take_poke(self.database);
             if std::mem::take(&mut reload) {
+                self.active_at = clock::now();
                 match self.reload() {
                     Some(true) => {}
                     Some(false) => {
@@ -100,15 +106,19 @@ impl Process {
             }
             self.start_due();
             let now = clock::now();
+            if !self.running.is_empty() {
+                self.active_at = now;
+            }
             let next = self.next_look(now);
-            let soon = now.plus(guc::worker_linger());
-            if self.running.is_empty() && next.is_none_or(|at| at > soon) {
+            let leave_at = self.active_at.plus(guc::worker_linger());
+            if now >= leave_at && next.is_none_or(|at| at > now.plus(guc::worker_linger())) {
                 if self.leave(Leave::Until(self.board.wake_at())) {
                     return;
                 }
                 continue;
             }
-            latch::wait(next.map_or(LOOK_AGAIN, |at| at.since(now)));
+            let look_at = if now < leave_at { leave_at } else { now.plus(LONGEST_SLEEP) };
+            latch::wait(next.map_or(look_at, |at| at.min(look_at)).since(now));
         }
         self.withdraw();
     }
@@ -130,6 +140,7 @@ impl Process {
         let loaded = transaction::run(|| load(database).unwrap_or_else(|error| error.raise()));
         match loaded {
             Ok(Some(entries)) => {
+                shared::update_database(database, |known| known.knowledge = Knowledge::Present);
                 self.board.load(entries, clock::now());
                 Some(true)
             }
@@ -137,10 +148,7 @@ impl Process {
             Err(caught) => {
                 if !signals::terminate_requested() {
                     report::log(
-                        &format!(
-                            "cache_refresher: cannot read the registry: {}",
-                            caught.message
-                        ),
+                        &format!("cache_refresher: cannot read the registry: {}", caught.message),
                         Some(&format!("SQLSTATE {}.", caught.sqlstate())),
                         caught.hint.as_deref(),
                     );
@@ -194,11 +202,7 @@ impl Process {
 
     /// Gives one refresh to a worker. False if there is none to be had now.
     fn place(&mut self, due: Due, now: Timestamp) -> bool {
-        let job = Job {
-            view: due.id,
-            why: due.why,
-            due_at: due.due_at,
-        };
+        let job = Job { view: due.id, why: due.why, due_at: due.due_at };
         let (placement, pid) = shared::place_job(self.database, guc::max_workers(), job, now);
         match placement {
             Placement::Reuse(_) => latch::wake(pid),
@@ -267,7 +271,7 @@ fn load(database: u32) -> Result<Option<Vec<ViewEntry>>> {
     }
     let mut entries = Vec::new();
     for entry in registry::all()? {
-        match policy::of(&entry.registration, &settings.intervals, settings.retry) {
+        match policy::of(&entry.registration, &settings.intervals, settings.failures) {
             Ok(policy) => entries.push(ViewEntry {
                 id: entry.view,
                 policy,
@@ -277,10 +281,7 @@ fn load(database: u32) -> Result<Option<Vec<ViewEntry>>> {
             }),
             // One bad row must not keep the others from being refreshed.
             Err(error) => report::log(
-                &format!(
-                    "cache_refresher: {} is not scheduled: {error}",
-                    entry.registration.name
-                ),
+                &format!("cache_refresher: {} is not scheduled: {error}", entry.registration.name),
                 None,
                 None,
             ),

@@ -24,10 +24,7 @@ impl RetryPolicy {
     /// `entropy` is any number; the same one gives the same wait.
     pub fn delay(&self, attempt: u32, entropy: u64) -> Duration {
         let ceiling = u64::try_from(self.ceiling(attempt).as_micros()).unwrap_or(u64::MAX);
-        Duration::from_micros(mix::scale(
-            mix::splitmix64(entropy),
-            ceiling.saturating_add(1),
-        ))
+        Duration::from_micros(mix::scale(mix::splitmix64(entropy), ceiling.saturating_add(1)))
     }
 
     /// The longest wait before retry number `attempt` (from 1): base * 2^(attempt - 1), but not
@@ -51,18 +48,16 @@ mod tests {
 
     #[test]
     fn the_ceiling_doubles_up_to_the_maximum() {
-        let ceilings: Vec<u64> = (1..=10)
-            .map(|attempt| POLICY.ceiling(attempt).as_secs())
-            .collect();
+        let ceilings: Vec<u64> =
+            (1..=10).map(|attempt| POLICY.ceiling(attempt).as_secs()).collect();
         assert_eq!(ceilings, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300]);
         assert_eq!(POLICY.ceiling(u32::MAX), POLICY.max_delay);
     }
 
     #[test]
     fn waits_fill_the_whole_range_evenly() {
-        let waits: Vec<f64> = (0..10_000)
-            .map(|entropy| POLICY.delay(4, entropy).as_secs_f64())
-            .collect();
+        let waits: Vec<f64> =
+            (0..10_000).map(|entropy| POLICY.delay(4, entropy).as_secs_f64()).collect();
         let mean = waits.iter().sum::<f64>() / 10_000.0;
         assert!((3.9..4.1).contains(&mean), "{mean}");
         assert!(waits.iter().any(|wait| *wait < 0.01));
@@ -71,10 +66,7 @@ mod tests {
 
     #[test]
     fn a_zero_base_means_at_once() {
-        let policy = RetryPolicy {
-            base_delay: Duration::ZERO,
-            ..POLICY
-        };
+        let policy = RetryPolicy { base_delay: Duration::ZERO, ..POLICY };
         assert_eq!(policy.delay(3, 42), Duration::ZERO);
     }
 }

@@ -79,14 +79,7 @@ impl Board {
                 .filter(|view| view.entry == entry)
                 .and_then(|view| view.not_before);
             let due = due_of(&entry, now);
-            self.views.insert(
-                id,
-                View {
-                    entry,
-                    due,
-                    not_before,
-                },
-            );
+            self.views.insert(id, View { entry, due, not_before });
         }
         let ids: Vec<ViewId> = self.views.keys().copied().collect();
         for id in ids {
@@ -160,10 +153,7 @@ impl Board {
     /// passed. `None`: not until something changes.
     pub fn wake_at(&self) -> Option<Timestamp> {
         let first = |set: &BTreeSet<(Timestamp, ViewId)>| set.first().map(|&(time, _)| time);
-        first(&self.queue)
-            .into_iter()
-            .chain(first(&self.postponed))
-            .min()
+        first(&self.queue).into_iter().chain(first(&self.postponed)).min()
     }
 
     /// How many views run.
@@ -206,12 +196,7 @@ impl Board {
         if self.running.contains(&id) {
             return;
         }
-        let Some(View {
-            due: NextDue::At(due_at, _),
-            not_before,
-            ..
-        }) = self.views.get(&id)
-        else {
+        let Some(View { due: NextDue::At(due_at, _), not_before, .. }) = self.views.get(&id) else {
             return;
         };
         match *not_before {
@@ -222,12 +207,7 @@ impl Board {
 
     /// Takes a view out of the set where it is, if any.
     fn dequeue(&mut self, id: ViewId) {
-        let Some(View {
-            due: NextDue::At(due_at, _),
-            not_before,
-            ..
-        }) = self.views.get(&id)
-        else {
+        let Some(View { due: NextDue::At(due_at, _), not_before, .. }) = self.views.get(&id) else {
             return;
         };
         self.queue.remove(&(*due_at, id));
@@ -238,11 +218,5 @@ impl Board {
 }
 
 fn due_of(entry: &ViewEntry, now: Timestamp) -> NextDue {
-    next_due(
-        &entry.policy,
-        &entry.history,
-        entry.populated,
-        entry.registered_at,
-        now,
-    )
+    next_due(&entry.policy, &entry.history, entry.populated, entry.registered_at, now)
 }

@@ -85,13 +85,9 @@ pub fn decide(
         let Some(wanted_at) = wanted_at(database, now) else {
             continue;
         };
-        let start_at = database
-            .restart_at(now)
-            .map_or(wanted_at, |time| time.max(wanted_at));
+        let start_at = database.restart_at(now).map_or(wanted_at, |time| time.max(wanted_at));
         if start_at > now {
-            let earlier = decision
-                .wake_at
-                .map_or(start_at, |wake_at| wake_at.min(start_at));
+            let earlier = decision.wake_at.map_or(start_at, |wake_at| wake_at.min(start_at));
             decision.wake_at = Some(earlier);
         } else if database.knowledge != Knowledge::Unvisited {
             decision.start.push(database.oid);
@@ -120,17 +116,14 @@ impl DatabaseView {
     /// When the backoff ends. One that is longer than any that we give is left over from before
     /// the clock went back, and does not count.
     fn restart_at(&self, now: Timestamp) -> Option<Timestamp> {
-        self.not_before
-            .filter(|time| *time <= now.plus(RESTART_MAX))
+        self.not_before.filter(|time| *time <= now.plus(RESTART_MAX))
     }
 }
 
 /// How long to wait after `failures` schedulers in a row that ended badly: a second, doubling up to
 /// a minute.
 pub fn restart_delay(failures: u32) -> Duration {
-    let factor = 1_u32
-        .checked_shl(failures.saturating_sub(1))
-        .unwrap_or(u32::MAX);
+    let factor = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
     RESTART_BASE.saturating_mul(factor).min(RESTART_MAX)
 }
 
@@ -169,10 +162,8 @@ impl FromStr for DatabaseList {
             return Err(DatabaseListError::Empty);
         }
         let name = |entry: &str| {
-            identifiers::whole(entry).map_err(|problem| DatabaseListError::Entry {
-                entry: entry.to_owned(),
-                problem,
-            })
+            identifiers::whole(entry)
+                .map_err(|problem| DatabaseListError::Entry { entry: entry.to_owned(), problem })
         };
         let names = entries.into_iter().map(name).collect::<Result<_, _>>()?;
         Ok(Self { names: Some(names) })
@@ -210,10 +201,7 @@ mod tests {
     }
 
     fn unvisited(oid: u32) -> DatabaseView {
-        DatabaseView {
-            knowledge: Knowledge::Unvisited,
-            ..present(oid)
-        }
+        DatabaseView { knowledge: Knowledge::Unvisited, ..present(oid) }
     }
 
     fn decided(databases: &[DatabaseView]) -> (Vec<u32>, Option<Timestamp>) {
@@ -223,14 +211,8 @@ mod tests {
 
     #[test]
     fn a_database_with_something_due_or_a_poke_gets_a_scheduler() {
-        let due = DatabaseView {
-            deadline: Some(NOW),
-            ..present(1)
-        };
-        let poked = DatabaseView {
-            poked: true,
-            ..present(2)
-        };
+        let due = DatabaseView { deadline: Some(NOW), ..present(1) };
+        let poked = DatabaseView { poked: true, ..present(2) };
         assert_eq!(decided(&[due, poked, present(3)]), (vec![1, 2], None));
     }
 
@@ -246,53 +228,22 @@ mod tests {
 
     #[test]
     fn first_visits_are_few_at_a_time() {
-        let visiting = DatabaseView {
-            scheduler: SchedulerState::Running,
-            ..unvisited(1)
-        };
-        assert_eq!(
-            decided(&[unvisited(1), unvisited(2), unvisited(3)]).0,
-            [1, 2]
-        );
-        assert_eq!(
-            decided(&[visiting, unvisited(2), unvisited(3)]),
-            (vec![2], None)
-        );
-        let due = DatabaseView {
-            deadline: Some(NOW),
-            ..present(4)
-        };
-        assert_eq!(
-            decided(&[visiting, unvisited(2), unvisited(3), due]).0,
-            [2, 4]
-        );
+        let visiting = DatabaseView { scheduler: SchedulerState::Running, ..unvisited(1) };
+        assert_eq!(decided(&[unvisited(1), unvisited(2), unvisited(3)]).0, [1, 2]);
+        assert_eq!(decided(&[visiting, unvisited(2), unvisited(3)]), (vec![2], None));
+        let due = DatabaseView { deadline: Some(NOW), ..present(4) };
+        assert_eq!(decided(&[visiting, unvisited(2), unvisited(3), due]).0, [2, 4]);
     }
 
     #[test]
     fn nothing_starts_where_it_must_not() {
-        let due = DatabaseView {
-            deadline: Some(NOW),
-            poked: true,
-            ..present(1)
-        };
+        let due = DatabaseView { deadline: Some(NOW), poked: true, ..present(1) };
         for database in [
-            DatabaseView {
-                allowed: false,
-                ..due
-            },
+            DatabaseView { allowed: false, ..due },
             DatabaseView { held: true, ..due },
-            DatabaseView {
-                knowledge: Knowledge::Absent,
-                ..due
-            },
-            DatabaseView {
-                scheduler: SchedulerState::Starting,
-                ..due
-            },
-            DatabaseView {
-                scheduler: SchedulerState::Running,
-                ..due
-            },
+            DatabaseView { knowledge: Knowledge::Absent, ..due },
+            DatabaseView { scheduler: SchedulerState::Starting, ..due },
+            DatabaseView { scheduler: SchedulerState::Running, ..due },
         ] {
             assert_eq!(decided(&[database]), (vec![], None), "{database:?}");
         }
@@ -308,27 +259,19 @@ mod tests {
         };
         assert_eq!(decided(&[waiting(0)]), (vec![1], None));
         assert_eq!(decided(&[waiting(3)]), (vec![], Some(NOW.plus(SECOND * 3))));
-        let idle = DatabaseView {
-            poked: false,
-            ..waiting(3)
-        };
+        let idle = DatabaseView { poked: false, ..waiting(3) };
         assert_eq!(decided(&[idle]), (vec![], None));
     }
 
     #[test]
     fn a_backoff_left_over_from_before_the_clock_went_back_does_not_count() {
-        let stranded = DatabaseView {
-            not_before: Some(NOW.plus(SECOND * 3600)),
-            ..unvisited(1)
-        };
+        let stranded = DatabaseView { not_before: Some(NOW.plus(SECOND * 3600)), ..unvisited(1) };
         assert_eq!(decided(&[stranded]), (vec![1], None));
     }
 
     #[test]
     fn the_restart_delay_doubles_up_to_a_minute() {
-        let delays: Vec<u64> = (0..9)
-            .map(|failures| restart_delay(failures).as_secs())
-            .collect();
+        let delays: Vec<u64> = (0..9).map(|failures| restart_delay(failures).as_secs()).collect();
         assert_eq!(delays, [1, 1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(restart_delay(u32::MAX), RESTART_MAX);
     }
@@ -353,9 +296,7 @@ mod tests {
                       digits, _ and $ needs double quotes)",
             ),
         ] {
-            let error = text
-                .parse::<DatabaseList>()
-                .map_err(|error| error.to_string());
+            let error = text.parse::<DatabaseList>().map_err(|error| error.to_string());
             assert_eq!(error, Err(message.to_owned()));
         }
     }

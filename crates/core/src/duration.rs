@@ -146,23 +146,14 @@ mod tests {
             ("-5", "duration \"-5\" is negative"),
             ("-5m", "duration \"-5m\" is negative"),
             ("5m ago", "duration \"5m ago\" is negative"),
-            (
-                "1mo",
-                "duration \"1mo\" uses months or years, which vary in length",
-            ),
-            (
-                "1 year",
-                "duration \"1 year\" uses months or years, which vary in length",
-            ),
+            ("1mo", "duration \"1mo\" uses months or years, which vary in length"),
+            ("1 year", "duration \"1 year\" uses months or years, which vary in length"),
             ("soon", "\"soon\" is not a duration"),
             ("5 parsecs", "\"5 parsecs\" is not a duration"),
             ("m5", "\"m5\" is not a duration"),
             ("5m30", "\"5m30\" is not a duration"),
             ("inf", "\"inf\" is not a duration"),
-            (
-                "99999999999999999999h",
-                "\"99999999999999999999h\" is not a duration",
-            ),
+            ("99999999999999999999h", "\"99999999999999999999h\" is not a duration"),
             ("PT5M", "\"PT5M\" is not a duration"),
         ] {
             let error = parse(text).map_err(|error| error.to_string());

@@ -81,15 +81,8 @@ mod tests {
     #[test]
     fn what_is_not_known_is_null() {
         let now = Timestamp::from_pg(0);
-        let freshness = Freshness::new(
-            "v".to_owned(),
-            None,
-            None,
-            None,
-            Staleness::Unknown,
-            Some(now),
-            now,
-        );
+        let freshness =
+            Freshness::new("v".to_owned(), None, None, None, Staleness::Unknown, Some(now), now);
         assert_eq!(
             serde_json::to_string(&freshness).unwrap(),
             "{\"view\":\"v\",\"data_source\":\"cached\",\"cache_refreshed_at\":null,\

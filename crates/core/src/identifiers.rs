@@ -60,9 +60,7 @@ pub fn parse_list(list: &str) -> Result<Vec<String>, IdentifierError> {
 pub fn whole(text: &str) -> Result<String, IdentifierError> {
     match leading(text)? {
         (name, "") => Ok(name),
-        (_, rest) => Err(IdentifierError::Unexpected {
-            rest: rest.to_owned(),
-        }),
+        (_, rest) => Err(IdentifierError::Unexpected { rest: rest.to_owned() }),
     }
 }
 
@@ -103,9 +101,7 @@ fn unquoted(text: &str) -> Result<(String, &str), IdentifierError> {
         None => return Err(IdentifierError::Missing),
         Some('.' | '=' | ',') => return Err(IdentifierError::Missing),
         Some(first) if !begins(first) => {
-            return Err(IdentifierError::Unexpected {
-                rest: text.to_owned(),
-            });
+            return Err(IdentifierError::Unexpected { rest: text.to_owned() });
         }
         Some(_) => {}
     }
@@ -123,9 +119,7 @@ mod tests {
     fn unquoted_names_are_folded_and_quoted_ones_are_not() {
         assert_eq!(
             parse_list("Sales, \"Sales\" , \"a\"\"b\", \"x,y\", Überblick"),
-            Ok(["sales", "Sales", "a\"b", "x,y", "Überblick"]
-                .map(str::to_owned)
-                .to_vec())
+            Ok(["sales", "Sales", "a\"b", "x,y", "Überblick"].map(str::to_owned).to_vec())
         );
     }
 
@@ -142,24 +136,9 @@ mod tests {
             ("a,,b", IdentifierError::Missing),
             ("\"\"", IdentifierError::EmptyQuoted),
             ("\"a", IdentifierError::Unterminated),
-            (
-                "my-db",
-                IdentifierError::Unexpected {
-                    rest: "-db".to_owned(),
-                },
-            ),
-            (
-                "a b",
-                IdentifierError::Unexpected {
-                    rest: "b".to_owned(),
-                },
-            ),
-            (
-                "2nd",
-                IdentifierError::Unexpected {
-                    rest: "2nd".to_owned(),
-                },
-            ),
+            ("my-db", IdentifierError::Unexpected { rest: "-db".to_owned() }),
+            ("a b", IdentifierError::Unexpected { rest: "b".to_owned() }),
+            ("2nd", IdentifierError::Unexpected { rest: "2nd".to_owned() }),
         ] {
             assert_eq!(parse_list(list), Err(error), "{list}");
         }

@@ -141,30 +141,10 @@ mod tests {
                 Some(MINUTE),
                 (Duration::from_secs(1), IntervalSource::IntervalsSetting),
             ),
-            (
-                &plain,
-                streams,
-                Some(MINUTE),
-                (MINUTE, IntervalSource::Registry),
-            ),
-            (
-                &plain,
-                streams,
-                None,
-                (MINUTE * 5, IntervalSource::StreamsSetting),
-            ),
-            (
-                &plain,
-                "videos_with_users_cache",
-                None,
-                (MINUTE * 10, IntervalSource::VideosSetting),
-            ),
-            (
-                &plain,
-                "other",
-                None,
-                (MINUTE * 3, IntervalSource::DefaultSetting),
-            ),
+            (&plain, streams, Some(MINUTE), (MINUTE, IntervalSource::Registry)),
+            (&plain, streams, None, (MINUTE * 5, IntervalSource::StreamsSetting)),
+            (&plain, "videos_with_users_cache", None, (MINUTE * 10, IntervalSource::VideosSetting)),
+            (&plain, "other", None, (MINUTE * 3, IntervalSource::DefaultSetting)),
         ] {
             assert_eq!(effective(settings, "public", name, registered), expected);
         }

@@ -65,15 +65,11 @@ impl FromStr for IntervalList {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut list = Self::default();
         for text in identifiers::entries(text) {
-            let entry = parse_entry(text).map_err(|problem| IntervalListError::Entry {
-                entry: text.to_owned(),
-                problem,
-            })?;
+            let entry = parse_entry(text)
+                .map_err(|problem| IntervalListError::Entry { entry: text.to_owned(), problem })?;
             let same = |other: &Entry| other.schema == entry.schema && other.name == entry.name;
             if list.entries.iter().any(same) {
-                return Err(IntervalListError::Duplicate {
-                    name: entry.display_name(),
-                });
+                return Err(IntervalListError::Duplicate { name: entry.display_name() });
             }
             list.entries.push(entry);
         }
@@ -86,10 +82,7 @@ impl IntervalList {
     pub fn get(&self, schema: &str, name: &str) -> Option<Duration> {
         let find = |wanted: Option<&str>| {
             let matches = |entry: &&Entry| entry.name == name && entry.schema.as_deref() == wanted;
-            self.entries
-                .iter()
-                .find(matches)
-                .map(|entry| entry.interval)
+            self.entries.iter().find(matches).map(|entry| entry.interval)
         };
         find(Some(schema)).or_else(|| find(None))
     }
@@ -117,18 +110,11 @@ fn parse_entry(text: &str) -> Result<Entry, EntryError> {
     let Some(interval) = rest.strip_prefix('=') else {
         return Err(match rest {
             "" => EntryError::NoInterval,
-            rest => IdentifierError::Unexpected {
-                rest: rest.to_owned(),
-            }
-            .into(),
+            rest => IdentifierError::Unexpected { rest: rest.to_owned() }.into(),
         });
     };
     let interval = interval::check(duration::parse(interval)?)?;
-    Ok(Entry {
-        schema,
-        name,
-        interval,
-    })
+    Ok(Entry { schema, name, interval })
 }
 
 #[cfg(test)]
@@ -160,33 +146,19 @@ mod tests {
     #[test]
     fn the_error_names_the_bad_entry() {
         for (text, message) in [
-            (
-                "a=5m, b",
-                "bad entry \"b\": \"=\" and an interval must follow the name",
-            ),
-            (
-                "a=5m, b=soon",
-                "bad entry \"b=soon\": \"soon\" is not a duration",
-            ),
+            ("a=5m, b", "bad entry \"b\": \"=\" and an interval must follow the name"),
+            ("a=5m, b=soon", "bad entry \"b=soon\": \"soon\" is not a duration"),
             ("a=5", "bad entry \"a=5\": duration \"5\" has no unit"),
             ("a=", "bad entry \"a=\": the duration is empty"),
-            (
-                "a=1ms",
-                "bad entry \"a=1ms\": interval 1ms is shorter than 100ms",
-            ),
+            ("a=1ms", "bad entry \"a=1ms\": interval 1ms is shorter than 100ms"),
             ("=5m", "bad entry \"=5m\": a name is missing"),
             ("s.=5m", "bad entry \"s.=5m\": a name is missing"),
             ("a=5m,", "bad entry \"\": a name is missing"),
-            (
-                "\"a=5m",
-                "bad entry \"\"a=5m\": a double quote is not closed",
-            ),
+            ("\"a=5m", "bad entry \"\"a=5m\": a double quote is not closed"),
             ("a=5m, A = 6m", "view a is listed twice"),
             ("\"S\".a=5m, \"S\".a=6m", "view \"S\".a is listed twice"),
         ] {
-            let error = text
-                .parse::<IntervalList>()
-                .map_err(|error| error.to_string());
+            let error = text.parse::<IntervalList>().map_err(|error| error.to_string());
             assert_eq!(error, Err(message.to_owned()), "{text}");
         }
     }

@@ -36,9 +36,7 @@ impl FromStr for Requested {
             "concurrent" => Ok(Self::Concurrent),
             "diff" => Ok(Self::Diff),
             "delta" => Ok(Self::Delta),
-            other => Err(UnknownMethod {
-                value: other.to_owned(),
-            }),
+            other => Err(UnknownMethod { value: other.to_owned() }),
         }
     }
 }
@@ -128,37 +126,15 @@ pub fn choose(requested: Requested, facts: Facts) -> Result<Choice, Refusal> {
 mod tests {
     use super::*;
 
-    const READY: Facts = Facts {
-        populated: true,
-        usable_unique_index: true,
-    };
-    const NO_INDEX: Facts = Facts {
-        populated: true,
-        usable_unique_index: false,
-    };
-    const EMPTY: Facts = Facts {
-        populated: false,
-        usable_unique_index: true,
-    };
-    const NEITHER: Facts = Facts {
-        populated: false,
-        usable_unique_index: false,
-    };
+    const READY: Facts = Facts { populated: true, usable_unique_index: true };
+    const NO_INDEX: Facts = Facts { populated: true, usable_unique_index: false };
+    const EMPTY: Facts = Facts { populated: false, usable_unique_index: true };
+    const NEITHER: Facts = Facts { populated: false, usable_unique_index: false };
 
     #[test]
     fn the_choice_follows_the_request_and_the_facts() {
-        let full = |reason| {
-            Ok(Choice {
-                method: Method::Full,
-                reason,
-            })
-        };
-        let concurrent = |reason| {
-            Ok(Choice {
-                method: Method::Concurrent,
-                reason,
-            })
-        };
+        let full = |reason| Ok(Choice { method: Method::Full, reason });
+        let concurrent = |reason| Ok(Choice { method: Method::Concurrent, reason });
         for (requested, facts, expected) in [
             (Requested::Auto, READY, concurrent("does not block readers")),
             (Requested::Auto, NO_INDEX, Err(Refusal::NoUniqueIndex)),
@@ -169,22 +145,10 @@ mod tests {
             (Requested::Concurrent, READY, concurrent("asked for")),
             (Requested::Concurrent, NO_INDEX, Err(Refusal::NoUniqueIndex)),
             (Requested::Concurrent, EMPTY, Err(Refusal::NotPopulated)),
-            (
-                Requested::Diff,
-                READY,
-                Err(Refusal::NotAvailable(Requested::Diff)),
-            ),
-            (
-                Requested::Delta,
-                EMPTY,
-                Err(Refusal::NotAvailable(Requested::Delta)),
-            ),
+            (Requested::Diff, READY, Err(Refusal::NotAvailable(Requested::Diff))),
+            (Requested::Delta, EMPTY, Err(Refusal::NotAvailable(Requested::Delta))),
         ] {
-            assert_eq!(
-                choose(requested, facts),
-                expected,
-                "{requested:?} {facts:?}"
-            );
+            assert_eq!(choose(requested, facts), expected, "{requested:?} {facts:?}");
         }
     }
 

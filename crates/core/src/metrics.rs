@@ -52,18 +52,11 @@ pub fn exposition(metrics: &[Metric]) -> String {
     }
 
     let mut text = String::new();
-    for Metric {
-        name, kind, help, ..
-    } in names
-    {
+    for Metric { name, kind, help, .. } in names {
         text.push_str(&format!("# HELP {name} {}\n", escape_help(help)));
         text.push_str(&format!("# TYPE {name} {}\n", kind.as_str()));
         for sample in samples.get(name.as_str()).into_iter().flatten() {
-            text.push_str(&format!(
-                "{name}{} {}\n",
-                labels(sample),
-                value(sample.value)
-            ));
+            text.push_str(&format!("{name}{} {}\n", labels(sample), value(sample.value)));
         }
     }
     text
@@ -129,11 +122,7 @@ mod tests {
             value,
         };
         assert_eq!(
-            exposition(&[
-                metric(f64::INFINITY),
-                metric(f64::NEG_INFINITY),
-                metric(f64::NAN)
-            ]),
+            exposition(&[metric(f64::INFINITY), metric(f64::NEG_INFINITY), metric(f64::NAN)]),
             "# HELP m a\\\\b\\n\"c\"\n# TYPE m gauge\n\
              m{view=\"\\\"odd\\\"\\\\\\n\"} +Inf\n\
              m{view=\"\\\"odd\\\"\\\\\\n\"} -Inf\n\

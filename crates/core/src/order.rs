@@ -29,10 +29,8 @@ pub fn refresh_order(ids: &[u32], reads: &[(u32, u32)]) -> Vec<u32> {
         graph.add_edge(read, view, ());
     }
 
-    let mut waits_for: HashMap<u32, usize> = graph
-        .nodes()
-        .map(|id| (id, graph.neighbors_directed(id, Incoming).count()))
-        .collect();
+    let mut waits_for: HashMap<u32, usize> =
+        graph.nodes().map(|id| (id, graph.neighbors_directed(id, Incoming).count())).collect();
     let mut ready: BinaryHeap<Reverse<(usize, u32)>> = waits_for
         .iter()
         .filter(|(_, count)| **count == 0)
@@ -56,10 +54,7 @@ pub fn refresh_order(ids: &[u32], reads: &[(u32, u32)]) -> Vec<u32> {
         }
     }
 
-    let mut rest: Vec<u32> = waits_for
-        .into_keys()
-        .filter(|id| places.contains_key(id))
-        .collect();
+    let mut rest: Vec<u32> = waits_for.into_keys().filter(|id| places.contains_key(id)).collect();
     rest.sort_unstable_by_key(|id| place(*id));
     order.extend(rest);
     order

@@ -40,9 +40,7 @@ impl FromStr for Outcome {
             "cancelled" => Ok(Self::Cancelled),
             "shared" => Ok(Self::Shared),
             "fresh" => Ok(Self::Fresh),
-            other => Err(UnknownOutcome {
-                value: other.to_owned(),
-            }),
+            other => Err(UnknownOutcome { value: other.to_owned() }),
         }
     }
 }
@@ -72,9 +70,6 @@ mod tests {
             assert_eq!(outcome.as_str().parse(), Ok(outcome));
         }
         let error = "done".parse::<Outcome>().unwrap_err().to_string();
-        assert!(
-            error.contains("\"done\"") && error.contains("refreshed"),
-            "{error}"
-        );
+        assert!(error.contains("\"done\"") && error.contains("refreshed"), "{error}");
     }
 }

@@ -48,10 +48,7 @@ pub fn decide(slots: &[Slot], max_workers: usize, database: u32) -> Placement {
         return Placement::Wait;
     }
     let idle = |slot: &Slot| slot.state == SlotState::Idle;
-    if let Some(own) = slots
-        .iter()
-        .position(|slot| idle(slot) && slot.database == database)
-    {
+    if let Some(own) = slots.iter().position(|slot| idle(slot) && slot.database == database) {
         return Placement::Reuse(own);
     }
     let taken = count(|state| state != SlotState::Free);
@@ -64,10 +61,7 @@ pub fn decide(slots: &[Slot], max_workers: usize, database: u32) -> Placement {
     if slots.iter().any(|slot| slot.state == SlotState::Stopping) {
         return Placement::Wait;
     }
-    slots
-        .iter()
-        .position(idle)
-        .map_or(Placement::Wait, Placement::Evict)
+    slots.iter().position(idle).map_or(Placement::Wait, Placement::Evict)
 }
 
 #[cfg(test)]
@@ -76,10 +70,7 @@ mod tests {
     use super::*;
 
     fn slots(states: &[(u32, SlotState)]) -> Vec<Slot> {
-        states
-            .iter()
-            .map(|&(database, state)| Slot { database, state })
-            .collect()
+        states.iter().map(|&(database, state)| Slot { database, state }).collect()
     }
 
     #[test]
@@ -106,29 +97,17 @@ mod tests {
 
     #[test]
     fn an_idle_worker_of_another_database_gives_way_one_at_a_time() {
-        assert_eq!(
-            decide(&slots(&[(2, Busy), (3, Idle)]), 2, 1),
-            Placement::Evict(1)
-        );
-        assert_eq!(
-            decide(&slots(&[(2, Stopping), (3, Idle)]), 2, 1),
-            Placement::Wait
-        );
+        assert_eq!(decide(&slots(&[(2, Busy), (3, Idle)]), 2, 1), Placement::Evict(1));
+        assert_eq!(decide(&slots(&[(2, Stopping), (3, Idle)]), 2, 1), Placement::Wait);
     }
 
     #[test]
     fn busy_and_starting_workers_are_left_alone() {
-        assert_eq!(
-            decide(&slots(&[(2, Busy), (1, Starting)]), 2, 1),
-            Placement::Wait
-        );
+        assert_eq!(decide(&slots(&[(2, Busy), (1, Starting)]), 2, 1), Placement::Wait);
     }
 
     #[test]
     fn a_lowered_maximum_holds_for_idle_workers_too() {
-        assert_eq!(
-            decide(&slots(&[(1, Busy), (1, Idle)]), 1, 1),
-            Placement::Wait
-        );
+        assert_eq!(decide(&slots(&[(1, Busy), (1, Idle)]), 1, 1), Placement::Wait);
     }
 }

@@ -34,9 +34,7 @@ impl Schedule {
                 let step = i128::try_from(interval.as_micros()).ok()?;
                 let offset = i128::try_from(phase.offset(interval).as_micros()).ok()?;
                 let passed = (i128::from(after.as_pg()) - offset).div_euclid(step);
-                i64::try_from((passed + 1) * step + offset)
-                    .ok()
-                    .map(Timestamp::from_pg)
+                i64::try_from((passed + 1) * step + offset).ok().map(Timestamp::from_pg)
             }
             Self::Cron(cron) => cron.next_after(after),
         }
@@ -51,11 +49,7 @@ pub struct Phase(u64);
 impl Phase {
     /// The phase of a view.
     pub fn of(database_oid: u32, schema: &str, name: &str) -> Self {
-        let parts = [
-            &database_oid.to_le_bytes()[..],
-            schema.as_bytes(),
-            name.as_bytes(),
-        ];
+        let parts = [&database_oid.to_le_bytes()[..], schema.as_bytes(), name.as_bytes()];
         // FNV alone leaves names that differ in the last letter close together.
         Self(mix::splitmix64(mix::fnv1a(&parts)))
     }
@@ -115,32 +109,20 @@ impl CronSchedule {
     /// IANA database, in upper or lower case; the database is the one compiled in.
     pub fn parse(expression: &str, time_zone: &str) -> Result<Self, CronError> {
         // No year field: a schedule that ends is a view that silently goes stale.
-        let parser = CronParser::builder()
-            .seconds(Seconds::Optional)
-            .year(Year::Disallowed)
-            .build();
-        let cron = parser
-            .parse(expression)
-            .map_err(|error| CronError::Expression {
-                expression: expression.to_owned(),
-                problem: as_clause(&error.to_string()),
-            })?;
-        let time_zone =
-            TimeZoneDatabase::bundled()
-                .get(time_zone)
-                .map_err(|_| CronError::TimeZone {
-                    time_zone: time_zone.to_owned(),
-                })?;
-        let schedule = Self {
-            cron: Arc::new(cron),
-            time_zone,
-        };
+        let parser =
+            CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build();
+        let cron = parser.parse(expression).map_err(|error| CronError::Expression {
+            expression: expression.to_owned(),
+            problem: as_clause(&error.to_string()),
+        })?;
+        let time_zone = TimeZoneDatabase::bundled()
+            .get(time_zone)
+            .map_err(|_| CronError::TimeZone { time_zone: time_zone.to_owned() })?;
+        let schedule = Self { cron: Arc::new(cron), time_zone };
         // Dates repeat every 400 years, so what matches nothing after the epoch never does.
         match schedule.next_after(Timestamp::from_pg(0)) {
             Some(_) => Ok(schedule),
-            None => Err(CronError::NeverFires {
-                expression: expression.to_owned(),
-            }),
+            None => Err(CronError::NeverFires { expression: expression.to_owned() }),
         }
     }
 
@@ -169,32 +151,16 @@ mod tests {
 
     #[test]
     fn five_fields_six_with_seconds_and_nicknames_are_read() {
-        for expression in [
-            "*/15 * * * *",
-            "30 0 5 * * MON-FRI",
-            "@hourly",
-            "@Daily",
-            "0 0 L * *",
-        ] {
+        for expression in ["*/15 * * * *", "30 0 5 * * MON-FRI", "@hourly", "@Daily", "0 0 L * *"] {
             assert!(parse(expression, "Europe/Berlin").is_ok(), "{expression}");
         }
     }
 
     #[test]
     fn what_is_no_expression_is_refused_with_it_in_the_message() {
-        for expression in [
-            "",
-            "* * * *",
-            "60 * * * *",
-            "0 0 1 1 * 0 2030",
-            "@reboot",
-            "soon",
-        ] {
+        for expression in ["", "* * * *", "60 * * * *", "0 0 1 1 * 0 2030", "@reboot", "soon"] {
             let error = parse(expression, "UTC").unwrap_err();
-            assert!(
-                matches!(error, CronError::Expression { .. }),
-                "{expression}: {error:?}"
-            );
+            assert!(matches!(error, CronError::Expression { .. }), "{expression}: {error:?}");
             let start = format!("bad cron expression \"{expression}\": ");
             assert!(error.to_string().starts_with(&start), "{error}");
         }
@@ -204,12 +170,7 @@ mod tests {
     fn an_expression_that_never_matches_is_refused() {
         for expression in ["0 0 30 2 *", "0 0 31 4,6,9,11 *"] {
             let error = parse(expression, "UTC").unwrap_err();
-            assert_eq!(
-                error,
-                CronError::NeverFires {
-                    expression: expression.to_owned()
-                }
-            );
+            assert_eq!(error, CronError::NeverFires { expression: expression.to_owned() });
         }
         assert!(parse("0 0 29 2 *", "UTC").is_ok());
     }
@@ -228,10 +189,7 @@ mod tests {
         let phase = Phase::of(5, "public", "v");
         let first = schedule.next_after(Timestamp::from_pg(0), phase).unwrap();
         assert_eq!(first.since(Timestamp::from_pg(0)), phase.offset(interval));
-        assert_eq!(
-            schedule.next_after(first, phase),
-            Some(first.plus(interval))
-        );
+        assert_eq!(schedule.next_after(first, phase), Some(first.plus(interval)));
         let just_before = first.minus(Duration::from_micros(1));
         assert_eq!(schedule.next_after(just_before, phase), Some(first));
     }
@@ -242,20 +200,14 @@ mod tests {
         let start = Timestamp::from_pg(0);
         let phase = Phase::of(5, "public", "v");
         let first = schedule.next_after(start, phase).unwrap();
-        assert_eq!(
-            schedule.next_after(first, phase),
-            Some(first.plus(MIN_INTERVAL))
-        );
+        assert_eq!(schedule.next_after(first, phase), Some(first.plus(MIN_INTERVAL)));
     }
 
     #[test]
     fn the_end_of_time_has_no_slot_after_it() {
         let phase = Phase::of(5, "public", "v");
         let end = Timestamp::from_pg(i64::MAX);
-        assert_eq!(
-            Schedule::Interval(Duration::from_secs(60)).next_after(end, phase),
-            None
-        );
+        assert_eq!(Schedule::Interval(Duration::from_secs(60)).next_after(end, phase), None);
         let cron = Schedule::Cron(parse("@hourly", "UTC").unwrap());
         assert_eq!(cron.next_after(end, phase), None);
     }
@@ -263,9 +215,6 @@ mod tests {
     #[test]
     fn the_phase_is_the_same_in_every_release() {
         // A changed hash would move every view on the clock at an upgrade.
-        assert_eq!(
-            Phase::of(5, "public", "v"),
-            Phase(3_503_489_196_642_080_347)
-        );
+        assert_eq!(Phase::of(5, "public", "v"), Phase(3_503_489_196_642_080_347));
     }
 }

@@ -61,11 +61,7 @@ mod tests {
             (Staleness::Unknown, minutes(6), minutes(5), Some(true)),
             (Staleness::Unknown, None, minutes(5), Some(true)),
         ] {
-            assert_eq!(
-                is_stale(staleness, age, max_age),
-                expected,
-                "{staleness:?} {age:?}"
-            );
+            assert_eq!(is_stale(staleness, age, max_age), expected, "{staleness:?} {age:?}");
         }
     }
 }

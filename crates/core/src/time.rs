@@ -77,10 +77,7 @@ mod tests {
 
     #[test]
     fn the_servers_epoch_is_the_year_2000() {
-        assert_eq!(
-            Timestamp::from_pg(0).to_rfc3339_millis(),
-            "2000-01-01T00:00:00.000Z"
-        );
+        assert_eq!(Timestamp::from_pg(0).to_rfc3339_millis(), "2000-01-01T00:00:00.000Z");
     }
 
     #[test]
@@ -104,13 +101,7 @@ mod tests {
     #[test]
     fn time_since_something_later_is_zero() {
         let time = Timestamp::from_pg(5);
-        assert_eq!(
-            time.since(time.plus(Duration::from_secs(1))),
-            Duration::ZERO
-        );
-        assert_eq!(
-            time.plus(Duration::from_secs(1)).since(time),
-            Duration::from_secs(1)
-        );
+        assert_eq!(time.since(time.plus(Duration::from_secs(1))), Duration::ZERO);
+        assert_eq!(time.plus(Duration::from_secs(1)).since(time), Duration::from_secs(1));
     }
 }

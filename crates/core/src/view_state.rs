@@ -8,18 +8,21 @@
 //!              │    │    └─ cancel ────┤                │
 //!              │    │                  ├─► retry_at set ┘  retries left, and the retry before the slot
 //!              │    └──────────────────┤                   round over: wait for the slot
-//!              └── resume ─ suspended ◄┘                   too many rounds
+//!              └── resume ─ suspended ◄┘                   failing for too long
 //! ```
 //!
 //! "Running" is not here: it is a mark in shared memory and on the board, so that a crash leaves
 //! nothing to put right. The functions below are the only ones that make a new [`History`].
 
+use std::time::Duration;
+
 use crate::backoff::RetryPolicy;
 use crate::schedule::{Phase, Schedule};
 use crate::time::Timestamp;
 
-/// After how many failed rounds a view is suspended, unless a policy says otherwise.
-pub const SUSPEND_AFTER_ROUNDS: u32 = 3;
+/// A view is suspended after this many failed rounds at the earliest, however long they took: with a
+/// long interval, time alone would suspend it after a single mishap.
+pub const LEAST_ROUNDS: u32 = 3;
 
 /// What was decided about a view by its owner and the settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,8 +33,8 @@ pub struct Policy {
     pub phase: Phase,
     /// How failures are retried.
     pub retry: RetryPolicy,
-    /// Failed rounds before it is suspended; zero is never.
-    pub suspend_after_rounds: u32,
+    /// How long it may fail before it is suspended; zero is for ever.
+    pub suspend_after: Duration,
     /// Its owner wants no refreshes for now.
     pub paused: bool,
 }
@@ -52,7 +55,9 @@ pub struct History {
     pub failed_rounds: u32,
     /// Failures since the last success.
     pub consecutive_failures: u32,
-    /// Failed too often: nothing runs until somebody resumes or refreshes it.
+    /// End of the first failure since the last success.
+    pub failing_since: Option<Timestamp>,
+    /// Failed too long: nothing runs until somebody resumes or refreshes it.
     pub suspended: bool,
 }
 
@@ -152,11 +157,7 @@ fn next_slot(policy: &Policy, since: Timestamp, now: Timestamp) -> NextDue {
 /// After a refresh that succeeded, whoever asked for it: all failures are forgotten.
 #[must_use]
 pub fn after_success(_history: &History, started: Timestamp, finished: Timestamp) -> History {
-    History {
-        last_started: Some(started),
-        last_finished: Some(finished),
-        ..History::default()
-    }
+    History { last_started: Some(started), last_finished: Some(finished), ..History::default() }
 }
 
 /// After a refresh that failed, and what follows from it. `entropy` is any number, for the jitter.
@@ -173,8 +174,13 @@ pub fn after_failure(
         last_finished: Some(finished),
         retry_at: None,
         consecutive_failures: history.consecutive_failures.saturating_add(1),
+        failing_since: history.failing_since.or(Some(finished)),
         ..*history
     };
+    if history.suspended {
+        // Somebody tried by hand.
+        return (failed, Verdict::Suspended);
+    }
     let slot = policy.schedule.next_after(finished, policy.phase);
 
     if history.attempt < policy.retry.max_retries {
@@ -182,33 +188,18 @@ pub fn after_failure(
         let retry_at = finished.plus(policy.retry.delay(attempt, entropy));
         // A retry past the slot would delay what the schedule promises.
         if slot.is_none_or(|slot| retry_at <= slot) {
-            let history = History {
-                retry_at: Some(retry_at),
-                attempt,
-                ..failed
-            };
+            let history = History { retry_at: Some(retry_at), attempt, ..failed };
             return (history, Verdict::RetryAt(retry_at));
         }
     }
 
     let failed_rounds = history.failed_rounds.saturating_add(1);
-    let limit = policy.suspend_after_rounds;
-    // A failure by hand while suspended changes nothing about the suspension.
-    let suspended = history.suspended || (limit > 0 && failed_rounds >= limit);
-    let history = History {
-        attempt: 0,
-        failed_rounds,
-        suspended,
-        ..failed
-    };
-    (
-        history,
-        if suspended {
-            Verdict::Suspended
-        } else {
-            Verdict::WaitForSlot(slot)
-        },
-    )
+    let failing_for = finished.since(failed.failing_since.unwrap_or(finished));
+    let suspended = !policy.suspend_after.is_zero()
+        && failed_rounds >= LEAST_ROUNDS
+        && failing_for >= policy.suspend_after;
+    let history = History { attempt: 0, failed_rounds, suspended, ..failed };
+    (history, if suspended { Verdict::Suspended } else { Verdict::WaitForSlot(slot) })
 }
 
 /// After a refresh that somebody cancelled: no failure, but no retry either. Who cancels a refresh
@@ -249,12 +240,8 @@ mod tests {
         Policy {
             schedule: Schedule::Interval(MINUTE),
             phase: Phase::of(5, "public", "v"),
-            retry: RetryPolicy {
-                max_retries: 2,
-                base_delay: SECOND,
-                max_delay: MINUTE * 5,
-            },
-            suspend_after_rounds: SUSPEND_AFTER_ROUNDS,
+            retry: RetryPolicy { max_retries: 2, base_delay: SECOND, max_delay: MINUTE * 5 },
+            suspend_after: SECOND,
             paused: false,
         }
     }
@@ -284,13 +271,7 @@ mod tests {
     #[test]
     fn a_populated_view_that_never_ran_waits_for_the_slot_after_its_registration() {
         let registered_at = slot().plus(SECOND);
-        let due = next_due(
-            &policy(),
-            &History::default(),
-            true,
-            registered_at,
-            registered_at,
-        );
+        let due = next_due(&policy(), &History::default(), true, registered_at, registered_at);
         assert_eq!(due, NextDue::At(slot().plus(MINUTE), Why::Interval));
     }
 
@@ -314,33 +295,19 @@ mod tests {
 
     #[test]
     fn paused_and_suspended_views_are_never_due() {
-        let paused = Policy {
-            paused: true,
-            ..policy()
-        };
+        let paused = Policy { paused: true, ..policy() };
         let now = slot();
-        assert_eq!(
-            next_due(&paused, &History::default(), false, now, now),
-            NextDue::Never
-        );
-        let suspended = History {
-            suspended: true,
-            ..success(now)
-        };
+        assert_eq!(next_due(&paused, &History::default(), false, now, now), NextDue::Never);
+        let suspended = History { suspended: true, ..success(now) };
         assert_eq!(due(&suspended, now), NextDue::Never);
     }
 
     #[test]
     fn a_history_from_the_future_makes_a_view_due_at_once() {
         let now = slot();
-        assert_eq!(
-            due(&success(now.plus(MINUTE * 60)), now),
-            NextDue::At(now, Why::Interval)
-        );
-        let retrying = History {
-            retry_at: Some(now.plus(MINUTE * 61)),
-            ..success(now.plus(MINUTE * 60))
-        };
+        assert_eq!(due(&success(now.plus(MINUTE * 60)), now), NextDue::At(now, Why::Interval));
+        let retrying =
+            History { retry_at: Some(now.plus(MINUTE * 61)), ..success(now.plus(MINUTE * 60)) };
         assert_eq!(due(&retrying, now), NextDue::At(now, Why::Interval));
     }
 
@@ -356,10 +323,7 @@ mod tests {
     #[test]
     fn a_cron_schedule_is_named_as_the_reason() {
         let cron = Schedule::Cron(CronSchedule::parse("* * * * *", "UTC").unwrap());
-        let policy = Policy {
-            schedule: cron,
-            ..policy()
-        };
+        let policy = Policy { schedule: cron, ..policy() };
         let history = success(slot());
         let due = next_due(&policy, &history, true, slot(), slot());
         assert!(matches!(due, NextDue::At(_, Why::Schedule)), "{due:?}");
@@ -392,22 +356,9 @@ mod tests {
         }
         assert_eq!(
             verdicts,
-            [
-                "retry",
-                "retry",
-                "wait",
-                "retry",
-                "retry",
-                "wait",
-                "retry",
-                "retry",
-                "suspended"
-            ]
+            ["retry", "retry", "wait", "retry", "retry", "wait", "retry", "retry", "suspended"]
         );
-        assert_eq!(
-            (history.consecutive_failures, history.failed_rounds),
-            (9, 3)
-        );
+        assert_eq!((history.consecutive_failures, history.failed_rounds), (9, 3));
         assert_eq!(due(&history, slot().plus(MINUTE * 9)), NextDue::Never);
     }
 
@@ -421,10 +372,7 @@ mod tests {
 
     #[test]
     fn without_a_limit_of_rounds_a_view_is_never_suspended() {
-        let policy = Policy {
-            suspend_after_rounds: 0,
-            ..policy()
-        };
+        let policy = Policy { suspend_after: Duration::ZERO, ..policy() };
         let mut history = History::default();
         for _ in 0..1000 {
             let (next, verdict) = after_failure(&policy, &history, slot(), slot(), 7);
@@ -436,11 +384,7 @@ mod tests {
     #[test]
     fn a_failing_view_without_content_is_retried_and_then_waits_for_its_slot() {
         let policy = Policy {
-            retry: RetryPolicy {
-                max_retries: 0,
-                base_delay: SECOND,
-                max_delay: SECOND,
-            },
+            retry: RetryPolicy { max_retries: 0, base_delay: SECOND, max_delay: SECOND },
             ..policy()
         };
         let (history, _) = after_failure(&policy, &History::default(), slot(), slot(), 7);
@@ -469,10 +413,7 @@ mod tests {
         let finished = slot().plus(SECOND);
         let history = after_cancel(&failing, slot(), finished);
         assert_eq!(history.consecutive_failures, 1);
-        assert_eq!(
-            due(&history, finished),
-            NextDue::At(slot().plus(MINUTE), Why::Interval)
-        );
+        assert_eq!(due(&history, finished), NextDue::At(slot().plus(MINUTE), Why::Interval));
 
         let never = after_cancel(&History::default(), slot(), finished);
         let due = next_due(&policy(), &never, false, slot(), finished);
@@ -481,12 +422,10 @@ mod tests {
 
     #[test]
     fn a_failure_by_hand_does_not_lift_a_suspension() {
-        let suspended = History {
-            suspended: true,
-            failed_rounds: 3,
-            ..success(slot())
-        };
-        let (history, _) = after_failure(&policy(), &suspended, slot(), slot(), 7);
+        let suspended = History { suspended: true, failed_rounds: 3, ..success(slot()) };
+        let (history, verdict) = after_failure(&policy(), &suspended, slot(), slot(), 7);
+        assert_eq!(verdict, Verdict::Suspended);
         assert!(history.suspended);
+        assert_eq!(history.retry_at, None);
     }
 }

@@ -1,6 +1,9 @@
 //! A scheduler's life under a virtual clock: a board of views, a pool of workers, hours in
 //! milliseconds.
 
+// Clippy takes only functions marked #[test] for tests; helpers may panic here too.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -9,7 +12,7 @@ use cache_refresher_core::board::{Board, ViewEntry, ViewId};
 use cache_refresher_core::schedule::{CronSchedule, Phase, Schedule};
 use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::view_state::{
-    History, Policy, SUSPEND_AFTER_ROUNDS, Why, after_failure, after_success, resumed,
+    History, Policy, Why, after_failure, after_success, resumed,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -61,8 +64,7 @@ impl Server {
     }
 
     fn load(&mut self) {
-        self.board
-            .load(self.registry.values().cloned().collect(), self.now);
+        self.board.load(self.registry.values().cloned().collect(), self.now);
     }
 
     /// A new process that knows nothing but the registry, as after an idle time.
@@ -103,22 +105,14 @@ impl Server {
             let running = self.workers.iter().any(|(_, id, _)| *id == due.id);
             assert!(!running, "{} would run twice at once", due.id);
             self.board.start(due.id);
-            self.workers
-                .push((self.uptime + (self.cost)(due.id), due.id, self.now));
-            self.runs.push(Run {
-                id: due.id,
-                due_at: due.due_at,
-                started: self.now,
-                why: due.why,
-            });
+            self.workers.push((self.uptime + (self.cost)(due.id), due.id, self.now));
+            self.runs.push(Run { id: due.id, due_at: due.due_at, started: self.now, why: due.why });
         }
     }
 
     fn collect(&mut self) {
-        let (ended, busy): (Vec<_>, Vec<_>) = self
-            .workers
-            .drain(..)
-            .partition(|(ends, ..)| *ends <= self.uptime);
+        let (ended, busy): (Vec<_>, Vec<_>) =
+            self.workers.drain(..).partition(|(ends, ..)| *ends <= self.uptime);
         self.workers = busy;
         for (_, id, started) in ended {
             let entry = self.registry.get_mut(&id).unwrap();
@@ -129,8 +123,7 @@ impl Server {
                 entry.populated = true;
                 after_success(&entry.history, started, self.now)
             };
-            self.board
-                .apply(id, entry.history, entry.populated, self.now);
+            self.board.apply(id, entry.history, entry.populated, self.now);
             self.board.finish(id, self.now);
         }
     }
@@ -149,12 +142,8 @@ fn policy(id: ViewId, schedule: Schedule) -> Policy {
     Policy {
         schedule,
         phase: Phase::of(16_384, "public", &format!("view_{id}")),
-        retry: RetryPolicy {
-            max_retries: 3,
-            base_delay: SECOND,
-            max_delay: MINUTE * 5,
-        },
-        suspend_after_rounds: SUSPEND_AFTER_ROUNDS,
+        retry: RetryPolicy { max_retries: 3, base_delay: SECOND, max_delay: MINUTE * 5 },
+        suspend_after: Duration::from_secs(1),
         paused: false,
     }
 }
@@ -181,9 +170,7 @@ fn a_thousand_views_registered_together_spread_over_the_minute_and_run_once_in_e
 
     let mut in_second: BTreeMap<u64, u32> = BTreeMap::new();
     for run in &server.runs {
-        *in_second
-            .entry(run.started.since(START).as_secs())
-            .or_default() += 1;
+        *in_second.entry(run.started.since(START).as_secs()).or_default() += 1;
         assert!(run.started.since(run.due_at) < SECOND, "{run:?} waited");
     }
     // On average 16.7; by chance up to about twice as many.
@@ -193,10 +180,7 @@ fn a_thousand_views_registered_together_spread_over_the_minute_and_run_once_in_e
     assert_eq!(runs.len(), 1000);
     for runs in runs.values() {
         assert_eq!(runs.len(), 10);
-        assert!(
-            runs.windows(2)
-                .all(|pair| pair[1].due_at == pair[0].due_at.plus(MINUTE))
-        );
+        assert!(runs.windows(2).all(|pair| pair[1].due_at == pair[0].due_at.plus(MINUTE)));
     }
 }
 
@@ -208,10 +192,7 @@ fn a_refresh_slower_than_its_interval_skips_slots_and_stays_on_the_grid() {
 
     let runs = server.take_runs().remove(&1).unwrap();
     assert_eq!(runs.len(), 20);
-    assert!(
-        runs.windows(2)
-            .all(|pair| pair[1].due_at == pair[0].due_at.plus(MINUTE * 3))
-    );
+    assert!(runs.windows(2).all(|pair| pair[1].due_at == pair[0].due_at.plus(MINUTE * 3)));
     assert!(runs.iter().all(|run| run.started == run.due_at));
 }
 
@@ -219,11 +200,7 @@ fn a_refresh_slower_than_its_interval_skips_slots_and_stays_on_the_grid() {
 fn one_slow_view_does_not_hold_up_the_others() {
     let mut server = Server::new(2, views(10, MINUTE));
     server.cost = |id| {
-        if id == 1 {
-            HOUR
-        } else {
-            Duration::from_millis(20)
-        }
+        if id == 1 { HOUR } else { Duration::from_millis(20) }
     };
     server.run_for(HOUR);
 
@@ -300,11 +277,10 @@ fn a_clock_that_goes_back_an_hour_stops_no_refreshes() {
 fn a_clock_that_goes_back_during_a_backoff_does_not_prolong_it() {
     let mut server = Server::new(1, vec![view(1, MINUTE * 5)]);
     server.fails = |_| true;
-    while !server.registry[&1]
-        .history
-        .retry_at
-        .is_some_and(|at| at > server.now)
-    {
+    let backs_off = |server: &Server| {
+        server.registry[&1].history.retry_at.is_some_and(|retry_at| retry_at > server.now)
+    };
+    while !backs_off(&server) {
         server.run_for(SECOND);
     }
     server.now = server.now.minus(HOUR);
@@ -321,12 +297,7 @@ fn a_clock_that_jumps_forward_causes_no_burst() {
     server.take_runs();
     server.now = server.now.plus(HOUR);
     server.run_for(MINUTE);
-    assert!(
-        server
-            .take_runs()
-            .values()
-            .all(|runs| (1..=2).contains(&runs.len()))
-    );
+    assert!(server.take_runs().values().all(|runs| (1..=2).contains(&runs.len())));
 }
 
 #[test]
@@ -362,22 +333,12 @@ fn a_failing_view_does_not_disturb_the_others() {
     server.fails = |id| id == 7;
     server.run_for(MINUTE * 10);
     let runs = server.take_runs();
-    assert!(
-        (1..=20)
-            .filter(|id| *id != 7)
-            .all(|id| runs[&id].len() == 10)
-    );
+    assert!((1..=20).filter(|id| *id != 7).all(|id| runs[&id].len() == 10));
 }
 
 #[test]
 fn a_view_without_content_is_refreshed_at_once_and_then_by_its_slots() {
-    let mut server = Server::new(
-        1,
-        vec![ViewEntry {
-            populated: false,
-            ..view(1, HOUR)
-        }],
-    );
+    let mut server = Server::new(1, vec![ViewEntry { populated: false, ..view(1, HOUR) }]);
     server.run_for(HOUR * 3);
     let runs = server.take_runs().remove(&1).unwrap();
     assert_eq!((runs[0].started, runs[0].why), (START, Why::Unpopulated));
@@ -405,13 +366,7 @@ fn a_cron_schedule_runs_through_both_changes_of_the_clocks() {
     let berlin = |expression| {
         let cron = CronSchedule::parse(expression, "Europe/Berlin").unwrap();
         let policy = policy(1, Schedule::Cron(cron));
-        Server::new(
-            1,
-            vec![ViewEntry {
-                policy,
-                ..view(1, HOUR)
-            }],
-        )
+        Server::new(1, vec![ViewEntry { policy, ..view(1, HOUR) }])
     };
     // From 9 November 2025: 365 days with one gap and one overlap.
     let mut nightly = berlin("30 2 * * *");
@@ -433,6 +388,25 @@ fn a_view_that_somebody_else_refreshes_keeps_its_place_in_the_queue() {
     board.postpone(first.id, now.plus(SECOND));
     assert_eq!(board.due(now, 9), before[1..]);
     assert_eq!(board.due(now.plus(SECOND), 9), before);
+}
+
+#[test]
+fn a_postponement_outlasts_a_reload_but_not_a_change_of_the_view() {
+    let mut board = Board::default();
+    board.load(views(1, MINUTE), START);
+    let now = START.plus(MINUTE);
+    let until = now.plus(SECOND * 30);
+
+    board.postpone(1, until);
+    board.load(views(1, MINUTE), now);
+    assert_eq!((board.due(now, 9), board.wake_at()), (Vec::new(), Some(until)));
+
+    board.load(views(1, SECOND), now);
+    assert_eq!(board.due(now, 9).len(), 1);
+
+    board.postpone(1, until);
+    board.apply(1, History::default(), true, now);
+    assert_eq!(board.due(now, 9).len(), 1);
 }
 
 #[test]

@@ -15,11 +15,7 @@ pub struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     pub(crate) fn new() -> Self {
-        Self {
-            preload: true,
-            settings: BTreeMap::new(),
-            primary: None,
-        }
+        Self { preload: true, settings: BTreeMap::new(), primary: None }
     }
 
     /// Whether `shared_preload_libraries` names the extension; it does by default.
@@ -57,10 +53,7 @@ impl<'a> Builder<'a> {
     fn prepare(&self) -> Server {
         let installation = Installation::get();
         // In /tmp: a socket's path must be short, and the server's user must get there.
-        let folder = tempfile::Builder::new()
-            .prefix("cr.")
-            .tempdir_in("/tmp")
-            .unwrap();
+        let folder = tempfile::Builder::new().prefix("cr.").tempdir_in("/tmp").unwrap();
         installation.give(folder.path());
         let port = free_port();
         let mut settings: BTreeMap<String, String> = [
@@ -70,7 +63,7 @@ impl<'a> Builder<'a> {
             ("jit", "off"),
             ("listen_addresses", "127.0.0.1"),
             ("log_checkpoints", "off"),
-            ("log_line_prefix", "%m [%p] "),
+            ("log_line_prefix", "%m [%p] %b "),
             ("max_connections", "40"),
             ("max_worker_processes", "24"),
             ("shared_buffers", "16MB"),
@@ -78,10 +71,7 @@ impl<'a> Builder<'a> {
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();
         settings.insert("port".into(), port.to_string());
-        settings.insert(
-            "unix_socket_directories".into(),
-            folder.path().display().to_string(),
-        );
+        settings.insert("unix_socket_directories".into(), folder.path().display().to_string());
         if self.preload {
             settings.insert("shared_preload_libraries".into(), "cache_refresher".into());
         }

@@ -35,10 +35,7 @@ impl Installation {
         let is_root = rustix::process::getuid().is_root();
         Self {
             bin_dir: output(Command::new(&pg_config).arg("--bindir")).into(),
-            user: is_root.then(|| User {
-                uid: id("-u"),
-                gid: id("-g"),
-            }),
+            user: is_root.then(|| User { uid: id("-u"), gid: id("-g") }),
             version: output(Command::new(&pg_config).arg("--version")),
         }
     }
@@ -62,7 +59,8 @@ impl Installation {
     /// One of the programs, run as the server's user, without the caller's own PostgreSQL settings.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.bin_dir.join(program));
-        command.current_dir("/tmp").env("LC_ALL", "C");
+        // A backtrace in every error's detail would only be in the way.
+        command.current_dir("/tmp").env("LC_ALL", "C").env_remove("RUST_BACKTRACE");
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PG")) {
             command.env_remove(name);
         }
@@ -81,16 +79,12 @@ impl Installation {
 }
 
 fn id(option: &str) -> u32 {
-    output(Command::new("id").args([option, "postgres"]))
-        .parse()
-        .unwrap()
+    output(Command::new("id").args([option, "postgres"])).parse().unwrap()
 }
 
 /// What a command printed; panics with what it complained about if it failed.
 pub fn output(command: &mut Command) -> String {
-    let output = command
-        .output()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(
         output.status.success(),
         "{command:?} failed:\n{}{}",

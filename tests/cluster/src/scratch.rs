@@ -16,11 +16,7 @@ impl Scratch {
     /// Makes the database. The server has four workers and quick retries (two, of 100 to 300 ms).
     pub fn new(name: &'static str) -> Self {
         let server = shared();
-        Self {
-            session: Some(server.create_database(name)),
-            name,
-            server,
-        }
+        Self { session: Some(server.create_database(name)), name, server }
     }
 
     /// The server, which is not to be broken.

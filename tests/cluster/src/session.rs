@@ -68,11 +68,7 @@ impl Session {
     /// Asserts that a query returns true the whole time.
     pub fn holds_for(&mut self, what: &str, time: Duration, sql: &str) {
         if poll(time, || self.get::<Option<bool>>(sql) != Some(true)) {
-            panic!(
-                "not for {time:?}: {what}\n{sql}\n{}\n{}",
-                self.report(),
-                tail(&self.log)
-            );
+            panic!("not for {time:?}: {what}\n{sql}\n{}\n{}", self.report(), tail(&self.log));
         }
     }
 

@@ -36,10 +36,7 @@ fn path(installation: &Installation) -> PathBuf {
 }
 
 fn make(installation: &Installation, template: &Path) {
-    let folder = tempfile::Builder::new()
-        .prefix("cr-initdb.")
-        .tempdir_in("/tmp")
-        .unwrap();
+    let folder = tempfile::Builder::new().prefix("cr-initdb.").tempdir_in("/tmp").unwrap();
     installation.give(folder.path());
     let data = folder.path().join("data");
     output(
@@ -63,10 +60,5 @@ fn make(installation: &Installation, template: &Path) {
 
 /// Keeps owner and mode: PostgreSQL insists on both.
 fn copy(from: &Path, to: &Path) {
-    output(
-        Command::new("cp")
-            .args(["-a", "--reflink=auto"])
-            .arg(from)
-            .arg(to),
-    );
+    output(Command::new("cp").args(["-a", "--reflink=auto"]).arg(from).arg(to));
 }

@@ -61,9 +61,7 @@ impl Session {
 
     /// Refreshes in this session; the outcome.
     pub fn refresh(&mut self, name: &str) -> String {
-        self.get(&format!(
-            "SELECT outcome FROM cache_refresher.refresh('{name}')"
-        ))
+        self.get(&format!("SELECT outcome FROM cache_refresher.refresh('{name}')"))
     }
 
     /// How many rows the log has about a view with that outcome.
@@ -129,9 +127,7 @@ impl Session {
 
     /// Writes a value to row 1 of the view's source.
     pub fn write(&mut self, name: &str, value: i32) {
-        self.run(&format!(
-            "UPDATE {name}_source SET value = {value} WHERE id = 1"
-        ));
+        self.run(&format!("UPDATE {name}_source SET value = {value} WHERE id = 1"));
     }
 
     /// Waits until the view shows that value in row 1.

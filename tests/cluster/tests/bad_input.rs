@@ -12,7 +12,7 @@ fn start(name: &'static str) -> Scratch {
          INSERT INTO t VALUES (1), (2);
          CREATE VIEW plain AS SELECT 1 AS id;
          CREATE MATERIALIZED VIEW bare AS SELECT 1 AS id;
-         CREATE FUNCTION writer() RETURNS int LANGUAGE sql AS 'DELETE FROM t RETURNING id'",
+         CREATE FUNCTION writer() RETURNS int LANGUAGE sql AS 'DELETE FROM public.t RETURNING id'",
     );
     db.register("v", "1 hour");
     db
@@ -29,19 +29,10 @@ const STATE: &str = "SELECT md5(coalesce((SELECT string_agg(r::text, ' ' ORDER B
 fn refused_as(db: &mut Scratch, call: &str, states: &[&str]) {
     let before: String = db.get(STATE);
     let refusal = db.error_of(&format!("SELECT cache_refresher.{call}"));
-    assert!(
-        states.contains(&refusal.code().code()),
-        "{call}: {refusal:?}"
-    );
-    assert!(
-        refusal.hint().is_some_and(|hint| !hint.is_empty()),
-        "no hint: {call}: {refusal:?}"
-    );
+    assert!(states.contains(&refusal.code().code()), "{call}: {refusal:?}");
+    assert!(refusal.hint().is_some_and(|hint| !hint.is_empty()), "no hint: {call}: {refusal:?}");
     let first = refusal.message().chars().next().unwrap();
-    assert!(
-        !first.is_uppercase() && !refusal.message().ends_with('.'),
-        "{call}: {refusal:?}"
-    );
+    assert!(!first.is_uppercase() && !refusal.message().ends_with('.'), "{call}: {refusal:?}");
     assert_eq!(db.get::<String>(STATE), before, "{call} changed something");
 }
 
@@ -53,15 +44,7 @@ fn refused(db: &mut Scratch, call: &str, state: &str) {
 #[test]
 fn what_is_no_materialized_view_is_refused() {
     let mut db = start("no_matview");
-    for function in [
-        "register",
-        "refresh",
-        "alter",
-        "pause",
-        "freshness",
-        "age",
-        "cancel",
-    ] {
+    for function in ["register", "refresh", "alter", "pause", "freshness", "age", "cancel"] {
         for relation in ["t", "plain", "v_id_idx"] {
             refused(&mut db, &format!("{function}('{relation}')"), "42809");
         }
@@ -107,114 +90,56 @@ fn what_is_not_registered_is_refused() {
 #[test]
 fn absurd_intervals_are_refused() {
     let mut db = start("absurd_interval");
-    let mut intervals = vec![
-        "0",
-        "-1 second",
-        "50 milliseconds",
-        "11 years",
-        "1 month -40 days",
-        "100000 years",
-    ];
+    let mut intervals =
+        vec!["0", "-1 second", "50 milliseconds", "11 years", "1 month -40 days", "100000 years"];
     if db.get::<bool>("SELECT current_setting('server_version_num')::int >= 170000") {
         intervals.extend(["infinity", "-infinity"]);
     }
     for interval in intervals {
-        refused(
-            &mut db,
-            &format!("register('w', refresh_interval => '{interval}')"),
-            "22023",
-        );
-        refused(
-            &mut db,
-            &format!("alter('v', refresh_interval => '{interval}')"),
-            "22023",
-        );
+        refused(&mut db, &format!("register('w', refresh_interval => '{interval}')"), "22023");
+        refused(&mut db, &format!("alter('v', refresh_interval => '{interval}')"), "22023");
     }
     refused(&mut db, "register('w', timeout => '-1 second')", "22023");
     for interval in ["100 milliseconds", "10 years"] {
-        db.run(&format!(
-            "SELECT cache_refresher.alter('v', refresh_interval => '{interval}')"
-        ));
+        db.run(&format!("SELECT cache_refresher.alter('v', refresh_interval => '{interval}')"));
     }
 }
 
 #[test]
 fn bad_schedules_are_refused() {
     let mut db = start("bad_schedule");
-    for schedule in [
-        "every day",
-        "61 * * * *",
-        "* * *",
-        "* * * * * * * *",
-        "",
-        "*/0 * * * *",
-        "0 25 * * *",
-    ] {
-        refused(
-            &mut db,
-            &format!("register('w', schedule => '{schedule}')"),
-            "22023",
-        );
-        refused(
-            &mut db,
-            &format!("alter('v', schedule => '{schedule}')"),
-            "22023",
-        );
+    for schedule in
+        ["every day", "61 * * * *", "* * *", "* * * * * * * *", "", "*/0 * * * *", "0 25 * * *"]
+    {
+        refused(&mut db, &format!("register('w', schedule => '{schedule}')"), "22023");
+        refused(&mut db, &format!("alter('v', schedule => '{schedule}')"), "22023");
     }
     refused(
         &mut db,
         "register('w', schedule => '0 3 * * *', time_zone => 'Mars/Olympus')",
         "22023",
     );
-    refused(
-        &mut db,
-        "register('w', schedule => '0 3 * * *', time_zone => '')",
-        "22023",
-    );
-    refused(
-        &mut db,
-        "register('w', time_zone => 'Europe/Berlin')",
-        "22023",
-    );
+    refused(&mut db, "register('w', schedule => '0 3 * * *', time_zone => '')", "22023");
+    refused(&mut db, "register('w', time_zone => 'Europe/Berlin')", "22023");
     refused(
         &mut db,
         "register('w', refresh_interval => '1 hour', schedule => '0 3 * * *')",
         "22023",
     );
-    refused(
-        &mut db,
-        "alter('v', refresh_interval => '2 hours', schedule => '0 3 * * *')",
-        "22023",
-    );
+    refused(&mut db, "alter('v', refresh_interval => '2 hours', schedule => '0 3 * * *')", "22023");
 }
 
 #[test]
 fn unknown_methods_and_settings_are_refused() {
     let mut db = start("unknown_method");
     for method in ["magic", "", "FULL ", "skip"] {
-        refused(
-            &mut db,
-            &format!("register('w', method => '{method}')"),
-            "22023",
-        );
-        refused(
-            &mut db,
-            &format!("alter('v', method => '{method}')"),
-            "22023",
-        );
-        refused(
-            &mut db,
-            &format!("refresh('v', method => '{method}')"),
-            "22023",
-        );
+        refused(&mut db, &format!("register('w', method => '{method}')"), "22023");
+        refused(&mut db, &format!("alter('v', method => '{method}')"), "22023");
+        refused(&mut db, &format!("refresh('v', method => '{method}')"), "22023");
     }
     refused(&mut db, "alter('v', reset => '{colour}')", "22023");
     refused(&mut db, "alter('v', reset => '{method,NULL}')", "22004");
-    refused(
-        &mut db,
-        "alter('v', method => 'full', reset => '{method}')",
-        "22023",
-    );
+    refused(&mut db, "alter('v', method => 'full', reset => '{method}')", "22023");
     assert_eq!(db.refreshes("v"), 0);
 }
 
@@ -245,10 +170,7 @@ fn summary_queries_that_cannot_work_are_refused() {
         ("", &["22023", "42601"]),
         ("SELECT * FROM nowhere", &["42P01"]),
         ("SELECT 1 / 0 AS x", &["22012"]),
-        (
-            "SELECT 1 AS x WHERE false",
-            &["22023", "21000", "02000", "P0002"],
-        ),
+        ("SELECT 1 AS x WHERE false", &["22023", "21000", "02000", "P0002"]),
         ("SELECT id FROM t", &["22023", "21000", "P0003"]),
         ("DELETE FROM t RETURNING id", &["22023", "25006", "0A000"]),
         (
@@ -261,16 +183,8 @@ fn summary_queries_that_cannot_work_are_refused() {
         ("COMMIT", &["22023", "25006", "0A000", "2D000", "25001"]),
     ] {
         let query = query.replace('\'', "''");
-        refused_as(
-            &mut db,
-            &format!("register('w', summary_query => '{query}')"),
-            states,
-        );
-        refused_as(
-            &mut db,
-            &format!("alter('v', summary_query => '{query}')"),
-            states,
-        );
+        refused_as(&mut db, &format!("register('w', summary_query => '{query}')"), states);
+        refused_as(&mut db, &format!("alter('v', summary_query => '{query}')"), states);
     }
 }
 
@@ -280,10 +194,7 @@ fn a_populated_view_without_a_unique_index_is_not_locked_behind_ones_back() {
     for call in ["refresh('bare')", "refresh('bare', method => 'concurrent')"] {
         refused(&mut db, call, "55000");
         let refusal = db.error_of(&format!("SELECT cache_refresher.{call}"));
-        assert!(
-            refusal.hint().unwrap().contains("CREATE UNIQUE INDEX"),
-            "{refusal:?}"
-        );
+        assert!(refusal.hint().unwrap().contains("CREATE UNIQUE INDEX"), "{refusal:?}");
     }
     // Neither of these is a usable one.
     db.run("CREATE UNIQUE INDEX ON bare (id) WHERE id > 0; CREATE UNIQUE INDEX ON bare ((id + 1))");
@@ -294,10 +205,7 @@ fn a_populated_view_without_a_unique_index_is_not_locked_behind_ones_back() {
         "asked for"
     );
     db.run("SELECT cache_refresher.register('bare', method => 'full')");
-    assert_eq!(
-        db.get::<String>("SELECT method FROM cache_refresher.refresh('bare')"),
-        "full"
-    );
+    assert_eq!(db.get::<String>("SELECT method FROM cache_refresher.refresh('bare')"), "full");
     db.run("SELECT cache_refresher.alter('bare', reset => '{method}'); CREATE UNIQUE INDEX ON bare (id)");
     assert_eq!(
         db.get::<String>("SELECT method FROM cache_refresher.refresh('bare')"),
@@ -338,9 +246,7 @@ fn names_that_need_quoting_work_everywhere() {
            CREATE UNIQUE INDEX "odd index" ON "odd ""schema"""."it's; DROP TABLE x --" ("select")"#,
     );
     let view = r#""odd ""schema"""."it''s; DROP TABLE x --""#;
-    db.run(&format!(
-        "SELECT cache_refresher.register('{view}', refresh_interval => '300 ms')"
-    ));
+    db.run(&format!("SELECT cache_refresher.register('{view}', refresh_interval => '300 ms')"));
     db.wait(
         "it is refreshed",
         "SELECT count(*) > 1 FROM cache_refresher.refresh_log WHERE outcome = 'refreshed'",

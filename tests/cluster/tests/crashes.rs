@@ -4,9 +4,7 @@ use cluster_tests::{LAUNCHER, PATIENCE, SCHEDULER, Server, Session, Signal, WORK
 
 /// A server with a view that is refreshed all the time, and everything staying around.
 fn start() -> (Server, Session) {
-    let server = Server::builder()
-        .setting("cache_refresher.worker_linger", "10min")
-        .start();
+    let server = Server::builder().setting("cache_refresher.worker_linger", "10min").start();
     let mut app = server.create_database("app");
     app.create_view("v", 10);
     app.register("v", "500 ms");
@@ -85,9 +83,7 @@ fn terminating_the_launcher_is_survived() {
     let (server, mut app) = start();
     let pid = first_pid_of(&server, LAUNCHER);
     terminate(&server, &mut app, pid);
-    server.wait_until("a new launcher", seconds(10), || {
-        server.pids_of(LAUNCHER).len() == 1
-    });
+    server.wait_until("a new launcher", seconds(10), || server.pids_of(LAUNCHER).len() == 1);
     // It does a launcher's work: a new database is found.
     let mut other = server.create_database("other");
     other.create_view("v", 10);

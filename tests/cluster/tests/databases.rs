@@ -6,9 +6,7 @@ use cluster_tests::{A_SECOND, PATIENCE, SCHEDULER, Server, Session, WORKER, seco
 
 /// A server on which scheduler and workers stay, with `app` in which `v` is refreshed all the time.
 fn start() -> (Server, Session) {
-    let server = Server::builder()
-        .setting("cache_refresher.worker_linger", "10min")
-        .start();
+    let server = Server::builder().setting("cache_refresher.worker_linger", "10min").start();
     let mut app = server.create_database("app");
     app.create_view("v", 10);
     app.register("v", "300 ms");
@@ -21,11 +19,7 @@ fn promptly(server: &Server, sql: &str) {
     let mut admin = server.connect("postgres");
     let start = Instant::now();
     admin.run(sql);
-    assert!(
-        start.elapsed() < A_SECOND,
-        "{sql} took {:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < A_SECOND, "{sql} took {:?}", start.elapsed());
 }
 
 #[test]
@@ -33,17 +27,8 @@ fn drop_database_needs_no_force_beside_an_idle_worker() {
     let (server, mut app) = start();
     app.run("SELECT cache_refresher.alter('v', refresh_interval => '1 hour')");
     std::thread::sleep(seconds(1));
-    assert_eq!(
-        server.pids_of(SCHEDULER).len(),
-        1,
-        "{:?}",
-        server.processes()
-    );
-    assert!(
-        !server.pids_of(WORKER).is_empty(),
-        "{:?}",
-        server.processes()
-    );
+    assert_eq!(server.pids_of(SCHEDULER).len(), 1, "{:?}", server.processes());
+    assert!(!server.pids_of(WORKER).is_empty(), "{:?}", server.processes());
     drop(app);
     promptly(&server, "DROP DATABASE app");
     std::thread::sleep(seconds(2));
@@ -59,9 +44,7 @@ fn drop_database_needs_no_force_during_a_long_refresh() {
     app.wait_for_state("slow", "running");
     drop(app);
     promptly(&server, "DROP DATABASE app");
-    server.wait_until("no worker is left", PATIENCE, || {
-        server.pids_of(WORKER).is_empty()
-    });
+    server.wait_until("no worker is left", PATIENCE, || server.pids_of(WORKER).is_empty());
 }
 
 #[test]
@@ -85,9 +68,7 @@ fn other_databases_are_not_disturbed_by_a_drop() {
 fn a_database_in_use_by_us_can_be_a_template() {
     let (server, app) = start();
     drop(app);
-    server
-        .connect("postgres")
-        .run("CREATE DATABASE copy TEMPLATE app");
+    server.connect("postgres").run("CREATE DATABASE copy TEMPLATE app");
     server.connect("app").wait_for_refreshes("v", 2);
     // The copy holds the extension and the registration.
     let mut copy = server.connect("copy");
@@ -111,10 +92,7 @@ fn a_database_moved_to_another_tablespace_goes_on() {
     drop(app);
     let folder = server.new_folder("elsewhere");
     let mut admin = server.connect("postgres");
-    admin.run(&format!(
-        "CREATE TABLESPACE elsewhere LOCATION '{}'",
-        folder.display()
-    ));
+    admin.run(&format!("CREATE TABLESPACE elsewhere LOCATION '{}'", folder.display()));
     admin.run("ALTER DATABASE app SET TABLESPACE elsewhere");
     let mut app = server.connect("app");
     app.wait_for_refreshes("v", 2);
@@ -126,10 +104,7 @@ fn a_statement_that_fails_gives_the_database_back() {
     server.create_plain_database("taken");
     let mut admin = server.connect("postgres");
     let refusal = admin.error_of("ALTER DATABASE app RENAME TO taken");
-    assert!(
-        matches!(refusal.code().code(), "42P04" | "55006"),
-        "{refusal:?}"
-    );
+    assert!(matches!(refusal.code().code(), "42P04" | "55006"), "{refusal:?}");
     app.wait_for_refreshes("v", 2);
 
     // Somebody else's session is in the way, as without the extension.
@@ -145,15 +120,9 @@ fn a_transaction_keeps_the_database_to_itself_until_it_ends() {
     let mut admin = server.connect("postgres");
     admin.run("BEGIN");
     admin.run("ALTER DATABASE app RENAME TO renamed");
-    server.wait_until("nothing runs there", PATIENCE, || {
-        server.pids_of(SCHEDULER).is_empty()
-    });
+    server.wait_until("nothing runs there", PATIENCE, || server.pids_of(SCHEDULER).is_empty());
     std::thread::sleep(seconds(1));
-    assert!(
-        server.pids_of(SCHEDULER).is_empty(),
-        "{:?}",
-        server.processes()
-    );
+    assert!(server.pids_of(SCHEDULER).is_empty(), "{:?}", server.processes());
     admin.run("ROLLBACK");
     server.connect("app").wait_for_refreshes("v", 2);
 }
@@ -181,11 +150,7 @@ fn a_user_without_rights_disturbs_nothing() {
     let refusal = nobody.error_of("DROP DATABASE app");
     assert_eq!(refusal.code().code(), "42501", "{refusal:?}");
     app.wait_for_refreshes("v", 2);
-    assert_eq!(
-        server.pids_of(SCHEDULER),
-        pids,
-        "the scheduler was not even stopped"
-    );
+    assert_eq!(server.pids_of(SCHEDULER), pids, "the scheduler was not even stopped");
 }
 
 #[test]
@@ -203,22 +168,13 @@ fn registrations_survive_dump_and_restore() {
                          FROM _cache_refresher.registry r";
     let before: String = app.get(configuration);
     let dump = server.new_folder("dump").join("app.sql");
-    let dumped = server
-        .client("pg_dump")
-        .args(["--dbname=app", "--file"])
-        .arg(&dump)
-        .status();
+    let dumped = server.client("pg_dump").args(["--dbname=app", "--file"]).arg(&dump).status();
     assert!(dumped.unwrap().success());
 
     server.create_plain_database("restored");
     let restored = server
         .client("psql")
-        .args([
-            "--no-psqlrc",
-            "--quiet",
-            "--output=/dev/null",
-            "--set=ON_ERROR_STOP=1",
-        ])
+        .args(["--no-psqlrc", "--quiet", "--output=/dev/null", "--set=ON_ERROR_STOP=1"])
         .args(["--dbname=restored", "--file"])
         .arg(&dump)
         .status();

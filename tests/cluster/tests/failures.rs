@@ -5,6 +5,7 @@ use cluster_tests::{Scratch, Server, Session, millis, seconds};
 #[test]
 fn a_failing_view_is_retried_then_suspended_then_resumed() {
     let mut db = Scratch::new("suspended");
+    db.run("ALTER DATABASE suspended SET cache_refresher.suspend_after = '1s'");
     db.create_fragile_view("v");
     db.create_view("sound", 10);
     db.register("v", "300 ms");
@@ -30,35 +31,22 @@ fn a_failing_view_is_retried_then_suspended_then_resumed() {
         db.get::<i64>("SELECT failures FROM cache_refresher.status WHERE view_name = 'v'"),
         db.logged("v", "failed")
     );
-    assert_eq!(
-        db.get::<i32>("SELECT quotient FROM v"),
-        100,
-        "the last good content"
-    );
+    assert_eq!(db.get::<i32>("SELECT quotient FROM v"), 100, "the last good content");
     assert!(db.get::<bool>(
         "SELECT status = 'warning' AND detail LIKE '%22012%' AND hint LIKE '%resume%'
          FROM cache_refresher.health() WHERE \"check\" = 'view public.v'"
     ));
     let log = db.server().log().split_off(start);
-    for words in [
-        ["public.v", "attempt 1 of 3"],
-        ["public.v", "attempt 3 of 3"],
-        ["public.v", "suspended"],
-    ] {
+    for words in
+        [["public.v", "attempt 1 of 3"], ["public.v", "attempt 3 of 3"], ["public.v", "suspended"]]
+    {
         assert!(
-            log.lines()
-                .any(|line| words.iter().all(|word| line.contains(word))),
+            log.lines().any(|line| words.iter().all(|word| line.contains(word))),
             "{words:?} in\n{log}"
         );
     }
-    assert!(
-        log.contains("division by zero") && log.contains("22012"),
-        "{log}"
-    );
-    assert!(
-        log.contains("next try in") && log.contains("next try at its due time"),
-        "{log}"
-    );
+    assert!(log.contains("division by zero") && log.contains("22012"), "{log}");
+    assert!(log.contains("next try in") && log.contains("next try at its due time"), "{log}");
 
     let failures = db.logged("v", "failed");
     db.wait_for_refreshes("sound", 3);
@@ -104,6 +92,7 @@ fn a_view_that_is_mended_recovers_by_itself() {
 #[test]
 fn a_refresh_by_hand_that_succeeds_ends_a_suspension() {
     let mut db = Scratch::new("by_hand");
+    db.run("ALTER DATABASE by_hand SET cache_refresher.suspend_after = '1s'");
     db.create_fragile_view("v");
     db.break_view("v");
     db.register("v", "300 ms");
@@ -174,10 +163,7 @@ fn a_missing_view_can_be_unregistered() {
     db.run("DROP MATERIALIZED VIEW v");
     db.wait_for_state("v", "missing");
     db.run("SELECT cache_refresher.unregister('v')");
-    assert_eq!(
-        db.get::<i64>("SELECT count(*) FROM cache_refresher.status"),
-        0
-    );
+    assert_eq!(db.get::<i64>("SELECT count(*) FROM cache_refresher.status"), 0);
 }
 
 #[test]
@@ -271,9 +257,7 @@ fn make_hostile(app: &mut Session) {
         "check_function_bodies = off",
         "transform_null_equals = on",
     ] {
-        app.run(&format!(
-            "ALTER DATABASE app SET {setting}; ALTER ROLE postgres SET {setting}"
-        ));
+        app.run(&format!("ALTER DATABASE app SET {setting}; ALTER ROLE postgres SET {setting}"));
     }
 }
 

@@ -31,12 +31,7 @@ fn start() -> Fixture {
     streams_db.create_view("sound", 10);
     streams_db.register("sound", "500 ms");
     streams_db.wait_for_refreshes(CACHE, 2);
-    Fixture {
-        local,
-        remote,
-        auth_db,
-        streams_db,
-    }
+    Fixture { local, remote, auth_db, streams_db }
 }
 
 /// The username that the cache shows for user 1.
@@ -48,9 +43,11 @@ fn wait_for_username(streams_db: &mut Session, name: &str) {
 }
 
 fn assert_last_good_content(streams_db: &mut Session) {
-    assert!(streams_db.get::<bool>(&format!(
-        "SELECT count(*) = 1000 AND count(username) = 1000 FROM {CACHE}"
-    )));
+    assert!(
+        streams_db.get::<bool>(&format!(
+            "SELECT count(*) = 1000 AND count(username) = 1000 FROM {CACHE}"
+        ))
+    );
 }
 
 fn wait_for_failure(streams_db: &mut Session, condition: &str) {
@@ -89,19 +86,11 @@ fn the_functions_for_existing_callers_refresh_both_caches() {
 
 #[test]
 fn a_remote_server_that_is_down_is_waited_for() {
-    let Fixture {
-        local,
-        remote,
-        auth_db,
-        mut streams_db,
-    } = start();
+    let Fixture { local, remote, auth_db, mut streams_db } = start();
     drop(auth_db);
     remote.stop(Mode::Fast);
 
-    wait_for_failure(
-        &mut streams_db,
-        "sqlstate LIKE '08%' AND message IS NOT NULL",
-    );
+    wait_for_failure(&mut streams_db, "sqlstate LIKE '08%' AND message IS NOT NULL");
     assert_last_good_content(&mut streams_db);
     assert!(local.log_lines(&[CACHE, "failed", "attempt"]) > 0);
     assert!(streams_db.get::<bool>(&format!(
@@ -112,9 +101,7 @@ fn a_remote_server_that_is_down_is_waited_for() {
     assert_eq!(streams_db.logged("sound", "failed"), 0);
 
     remote.start();
-    remote
-        .connect("auth_db")
-        .run("UPDATE users SET username = 'back' WHERE id = 1");
+    remote.connect("auth_db").run("UPDATE users SET username = 'back' WHERE id = 1");
     wait_for_username(&mut streams_db, "back");
     streams_db.wait(
         "the failures are over",
@@ -124,19 +111,12 @@ fn a_remote_server_that_is_down_is_waited_for() {
 
 #[test]
 fn a_slow_remote_server_is_left_at_the_timeout() {
-    let Fixture {
-        local,
-        remote: _remote,
-        mut auth_db,
-        mut streams_db,
-    } = start();
+    let Fixture { local, remote: _remote, mut auth_db, mut streams_db } = start();
     auth_db.run(
         "CREATE VIEW slow_users AS SELECT u.* FROM users u WHERE (SELECT pg_sleep(600) IS NOT NULL);
          GRANT SELECT ON slow_users TO fdw_reader",
     );
-    streams_db.run(&format!(
-        "SELECT cache_refresher.alter('{CACHE}', timeout => '1 second')"
-    ));
+    streams_db.run(&format!("SELECT cache_refresher.alter('{CACHE}', timeout => '1 second')"));
     streams_db.run("ALTER FOREIGN TABLE users_foreign OPTIONS (SET table_name 'slow_users')");
 
     wait_for_failure(
@@ -158,17 +138,9 @@ fn a_slow_remote_server_is_left_at_the_timeout() {
 
 #[test]
 fn a_remote_server_that_refuses_is_asked_again() {
-    let Fixture {
-        local: _local,
-        remote,
-        mut auth_db,
-        mut streams_db,
-    } = start();
+    let Fixture { local: _local, remote, mut auth_db, mut streams_db } = start();
     auth_db.run("REVOKE SELECT ON users FROM fdw_reader");
-    wait_for_failure(
-        &mut streams_db,
-        "sqlstate = '42501' AND message LIKE '%permission denied%'",
-    );
+    wait_for_failure(&mut streams_db, "sqlstate = '42501' AND message LIKE '%permission denied%'");
     assert_last_good_content(&mut streams_db);
     streams_db.wait_for_refreshes_within(seconds(5), "sound", 3);
     auth_db.run(
@@ -187,12 +159,7 @@ fn a_remote_server_that_refuses_is_asked_again() {
 
 #[test]
 fn a_shutdown_does_not_wait_for_the_remote_server() {
-    let Fixture {
-        local,
-        remote: _remote,
-        mut auth_db,
-        mut streams_db,
-    } = start();
+    let Fixture { local, remote: _remote, mut auth_db, mut streams_db } = start();
     auth_db.run(
         "CREATE VIEW slow_users AS SELECT u.* FROM users u WHERE (SELECT pg_sleep(600) IS NOT NULL);
          GRANT SELECT ON slow_users TO fdw_reader",
@@ -219,10 +186,7 @@ fn the_remote_database_can_be_dropped_after_a_refresh() {
     streams_db.run(&format!("SELECT cache_refresher.register('{CACHE}')"));
     streams_db.wait_for_refreshes(CACHE, 1); // never populated: at once
     server.wait_until("the worker is idle", PATIENCE, || {
-        server
-            .processes()
-            .iter()
-            .any(|process| process.kind == WORKER)
+        server.processes().iter().any(|process| process.kind == WORKER)
     });
     std::thread::sleep(seconds(1));
     assert!(!server.pids_of(WORKER).is_empty(), "the worker lingers");

@@ -67,11 +67,7 @@ fn a_failure_in_a_users_session_is_logged_by_the_scheduler() {
     user.register("registered", "1 hour");
     for view in ["registered", "unregistered"] {
         let refusal = user.error_of(&format!("SELECT cache_refresher.refresh('{view}')"));
-        assert_eq!(
-            refusal.code().code(),
-            "22012",
-            "the error itself is raised: {refusal:?}"
-        );
+        assert_eq!(refusal.code().code(), "22012", "the error itself is raised: {refusal:?}");
         db.wait(
             "it is logged",
             &format!(
@@ -82,10 +78,7 @@ fn a_failure_in_a_users_session_is_logged_by_the_scheduler() {
         );
     }
     std::thread::sleep(millis(500));
-    assert_eq!(
-        db.get::<i64>("SELECT count(*) FROM cache_refresher.refresh_log"),
-        2
-    );
+    assert_eq!(db.get::<i64>("SELECT count(*) FROM cache_refresher.refresh_log"), 2);
     db.run("DROP OWNED BY log_tester CASCADE; DROP ROLE log_tester");
 }
 
@@ -94,10 +87,7 @@ fn cancel_ends_a_workers_refresh_and_is_logged() {
     let mut db = Scratch::new("cancel_worker");
     db.create_paced_view("v");
     db.set_pace("v", 600.0);
-    assert!(
-        !db.get::<bool>("SELECT cache_refresher.cancel('v')"),
-        "nothing runs"
-    );
+    assert!(!db.get::<bool>("SELECT cache_refresher.cancel('v')"), "nothing runs");
     db.register("v", "300 ms");
     db.wait_for_state("v", "running");
     db.set_pace("v", 0.0);
@@ -119,9 +109,7 @@ fn cancel_ends_a_users_refresh() {
     let mut db = Scratch::new("cancel_user");
     db.create_paced_view("v");
     db.set_pace("v", 600.0);
-    let caller = db
-        .server()
-        .background(db.name(), "SELECT cache_refresher.refresh('v')");
+    let caller = db.server().background(db.name(), "SELECT cache_refresher.refresh('v')");
     db.wait("it can be cancelled", "SELECT cache_refresher.cancel('v')");
     let error = caller.join().unwrap().unwrap_err();
     assert_eq!(state_of(&error), "57014", "{error}");
@@ -148,10 +136,7 @@ fn a_views_own_timeout_ends_a_long_refresh() {
     );
     assert!(db.get::<bool>("SELECT cancellations = 0 FROM cache_refresher.status"));
     let refusal = db.error_of("SELECT cache_refresher.refresh('v')");
-    assert!(
-        refusal.message().contains("timeout"),
-        "by hand too: {refusal:?}"
-    );
+    assert!(refusal.message().contains("timeout"), "by hand too: {refusal:?}");
     db.set_pace("v", 0.0);
     db.run("SELECT cache_refresher.resume('v')");
     db.wait_for_refreshes("v", 1);
@@ -159,17 +144,15 @@ fn a_views_own_timeout_ends_a_long_refresh() {
 
 #[test]
 fn the_timeout_setting_ends_a_long_refresh() {
-    let server = Server::builder()
-        .setting("cache_refresher.timeout", "500ms")
-        .start();
+    let server = Server::builder().setting("cache_refresher.timeout", "500ms").start();
     let mut app = server.create_database("app");
     app.create_paced_view("v");
     app.set_pace("v", 600.0);
     app.register("v", "300 ms");
     app.wait(
         "it failed with a message that says why",
-        "SELECT outcome = 'failed' AND message LIKE '%timeout%'
-         FROM cache_refresher.refresh_log ORDER BY id LIMIT 1",
+        "SELECT count(*) > 0 AND bool_and(outcome = 'failed' AND message LIKE '%timeout%')
+         FROM cache_refresher.refresh_log",
     );
     // A view's own value comes first.
     app.create_paced_view("patient");
@@ -180,9 +163,7 @@ fn the_timeout_setting_ends_a_long_refresh() {
 
 #[test]
 fn history_is_bounded_by_rows_for_each_view() {
-    let server = Server::builder()
-        .setting("cache_refresher.log_max_rows", "5")
-        .start();
+    let server = Server::builder().setting("cache_refresher.log_max_rows", "5").start();
     let mut app = server.create_database("app");
     app.create_view("rare", 5);
     app.refresh("rare");
@@ -204,9 +185,7 @@ fn history_is_bounded_by_rows_for_each_view() {
 
 #[test]
 fn history_is_bounded_by_age() {
-    let server = Server::builder()
-        .setting("cache_refresher.log_retention", "2s")
-        .start();
+    let server = Server::builder().setting("cache_refresher.log_retention", "2s").start();
     let mut app = server.create_database("app");
     app.create_view("rare", 5);
     app.refresh("rare");
@@ -219,10 +198,7 @@ fn history_is_bounded_by_age() {
         "SELECT min(started_at) > (SELECT min(registered_at) + interval '2 s' FROM cache_refresher.status)
             AND bool_and(view_name = 'v') FROM cache_refresher.refresh_log",
     );
-    assert!(
-        app.get::<bool>("SELECT refreshes > 3 FROM cache_refresher.status"),
-        "totals are kept"
-    );
+    assert!(app.get::<bool>("SELECT refreshes > 3 FROM cache_refresher.status"), "totals are kept");
 }
 
 #[test]
@@ -298,10 +274,7 @@ fn each_refresh_notifies_with_its_commit() {
 
     db.run("BEGIN");
     db.refresh("v");
-    assert!(
-        listener.payloads(1, millis(300)).is_empty(),
-        "not before the commit"
-    );
+    assert!(listener.payloads(1, millis(300)).is_empty(), "not before the commit");
     db.run("COMMIT");
     let payloads = listener.payloads(2, millis(700));
     assert_eq!(payloads.len(), 1, "{payloads:?}");
@@ -321,16 +294,10 @@ fn each_refresh_notifies_with_its_commit() {
     db.run("BEGIN");
     db.refresh("v");
     db.run("ROLLBACK");
-    assert!(
-        listener.payloads(1, millis(300)).is_empty(),
-        "nothing happened"
-    );
+    assert!(listener.payloads(1, millis(300)).is_empty(), "nothing happened");
 
     db.register("v", "200 ms");
-    assert!(
-        listener.payloads(3, seconds(10)).len() == 3,
-        "workers notify too"
-    );
+    assert!(listener.payloads(3, seconds(10)).len() == 3, "workers notify too");
     db.run("SELECT cache_refresher.unregister('v')");
     db.stays_unrefreshed("v", millis(300));
     listener.payloads(1000, millis(300));
@@ -342,20 +309,13 @@ fn each_refresh_notifies_with_its_commit() {
 
 #[test]
 fn the_server_log_tells_of_each_refresh_that_was_slow_enough() {
-    let server = Server::builder()
-        .setting("cache_refresher.log_min_duration", "200ms")
-        .start();
+    let server = Server::builder().setting("cache_refresher.log_min_duration", "200ms").start();
     let mut app = server.create_database("app");
     app.create_view("quick", 1000);
     app.create_paced_view("slow");
     app.set_pace("slow", 0.3);
     let told = |view: &str| {
-        server.log_lines(&[
-            "refreshed",
-            &format!("public.{view} "),
-            "concurrent",
-            "rows",
-        ])
+        server.log_lines(&["refreshed", &format!("public.{view} "), "concurrent", "rows"])
     };
 
     app.register("slow", "500 ms");

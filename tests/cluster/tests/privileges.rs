@@ -69,10 +69,7 @@ fn refreshing_and_cancelling_takes_the_owner_or_a_grant() {
     owner.run("SELECT cache_refresher.grant_refresh('v', 'priv_refresh_other')");
     assert_eq!(other.refresh("v"), "refreshed");
     assert!(!other.get::<bool>("SELECT cache_refresher.cancel('v')"));
-    assert_eq!(
-        other.get::<i64>("SELECT count(*) FROM cache_refresher.refresh_all()"),
-        1
-    );
+    assert_eq!(other.get::<i64>("SELECT count(*) FROM cache_refresher.refresh_all()"), 1);
     forbidden(&mut other, "SELECT cache_refresher.pause('v')");
     assert_eq!(
         db.get::<String>("SELECT DISTINCT role_name FROM cache_refresher.refresh_log"),
@@ -190,17 +187,9 @@ fn a_refresh_runs_as_the_owner_of_the_view() {
     );
     db.wait_for_refreshes("who", 2);
     let name = "priv_runs_as_owner";
-    assert_eq!(
-        db.get::<String>("SELECT name FROM who"),
-        name,
-        "by a worker"
-    );
+    assert_eq!(db.get::<String>("SELECT name FROM who"), name, "by a worker");
     db.refresh("who");
-    assert_eq!(
-        db.get::<String>("SELECT name FROM who"),
-        name,
-        "by a superuser"
-    );
+    assert_eq!(db.get::<String>("SELECT name FROM who"), name, "by a superuser");
     assert_eq!(
         db.get::<String>(
             "SELECT summary ->> 'name' FROM cache_refresher.refresh_log ORDER BY id DESC LIMIT 1"
@@ -224,19 +213,14 @@ fn a_view_cannot_use_the_rights_of_whoever_refreshes_it() {
         owner.run(&format!(
             "CREATE MATERIALIZED VIEW {function}_view AS SELECT public.{function}() AS id WITH NO DATA"
         ));
-        let refusal = db.error_of(&format!(
-            "SELECT cache_refresher.refresh('{function}_view')"
-        ));
+        let refusal = db.error_of(&format!("SELECT cache_refresher.refresh('{function}_view')"));
         assert_eq!(refusal.code().code(), "42501", "{function}: {refusal:?}");
     }
     for function in ["grab", "leave", "switch"] {
         let refusal = owner.error_of(&format!(
             "SELECT cache_refresher.alter('v', summary_query => 'SELECT public.{function}() AS x')"
         ));
-        assert!(
-            matches!(refusal.code().code(), "42501" | "25006"),
-            "{function}: {refusal:?}"
-        );
+        assert!(matches!(refusal.code().code(), "42501" | "25006"), "{function}: {refusal:?}");
     }
     assert!(!db.get::<bool>("SELECT rolsuper FROM pg_roles WHERE rolname = 'priv_escalate_owner'"));
 }
@@ -265,9 +249,6 @@ fn the_tables_behind_it_are_out_of_reach() {
     );
     assert!(tables.len() >= 5);
     for table in tables {
-        forbidden(
-            &mut other,
-            &format!("SELECT * FROM _cache_refresher.{table}"),
-        );
+        forbidden(&mut other, &format!("SELECT * FROM _cache_refresher.{table}"));
     }
 }

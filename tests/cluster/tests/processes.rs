@@ -25,9 +25,7 @@ fn create_extension_starts_scheduling_without_a_restart() {
 
 #[test]
 fn drop_extension_ends_scheduling_within_a_second() {
-    let server = Server::builder()
-        .setting("cache_refresher.worker_linger", "10min")
-        .start();
+    let server = Server::builder().setting("cache_refresher.worker_linger", "10min").start();
     let mut app = server.create_database("app");
     app.create_view("v", 10);
     app.create_paced_view("slow");
@@ -39,15 +37,9 @@ fn drop_extension_ends_scheduling_within_a_second() {
 
     let start = Instant::now();
     app.run("DROP EXTENSION cache_refresher");
-    assert!(
-        start.elapsed() < A_SECOND,
-        "DROP EXTENSION took {:?}",
-        start.elapsed()
-    );
+    assert!(start.elapsed() < A_SECOND, "DROP EXTENSION took {:?}", start.elapsed());
 
-    server.wait_until("nothing runs in app", A_SECOND, || {
-        server.processes_in("app") == 0
-    });
+    server.wait_until("nothing runs in app", A_SECOND, || server.processes_in("app") == 0);
     std::thread::sleep(seconds(1));
     assert_eq!(server.processes_in("app"), 0, "nothing comes back");
     assert_eq!(server.fatal_lines(), [""; 0]);
@@ -68,9 +60,7 @@ fn the_extension_can_be_dropped_and_created_again() {
 
 #[test]
 fn an_idle_server_keeps_only_the_launcher() {
-    let server = Server::builder()
-        .setting("cache_refresher.worker_linger", "500ms")
-        .start();
+    let server = Server::builder().setting("cache_refresher.worker_linger", "500ms").start();
     let mut app = server.create_database("app");
     app.create_view("v", 10);
     app.run("CREATE MATERIALIZED VIEW fresh AS SELECT id FROM v WITH NO DATA");
@@ -97,24 +87,18 @@ fn an_idle_server_keeps_only_the_launcher() {
 
 #[test]
 fn a_deadline_beyond_the_linger_time_is_kept() {
-    let server = Server::builder()
-        .setting("cache_refresher.worker_linger", "200ms")
-        .start();
+    let server = Server::builder().setting("cache_refresher.worker_linger", "200ms").start();
     let mut app = server.create_database("app");
     app.create_view("v", 10);
     app.register("v", "3 seconds");
     app.wait_for_refreshes("v", 1);
-    server.wait_until("the scheduler went", seconds(3), || {
-        server.pids_of(SCHEDULER).is_empty()
-    });
+    server.wait_until("the scheduler went", seconds(3), || server.pids_of(SCHEDULER).is_empty());
     app.wait_for_refreshes_within(seconds(6), "v", 1);
 }
 
 #[test]
 fn among_many_databases_only_those_with_the_extension_have_processes() {
-    let server = Server::builder()
-        .setting("cache_refresher.worker_linger", "500ms")
-        .start();
+    let server = Server::builder().setting("cache_refresher.worker_linger", "500ms").start();
     let mut admin = server.connect("postgres");
     for number in 0..28 {
         admin.run(&format!("CREATE DATABASE plain_{number}"));
@@ -135,11 +119,7 @@ fn among_many_databases_only_those_with_the_extension_have_processes() {
         server
             .processes()
             .iter()
-            .filter(|p| {
-                p.database
-                    .as_ref()
-                    .is_some_and(|name| name.starts_with("plain"))
-            })
+            .filter(|p| p.database.as_ref().is_some_and(|name| name.starts_with("plain")))
             .count()
     };
     let mut quiet_since = Instant::now();
@@ -162,16 +142,13 @@ fn among_many_databases_only_those_with_the_extension_have_processes() {
     for app in [&mut first, &mut second] {
         app.run("SELECT cache_refresher.alter('v', refresh_interval => '1 hour')");
     }
-    server.wait_until("only the launcher is left", PATIENCE, || {
-        server.processes().len() == 1
-    });
+    server.wait_until("only the launcher is left", PATIENCE, || server.processes().len() == 1);
 }
 
 #[test]
 fn the_databases_setting_limits_where_schedulers_run() {
-    let server = Server::builder()
-        .setting("cache_refresher.databases", "wanted, also_wanted")
-        .start();
+    let server =
+        Server::builder().setting("cache_refresher.databases", "wanted, also_wanted").start();
     let mut wanted = server.create_database("wanted");
     let mut unwanted = server.create_database("unwanted");
     for app in [&mut wanted, &mut unwanted] {
@@ -186,9 +163,7 @@ fn the_databases_setting_limits_where_schedulers_run() {
     server.set("cache_refresher.databases", "unwanted");
     server.reload();
     unwanted.wait_for_refreshes("v", 2);
-    server.wait_until("nothing runs in wanted", PATIENCE, || {
-        server.processes_in("wanted") == 0
-    });
+    server.wait_until("nothing runs in wanted", PATIENCE, || server.processes_in("wanted") == 0);
     wanted.stays_unrefreshed("v", seconds(1));
 
     server.set("cache_refresher.databases", "*");
@@ -207,9 +182,8 @@ fn enabled_off_stops_scheduling_and_on_starts_it_again() {
 
     server.set("cache_refresher.enabled", "off");
     server.reload();
-    server.wait_until("workers and scheduler are gone", PATIENCE, || {
-        server.processes_in("app") == 0
-    });
+    server
+        .wait_until("workers and scheduler are gone", PATIENCE, || server.processes_in("app") == 0);
     app.stays_unrefreshed("v", seconds(1));
     assert_eq!(app.refresh("v"), "refreshed", "by hand it works");
 
@@ -255,10 +229,7 @@ fn without_preload_everything_but_scheduling_works() {
         "cached"
     );
     assert!(app.get::<bool>("SELECT cache_refresher.age('v') < '1 minute'"));
-    assert_eq!(
-        app.get::<String>("SELECT view_name FROM cache_refresher.status"),
-        "v"
-    );
+    assert_eq!(app.get::<String>("SELECT view_name FROM cache_refresher.status"), "v");
     app.run("SELECT cache_refresher.pause('v'); SELECT cache_refresher.resume('v')");
     app.run("SELECT * FROM cache_refresher.refresh_all()");
     app.run("SELECT cache_refresher.alter('v', refresh_interval => '1 minute')");

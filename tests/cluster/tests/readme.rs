@@ -36,12 +36,7 @@ fn every_sql_block_of_the_readme_works() {
     let server = Server::builder().start();
     let mut psql = server
         .client("psql")
-        .args([
-            "--no-psqlrc",
-            "--echo-queries",
-            "--set=ON_ERROR_STOP=1",
-            "--dbname=postgres",
-        ])
+        .args(["--no-psqlrc", "--echo-queries", "--set=ON_ERROR_STOP=1", "--dbname=postgres"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -57,11 +52,7 @@ fn every_sql_block_of_the_readme_works() {
     let output = psql.wait_with_output().unwrap();
     let written = writer.join().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{}\n{errors}",
-        String::from_utf8_lossy(&output.stdout)
-    );
+    assert!(output.status.success(), "{}\n{errors}", String::from_utf8_lossy(&output.stdout));
     written.unwrap();
     assert!(!errors.contains("ERROR:"), "{errors}");
 }
@@ -71,9 +62,6 @@ fn blocks_are_told_from_other_text() {
     let markdown = "# x\n```sql\nSELECT 1;\n```\ntext\n```sh\nmake demo\n```\n```sql\nSELECT 2;\nSELECT 3;\n```\n";
     assert_eq!(
         sql_blocks(markdown),
-        [
-            (3, "SELECT 1;\n".to_owned()),
-            (10, "SELECT 2;\nSELECT 3;\n".to_owned())
-        ]
+        [(3, "SELECT 1;\n".to_owned()), (10, "SELECT 2;\nSELECT 3;\n".to_owned())]
     );
 }

@@ -122,10 +122,7 @@ fn an_unregistered_view_is_left_alone_and_keeps_its_history() {
         db.wait_for_refreshes(view, 2);
     }
     db.run("SELECT cache_refresher.unregister('bare'); SELECT cache_refresher.unregister('public.qualified')");
-    assert_eq!(
-        db.get::<i64>("SELECT count(*) FROM cache_refresher.status"),
-        0
-    );
+    assert_eq!(db.get::<i64>("SELECT count(*) FROM cache_refresher.status"), 0);
     for view in ["bare", "qualified"] {
         db.stays_unrefreshed(view, millis(700));
         assert!(db.refreshes(view) >= 2);
@@ -181,9 +178,7 @@ fn registering_within_a_transaction_counts_from_its_commit() {
 
 #[test]
 fn a_slow_view_does_not_hold_up_the_others() {
-    let server = Server::builder()
-        .setting("cache_refresher.max_workers", "2")
-        .start();
+    let server = Server::builder().setting("cache_refresher.max_workers", "2").start();
     let mut app = server.create_database("app");
     app.create_paced_view("slow");
     app.register("slow", "300 ms");
@@ -206,9 +201,7 @@ fn a_slow_view_does_not_hold_up_the_others() {
 
 #[test]
 fn there_are_never_more_workers_than_the_setting_allows() {
-    let server = Server::builder()
-        .setting("cache_refresher.max_workers", "2")
-        .start();
+    let server = Server::builder().setting("cache_refresher.max_workers", "2").start();
     let mut app = server.create_database("app");
     let mut other = server.create_database("other");
     for db in [&mut app, &mut other] {
@@ -237,10 +230,7 @@ fn reports_tell_how_fresh_a_view_is() {
     let mut db = Scratch::new("reports");
     db.create_view("v", 25);
     db.register("v", "1 hour");
-    assert!(
-        db.get::<bool>("SELECT cache_refresher.age('v') IS NULL"),
-        "not refreshed yet"
-    );
+    assert!(db.get::<bool>("SELECT cache_refresher.age('v') IS NULL"), "not refreshed yet");
     db.refresh("v");
     let freshness: serde_json::Value = db.get("SELECT cache_refresher.freshness('v')");
     for key in [
@@ -261,10 +251,7 @@ fn reports_tell_how_fresh_a_view_is() {
     assert!(freshness["is_stale"].is_null());
     assert!(freshness["age_seconds"].as_f64().unwrap() < 20.0);
     let refreshed_at = freshness["cache_refreshed_at"].as_str().unwrap();
-    assert!(
-        refreshed_at.ends_with('Z') && refreshed_at.contains('T'),
-        "{refreshed_at}"
-    );
+    assert!(refreshed_at.ends_with('Z') && refreshed_at.contains('T'), "{refreshed_at}");
 
     assert!(db.get::<bool>("SELECT cache_refresher.is_stale('v') IS NULL"));
     assert!(!db.get::<bool>("SELECT cache_refresher.is_stale('v', '1 hour')"));
@@ -280,11 +267,9 @@ fn reports_tell_how_fresh_a_view_is() {
         0
     );
     let metrics: String = db.get("SELECT cache_refresher.metrics_text()");
-    for line in [
-        "# TYPE cache_refresher_refreshes_total counter",
-        "view=\"v\"",
-        "cache_refresher_up{",
-    ] {
+    for line in
+        ["# TYPE cache_refresher_refreshes_total counter", "view=\"v\"", "cache_refresher_up{"]
+    {
         assert!(metrics.contains(line), "{line} in {metrics}");
     }
     assert!(db.get::<bool>(

@@ -24,27 +24,13 @@ fn assert_interval(app: &mut Session, view: &str, millis: i64, source: &str) {
 fn the_first_interval_that_is_set_holds_and_status_says_which() {
     let server = Server::builder().start();
     let mut app = server.create_database("app");
-    for view in [
-        "plain",
-        "streams_with_users_cache",
-        "videos_with_users_cache",
-    ] {
+    for view in ["plain", "streams_with_users_cache", "videos_with_users_cache"] {
         app.create_view(view, 5);
         app.run(&format!("SELECT cache_refresher.register('{view}')"));
     }
     assert_interval(&mut app, "plain", 300_000, "default_interval");
-    assert_interval(
-        &mut app,
-        "streams_with_users_cache",
-        300_000,
-        "streams_refresh_interval",
-    );
-    assert_interval(
-        &mut app,
-        "videos_with_users_cache",
-        600_000,
-        "videos_refresh_interval",
-    );
+    assert_interval(&mut app, "streams_with_users_cache", 300_000, "streams_refresh_interval");
+    assert_interval(&mut app, "videos_with_users_cache", 600_000, "videos_refresh_interval");
 
     server.set("cache_refresher.default_interval", "1h30m");
     server.set("cache_refresher.streams_refresh_interval", "45s");
@@ -54,18 +40,8 @@ fn the_first_interval_that_is_set_holds_and_status_says_which() {
         "the reload is seen",
         "SELECT refresh_interval = '90 minutes' FROM cache_refresher.status WHERE view_name = 'plain'",
     );
-    assert_interval(
-        &mut app,
-        "streams_with_users_cache",
-        45_000,
-        "streams_refresh_interval",
-    );
-    assert_interval(
-        &mut app,
-        "videos_with_users_cache",
-        500,
-        "videos_refresh_interval",
-    );
+    assert_interval(&mut app, "streams_with_users_cache", 45_000, "streams_refresh_interval");
+    assert_interval(&mut app, "videos_with_users_cache", 500, "videos_refresh_interval");
 
     for view in ["plain", "streams_with_users_cache"] {
         app.run(&format!(
@@ -84,18 +60,8 @@ fn the_first_interval_that_is_set_holds_and_status_says_which() {
         "SELECT refresh_interval = '7 minutes' FROM cache_refresher.status WHERE view_name = 'plain'",
     );
     assert_interval(&mut app, "plain", 420_000, "cache_refresher.intervals");
-    assert_interval(
-        &mut app,
-        "streams_with_users_cache",
-        5_400_000,
-        "cache_refresher.intervals",
-    );
-    assert_interval(
-        &mut app,
-        "videos_with_users_cache",
-        500,
-        "videos_refresh_interval",
-    );
+    assert_interval(&mut app, "streams_with_users_cache", 5_400_000, "cache_refresher.intervals");
+    assert_interval(&mut app, "videos_with_users_cache", 500, "videos_refresh_interval");
 
     server.reset("cache_refresher.intervals");
     server.reload();
@@ -107,9 +73,7 @@ fn the_first_interval_that_is_set_holds_and_status_says_which() {
 
 #[test]
 fn a_reload_changes_the_pace_without_a_restart() {
-    let server = Server::builder()
-        .setting("cache_refresher.default_interval", "1h")
-        .start();
+    let server = Server::builder().setting("cache_refresher.default_interval", "1h").start();
     let mut app = server.create_database("app");
     app.create_view("v", 5);
     app.create_view("w", 5);
@@ -136,9 +100,7 @@ fn a_reload_reaches_a_database_whose_scheduler_has_gone() {
     let mut app = server.create_database("app");
     app.create_view("v", 5);
     app.run("SELECT cache_refresher.register('v')");
-    server.wait_until("only the launcher is left", seconds(10), || {
-        server.processes().len() == 1
-    });
+    server.wait_until("only the launcher is left", seconds(10), || server.processes().len() == 1);
     server.set("cache_refresher.default_interval", "200ms");
     server.reload();
     app.wait_for_refreshes_within(seconds(5), "v", 3);
@@ -146,9 +108,7 @@ fn a_reload_reaches_a_database_whose_scheduler_has_gone() {
 
 #[test]
 fn alter_database_set_takes_effect_without_a_restart() {
-    let server = Server::builder()
-        .setting("cache_refresher.default_interval", "1h")
-        .start();
+    let server = Server::builder().setting("cache_refresher.default_interval", "1h").start();
     let mut app = server.create_database("app");
     let mut other = server.create_database("other");
     for db in [&mut app, &mut other] {
@@ -170,9 +130,7 @@ fn alter_database_set_takes_effect_without_a_restart() {
 
 #[test]
 fn max_workers_grows_with_a_reload() {
-    let server = Server::builder()
-        .setting("cache_refresher.max_workers", "1")
-        .start();
+    let server = Server::builder().setting("cache_refresher.max_workers", "1").start();
     let mut app = server.create_database("app");
     app.create_view("quick", 5);
     app.create_paced_view("slow");
@@ -191,9 +149,7 @@ fn max_workers_grows_with_a_reload() {
 fn both_duration_habits_are_accepted_and_anything_else_is_refused() {
     let server = Server::builder().start();
     let mut app = server.create_database("app");
-    for value in [
-        "5m", "1h30m", "500ms", "5min", "30s", "1h", "7d", "2 min", "1.5h",
-    ] {
+    for value in ["5m", "1h30m", "500ms", "5min", "30s", "1h", "7d", "2 min", "1.5h"] {
         app.run(&format!("SET cache_refresher.default_interval = '{value}'"));
     }
     for value in ["soon", "5 parsecs", "", "-1s", "0", "1ms", "11 years"] {
@@ -227,9 +183,7 @@ fn both_duration_habits_are_accepted_and_anything_else_is_refused() {
 
 #[test]
 fn a_bad_value_in_the_configuration_leaves_the_old_one_in_force() {
-    let server = Server::builder()
-        .setting("cache_refresher.default_interval", "200ms")
-        .start();
+    let server = Server::builder().setting("cache_refresher.default_interval", "200ms").start();
     let mut app = server.create_database("app");
     app.create_view("v", 5);
     app.run("SELECT cache_refresher.register('v')");

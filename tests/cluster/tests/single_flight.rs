@@ -26,17 +26,12 @@ fn call(mut session: Session, number: i32, together: &Barrier) -> Call {
     Call {
         outcome: row.get(0),
         shows_what_came_before: row.get(1),
-        shows_own_row: session.get(&format!(
-            "SELECT count(*) = 1 FROM v WHERE number = {number}"
-        )),
+        shows_own_row: session.get(&format!("SELECT count(*) = 1 FROM v WHERE number = {number}")),
     }
 }
 
 fn a_hundred_callers(preload: bool) {
-    let server = Server::builder()
-        .preload(preload)
-        .setting("max_connections", "130")
-        .start();
+    let server = Server::builder().preload(preload).setting("max_connections", "130").start();
     let mut app = server.create_database("app");
     // Two seconds long: even a busy machine gets all callers under way while the first refresh runs.
     app.run(
@@ -54,23 +49,13 @@ fn a_hundred_callers(preload: bool) {
             std::thread::spawn(move || call(session, number, &together))
         })
         .collect();
-    let calls: Vec<Call> = callers
-        .into_iter()
-        .map(|caller| caller.join().unwrap())
-        .collect();
+    let calls: Vec<Call> = callers.into_iter().map(|caller| caller.join().unwrap()).collect();
 
-    let refreshed = calls
-        .iter()
-        .filter(|call| call.outcome == "refreshed")
-        .count();
+    let refreshed = calls.iter().filter(|call| call.outcome == "refreshed").count();
     let shared = calls.iter().filter(|call| call.outcome == "shared").count();
     assert!((1..=2).contains(&refreshed), "{refreshed} refreshes");
     assert_eq!(refreshed + shared, calls.len());
-    assert_eq!(
-        app.refreshes("v"),
-        refreshed as i64,
-        "the log says the same"
-    );
+    assert_eq!(app.refreshes("v"), refreshed as i64, "the log says the same");
     for call in &calls {
         assert!(call.shows_what_came_before);
         assert!(call.shows_own_row);
@@ -94,11 +79,7 @@ fn max_age_leaves_a_view_alone_that_is_fresh_enough() {
     let with_max_age = |max_age: &str| {
         format!("SELECT outcome FROM cache_refresher.refresh('v', max_age => '{max_age}')")
     };
-    assert_eq!(
-        db.get::<String>(&with_max_age("1 hour")),
-        "refreshed",
-        "nothing is known yet"
-    );
+    assert_eq!(db.get::<String>(&with_max_age("1 hour")), "refreshed", "nothing is known yet");
     db.write("v", 1);
     assert_eq!(db.get::<String>(&with_max_age("1 hour")), "fresh");
     assert_eq!(db.shown("v"), 0);
@@ -150,9 +131,7 @@ fn an_uncommitted_refresh_holds_up_no_other_view() {
 
 #[test]
 fn one_worker_is_enough_beside_an_uncommitted_refresh() {
-    let server = Server::builder()
-        .setting("cache_refresher.max_workers", "1")
-        .start();
+    let server = Server::builder().setting("cache_refresher.max_workers", "1").start();
     let mut app = server.create_database("app");
     for view in ["held", "a"] {
         app.create_view(view, 10);
@@ -175,9 +154,7 @@ fn whoever_waits_for_a_refresh_that_is_rolled_back_refreshes() {
     leader.run("BEGIN");
     leader.refresh("v");
     db.write("v", 6);
-    let follower = db
-        .server()
-        .background(db.name(), "SELECT cache_refresher.refresh('v')");
+    let follower = db.server().background(db.name(), "SELECT cache_refresher.refresh('v')");
     std::thread::sleep(millis(500));
     assert!(!follower.is_finished(), "it waits for the leader");
     leader.run("ROLLBACK");
