@@ -19,6 +19,20 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 static mut PREVIOUS_HOOK: pg_sys::ProcessUtility_hook_type = None;
 
+// The server's own function, not pgrx's guarded one: see `process_utility`.
+unsafe extern "C-unwind" {
+    fn standard_ProcessUtility(
+        planned: *mut pg_sys::PlannedStmt,
+        query: *const c_char,
+        read_only_tree: bool,
+        context: pg_sys::ProcessUtilityContext::Type,
+        parameters: pg_sys::ParamListInfo,
+        environment: *mut pg_sys::QueryEnvironment,
+        destination: *mut pg_sys::DestReceiver,
+        completion: *mut pg_sys::QueryCompletion,
+    );
+}
+
 /// Puts our hook in front of whatever is there. Once, while the library is loaded.
 pub fn install() {
     // SAFETY: the server is still single-threaded and this runs once.
@@ -29,7 +43,11 @@ pub fn install() {
 }
 
 /// What a statement asks of us.
+#[derive(Clone, Copy)]
+#[repr(C)]
 enum Concern {
+    /// Nothing.
+    Nothing,
     /// Our processes have to leave this database first.
     Hold(u32),
     /// When it has committed, the registered views of this database must be looked at again.
@@ -42,8 +60,9 @@ enum Concern {
     Settings(u32),
 }
 
-#[pg_guard]
-#[allow(clippy::too_many_arguments)]
+/// The hook. Deliberately without pgrx's guard: that would catch every error of every statement and
+/// raise it anew, without its context and with XX000 in place of a SQLSTATE of the user's own. An
+/// error of the statement passes over this frame, in which nothing has a destructor.
 unsafe extern "C-unwind" fn process_utility(
     planned: *mut pg_sys::PlannedStmt,
     query: *const c_char,
@@ -54,48 +73,45 @@ unsafe extern "C-unwind" fn process_utility(
     destination: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
-    // SAFETY: the server passes a planned utility statement, valid for the duration of the call.
-    let concern =
-        if shared::is_available() { unsafe { concern((*planned).utilityStmt) } } else { None };
-    if let Some(Concern::Hold(database)) = concern {
+    // SAFETY: the server passes a planned utility statement, valid for the duration of the call; the
+    // arguments are passed on as they came.
+    unsafe {
+        let concern = before((*planned).utilityStmt);
+        PREVIOUS_HOOK.unwrap_or(standard_ProcessUtility)(
+            planned,
+            query,
+            read_only_tree,
+            context,
+            parameters,
+            environment,
+            destination,
+            completion,
+        );
+        after(concern);
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn before(statement: *mut pg_sys::Node) -> Concern {
+    if !shared::is_available() {
+        return Concern::Nothing;
+    }
+    // SAFETY: passed on to the caller.
+    let concern = unsafe { concern(statement) }.unwrap_or(Concern::Nothing);
+    if let Concern::Hold(database) = concern {
         empty_database(database);
     }
-    // SAFETY: the arguments are passed on as they came; what another library's hook raises is carried
-    // over the boundary.
-    unsafe {
-        match PREVIOUS_HOOK {
-            Some(next) => pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| {
-                next(
-                    planned,
-                    query,
-                    read_only_tree,
-                    context,
-                    parameters,
-                    environment,
-                    destination,
-                    completion,
-                );
-            }),
-            None => pg_sys::standard_ProcessUtility(
-                planned,
-                query,
-                read_only_tree,
-                context,
-                parameters,
-                environment,
-                destination,
-                completion,
-            ),
-        }
-    }
+    concern
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn after(concern: Concern) {
     match concern {
-        Some(Concern::Views) => after_commit(|pending| pending.views = true),
-        Some(Concern::Extension) => after_commit(|pending| pending.extension = true),
-        Some(Concern::Databases) => after_commit(|pending| pending.databases = true),
-        Some(Concern::Settings(database)) => {
-            after_commit(|pending| pending.settings.push(database));
-        }
-        Some(Concern::Hold(_)) | None => {}
+        Concern::Views => after_commit(|pending| pending.views = true),
+        Concern::Extension => after_commit(|pending| pending.extension = true),
+        Concern::Databases => after_commit(|pending| pending.databases = true),
+        Concern::Settings(database) => after_commit(|pending| pending.settings.push(database)),
+        Concern::Hold(_) | Concern::Nothing => {}
     }
 }
 

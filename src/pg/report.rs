@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
-/// While it lives, the SQLSTATE of each error that the server raises is noted. pgrx knows the server's
-/// own error codes only, and takes one that a user's function has made up for an internal error.
+/// While it lives, SQLSTATEs that users have made up are noted when they are raised. pgrx knows the
+/// server's own codes only, and takes any other for that of an internal error.
 pub struct CodeRecorder {
     callback: Box<pg_sys::ErrorContextCallback>,
 }
@@ -17,7 +17,11 @@ static RAISED: AtomicI32 = AtomicI32::new(0);
 unsafe extern "C-unwind" fn record(_argument: *mut c_void) {
     // SAFETY: an error context callback is called while an error is being reported, which is when
     // its code can be asked for.
-    RAISED.store(unsafe { pg_sys::geterrcode() }, Ordering::Relaxed);
+    let code = unsafe { pg_sys::geterrcode() };
+    let internal = PgSqlErrorCode::ERRCODE_INTERNAL_ERROR;
+    if code != internal as i32 && PgSqlErrorCode::from(code) == internal {
+        RAISED.store(code, Ordering::Relaxed);
+    }
 }
 
 impl CodeRecorder {

@@ -269,3 +269,13 @@ fn a_standby_runs_nothing_until_it_is_promoted() {
     copy.write("v", 6);
     copy.wait_until_shown("v", 6);
 }
+
+#[test]
+fn errors_of_other_statements_keep_their_code_and_context() {
+    let server = Server::builder().start();
+    let mut app = server.create_database("app");
+    let error = app.error_of("DO $$ BEGIN RAISE 'mine' USING ERRCODE = 'P0042'; END $$");
+    assert_eq!(error.code().code(), "P0042");
+    let context = error.where_().unwrap_or_default();
+    assert!(context.contains("inline_code_block"), "{context}");
+}
