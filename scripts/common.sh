@@ -85,5 +85,12 @@ install_extension() {
   local pg_config="$1" sudo=()
   shift
   can_install_into "$pg_config" || sudo=(--sudo)
+  # cargo-pgrx writes over the old library, which would tear it from under a
+  # server that runs with it; a new file beside it does no harm.
+  local library
+  library="$("$pg_config" --pkglibdir)/cache_refresher.so"
+  if [ -e "$library" ]; then
+    if can_install_into "$pg_config"; then rm -f "$library"; else as_root rm -f "$library"; fi
+  fi
   cargo pgrx install --pg-config "$pg_config" "${sudo[@]}" "$@" </dev/null
 }

@@ -176,7 +176,7 @@ pub fn may_maintain(relation: pg_sys::Oid) -> bool {
     #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
     // SAFETY: looks up the catalog; raises an ERROR if the relation is gone.
     unsafe {
-        pg_sys::pg_class_aclcheck(relation, current_role(), pg_sys::ACL_MAINTAIN.into())
+        pg_sys::pg_class_aclcheck(relation, current_role(), pg_sys::ACL_MAINTAIN as pg_sys::AclMode)
             == pg_sys::AclResult::ACLCHECK_OK
     }
 }
@@ -186,7 +186,7 @@ pub fn may_see(relation: pg_sys::Oid) -> bool {
     let role = current_role();
     // SAFETY: looks up the catalogs; raises an ERROR if the relation is gone.
     unsafe {
-        pg_sys::pg_class_aclcheck(relation, role, pg_sys::ACL_SELECT.into())
+        pg_sys::pg_class_aclcheck(relation, role, pg_sys::ACL_SELECT as pg_sys::AclMode)
             == pg_sys::AclResult::ACLCHECK_OK
             || pg_sys::is_member_of_role(role, pg_sys::Oid::from(pg_sys::ROLE_PG_MONITOR))
     }
@@ -205,14 +205,17 @@ pub fn may_create_in(schema: &str) -> bool {
             return pg_sys::superuser();
         }
         #[cfg(any(feature = "pg14", feature = "pg15"))]
-        let result =
-            pg_sys::pg_namespace_aclcheck(namespace, current_role(), pg_sys::ACL_CREATE.into());
+        let result = pg_sys::pg_namespace_aclcheck(
+            namespace,
+            current_role(),
+            pg_sys::ACL_CREATE as pg_sys::AclMode,
+        );
         #[cfg(not(any(feature = "pg14", feature = "pg15")))]
         let result = pg_sys::object_aclcheck(
             pg_sys::NamespaceRelationId,
             namespace,
             current_role(),
-            pg_sys::ACL_CREATE.into(),
+            pg_sys::ACL_CREATE as pg_sys::AclMode,
         );
         result == pg_sys::AclResult::ACLCHECK_OK
     }

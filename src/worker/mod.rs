@@ -2,11 +2,11 @@
 //! and a pool of workers. Each is a loop: load a snapshot, ask the core, act.
 
 mod launcher;
+mod pool_worker;
 mod scheduler;
-mod worker;
 
 use crate::pg::background_worker::entry_point;
 
 entry_point!(cache_refresher_launcher_main, launcher::main);
 entry_point!(cache_refresher_scheduler_main, scheduler::main);
-entry_point!(cache_refresher_worker_main, worker::main);
+entry_point!(cache_refresher_worker_main, pool_worker::main);
