@@ -16,10 +16,16 @@ shift
 pg_config="$(scripts/pg-config.sh "$major")"
 drivers="$(dirname "$(dirname "$("$pg_config" --pgxs)")")/test"
 
+# With it set, pgrx adds a backtrace to the DETAIL of errors that pass through it.
+unset RUST_BACKTRACE RUST_LIB_BACKTRACE
+
 work="$(mktemp -d /tmp/cache_refresher-regress.XXXXXX)"
 trap 'rm -rf "$work"' EXIT
+# The scheduler sleeps: these tests are about what sessions do, and a refresh on
+# schedule in between would change what they print.
 cat >"$work/server.conf" <<'CONF'
 shared_preload_libraries = 'cache_refresher'
+cache_refresher.enabled = off
 fsync = off
 max_worker_processes = 32
 max_prepared_transactions = 10

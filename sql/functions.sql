@@ -156,3 +156,10 @@ COMMENT ON FUNCTION _cache_refresher.server_checks IS 'health of launcher, sched
 CREATE FUNCTION _cache_refresher.exposition(metrics jsonb)
 RETURNS text LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'exposition_wrapper';
 COMMENT ON FUNCTION _cache_refresher.exposition IS 'metrics in the text format that Prometheus scrapes';
+
+CREATE FUNCTION _cache_refresher.registry_changed()
+RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'registry_changed_wrapper';
+COMMENT ON FUNCTION _cache_refresher.registry_changed IS 'tells the scheduler that the registry has changed';
+
+CREATE TRIGGER registry_changed AFTER INSERT OR UPDATE OR DELETE ON _cache_refresher.registry
+FOR EACH ROW EXECUTE FUNCTION _cache_refresher.registry_changed();

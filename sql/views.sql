@@ -53,7 +53,10 @@ SELECT c.oid::regclass AS view,
   LEFT JOIN _cache_refresher.content k ON k.view = c.oid
   LEFT JOIN _cache_refresher.attempts a ON a.view = c.oid
   LEFT JOIN _cache_refresher.running_views() run ON run.view = c.oid
- WHERE _cache_refresher.may_see(c.oid);
+ WHERE _cache_refresher.may_see(c.oid)
+       -- A view that is gone has no owner: those see it who could make it anew.
+    OR (c.oid IS NULL AND pg_catalog.has_schema_privilege(
+            pg_catalog.to_regnamespace(pg_catalog.quote_ident(r.view_schema))::oid, 'CREATE'));
 COMMENT ON VIEW cache_refresher.status IS 'one row per registered view: how it is kept fresh, and how fresh it is';
 COMMENT ON COLUMN cache_refresher.status.data_as_of IS 'time of the snapshot that the content shows';
 COMMENT ON COLUMN cache_refresher.status.interval_source IS 'the registry or the setting that the interval comes from';

@@ -5,6 +5,7 @@ mod freshness;
 mod internal;
 mod refresh;
 mod registration;
+mod trigger;
 
 use pgrx::pg_sys::Oid;
 

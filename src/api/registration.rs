@@ -14,7 +14,7 @@ use crate::catalog::view::{View, ViewName};
 use crate::catalog::{attempts, binding};
 use crate::error::{Error, Result};
 use crate::guc;
-use crate::pg::{clock, hooks, identity};
+use crate::pg::{clock, identity};
 use crate::refresh::{policy, privilege, summary};
 
 /// The arguments that `register` and `alter` share.
@@ -83,7 +83,6 @@ fn register(
     }
     let policy = changed(&view, Policy::default(), arguments)?;
     registry::insert(&view.name, &policy)?;
-    hooks::registry_changed();
     Ok(())
 }
 
@@ -128,7 +127,6 @@ fn alter(
     }
     let policy = changed(&view, policy, arguments)?;
     registry::update(&registration.name, &policy)?;
-    hooks::registry_changed();
     Ok(())
 }
 
@@ -143,7 +141,6 @@ fn unregister(view: Option<String>) -> std::result::Result<(), ErrorReport> {
         None => missing(&text)?,
     };
     registry::delete(&name)?;
-    hooks::registry_changed();
     Ok(())
 }
 
@@ -151,7 +148,6 @@ fn unregister(view: Option<String>) -> std::result::Result<(), ErrorReport> {
 fn pause(view: Option<Oid>) -> std::result::Result<(), ErrorReport> {
     let (_, registration) = registered(view)?;
     registry::set_paused(&registration.name, true)?;
-    hooks::registry_changed();
     Ok(())
 }
 
@@ -160,7 +156,6 @@ fn resume(view: Option<Oid>) -> std::result::Result<(), ErrorReport> {
     let (view, registration) = registered(view)?;
     registry::set_paused(&registration.name, false)?;
     attempts::resume(view.oid)?;
-    hooks::registry_changed();
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! Errors that the server raised, as values; and lines for the server log.
 
-use std::ffi::c_void;
+use std::ffi::{CString, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use pgrx::pg_sys::panic::CaughtError;
@@ -117,20 +117,34 @@ impl From<&CaughtError> for Caught {
     }
 }
 
-/// Writes a line to the server log, with optional detail and hint.
+// The frame of an error report, which the generated bindings leave out.
+unsafe extern "C-unwind" {
+    fn errstart(level: c_int, domain: *const c_char) -> bool;
+    fn errfinish(file: *const c_char, line: c_int, function: *const c_char);
+    fn errhint(format: *const c_char, ...) -> c_int;
+}
+
+/// Writes a line to the server log, with optional detail and hint, and without the statement that a
+/// session happens to be running: the line is about a view.
 pub fn log(message: &str, detail: Option<&str>, hint: Option<&str>) {
-    let mut report = pgrx::pg_sys::panic::ErrorReport::new(
-        PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
-        message.to_owned(),
-        "",
-    );
-    if let Some(detail) = detail {
-        report = report.set_detail(detail);
+    let text = |text: &str| CString::new(text.replace('\0', "")).unwrap_or_default();
+    // SAFETY: the order of calls is that of the server's ereport macro; at this level it returns,
+    // and the texts are copied.
+    unsafe {
+        if !errstart(pg_sys::LOG as c_int, std::ptr::null()) {
+            return;
+        }
+        pg_sys::errmsg_internal(c"%s".as_ptr(), text(message).as_ptr());
+        if let Some(detail) = detail {
+            pg_sys::errdetail_internal(c"%s".as_ptr(), text(detail).as_ptr());
+        }
+        if let Some(hint) = hint {
+            errhint(c"%s".as_ptr(), text(hint).as_ptr());
+        }
+        pg_sys::errhidestmt(true);
+        pg_sys::errhidecontext(true);
+        errfinish(c"cache_refresher".as_ptr(), 0, std::ptr::null());
     }
-    if let Some(hint) = hint {
-        report = report.set_hint(hint);
-    }
-    report.report(pgrx::PgLogLevel::LOG);
 }
 
 /// Warns the client.

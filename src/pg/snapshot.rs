@@ -28,6 +28,29 @@ impl Drop for ActiveSnapshot {
     }
 }
 
+/// Makes the transaction read only until dropped, as if it had been begun so.
+pub struct ReadOnly(bool);
+
+impl ReadOnly {
+    /// Forbids writing. By the variable itself: the setting cannot be changed for a part of a
+    /// transaction.
+    pub fn begin() -> Self {
+        // SAFETY: a variable of this process, put back by Drop; an abort resets it as well.
+        unsafe {
+            let before = pg_sys::XactReadOnly;
+            pg_sys::XactReadOnly = true;
+            Self(before)
+        }
+    }
+}
+
+impl Drop for ReadOnly {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        unsafe { pg_sys::XactReadOnly = self.0 };
+    }
+}
+
 /// True under READ COMMITTED (and READ UNCOMMITTED, which is the same).
 pub fn is_read_committed() -> bool {
     // SAFETY: a variable of this process.

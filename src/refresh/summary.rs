@@ -11,7 +11,7 @@ use crate::catalog::view::View;
 use crate::error::{Error, Result};
 use crate::pg::identity::{Restriction, Scope};
 use crate::pg::report::Caught;
-use crate::pg::snapshot::ActiveSnapshot;
+use crate::pg::snapshot::{ActiveSnapshot, ReadOnly};
 use crate::pg::statement;
 
 /// Runs the query as the view's owner, read only, on what this transaction sees now; its one row as
@@ -24,8 +24,8 @@ pub fn run(view: &View, query: &str, lock_timeout: Duration) -> Result<serde_jso
     // comment that it may end with.
     let wrapped = format!("SELECT pg_catalog.to_jsonb(summary) FROM (\n{query}\n) AS summary");
     let _snapshot = ActiveSnapshot::take();
-    let mut pinned = settings::pinned(lock_timeout)?;
-    pinned.push((c"transaction_read_only", c"on".to_owned()));
+    let pinned = settings::pinned(lock_timeout)?;
+    let _read_only = ReadOnly::begin();
     let _scope =
         Scope::enter(view.owner, Restriction::RestrictedOperation, &settings::refs(&pinned));
     Spi::connect(|client| {

@@ -48,6 +48,7 @@ pub fn main(argument: i64) {
         board: Board::default(),
         running: HashSet::new(),
         active_at: clock::now(),
+        waiting: false,
         no_slot_until: None,
     }
     .run();
@@ -62,6 +63,8 @@ struct Process {
     running: HashSet<u32>,
     /// When there was something to do last.
     active_at: Timestamp,
+    /// A refresh waits for a place in the worker pool.
+    waiting: bool,
     /// The server had no free background worker: wait until then.
     no_slot_until: Option<Timestamp>,
 }
@@ -193,11 +196,13 @@ impl Process {
             return;
         }
         self.no_slot_until = None;
-        for due in self.board.due(now, shared::MAX_WORKERS) {
-            if !self.place(due, now) {
-                break;
-            }
+        let all_placed =
+            self.board.due(now, shared::MAX_WORKERS).into_iter().all(|due| self.place(due, now));
+        if all_placed && std::mem::take(&mut self.waiting) {
+            // What was waiting may have been paused: nobody is to make room for it.
+            shared::update_database(self.database, |known| known.waiting_since = None);
         }
+        self.waiting = !all_placed;
     }
 
     /// Gives one refresh to a worker. False if there is none to be had now.
@@ -211,6 +216,8 @@ impl Process {
                 shared::note_slots(found, now);
                 if !found {
                     shared::free_worker(slot);
+                    // Whoever has workers of its own need not wait for us meanwhile.
+                    shared::update_database(self.database, |known| known.waiting_since = None);
                     self.no_slot_until = Some(now.plus(NO_SLOT_PAUSE));
                     return false;
                 }
@@ -244,6 +251,7 @@ impl Process {
     fn withdraw(&self) {
         shared::update_database(self.database, |database| {
             database.scheduler = shared::Scheduler::None;
+            database.waiting_since = None;
             database.knowledge = Knowledge::Present;
             database.poked = true;
             database.not_before = Some(clock::now().plus(LOOK_AGAIN));

@@ -1,6 +1,10 @@
 //! Which worker runs the next refresh: the pool is shared by all databases of the server, and a
 //! worker belongs to one database until it exits.
 
+use std::time::Duration;
+
+use crate::time::Timestamp;
+
 /// What a place of the pool is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SlotState {
@@ -36,6 +40,27 @@ pub enum Placement {
     Evict(usize),
     /// Nowhere yet: decide again when a worker becomes idle or leaves.
     Wait,
+}
+
+/// How much longer a refresh of another database must have waited to be let in first. Changing the
+/// database of a place costs a process, so it is not done for less.
+pub const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Whether a refresh that is due at `due_at` has to let another database in first; `others` are the
+/// times since when other databases have been waiting for a place. Without this, a database whose
+/// work never ends would keep its workers for ever.
+pub fn yields(due_at: Timestamp, others: impl IntoIterator<Item = Timestamp>) -> bool {
+    others.into_iter().any(|since| since.plus(PATIENCE) <= due_at)
+}
+
+/// The decision for a refresh that yields: its own idle worker leaves to make room.
+pub fn make_room(slots: &[Slot], database: u32) -> Placement {
+    let leaving = slots.iter().any(|slot| slot.state == SlotState::Stopping);
+    let own = |slot: &Slot| slot.state == SlotState::Idle && slot.database == database;
+    match slots.iter().position(own) {
+        Some(own) if !leaving => Placement::Evict(own),
+        _ => Placement::Wait,
+    }
 }
 
 /// Decides where a refresh in `database` is to run.
@@ -77,6 +102,24 @@ mod tests {
     fn an_idle_worker_of_the_same_database_is_preferred_to_a_free_place() {
         let slots = slots(&[(0, Free), (2, Idle), (1, Idle)]);
         assert_eq!(decide(&slots, 3, 1), Placement::Reuse(2));
+    }
+
+    #[test]
+    fn who_has_waited_longer_by_more_than_patience_goes_first() {
+        let due_at = Timestamp::from_pg(10_000_000);
+        assert!(yields(due_at, [due_at.minus(PATIENCE)]));
+        assert!(!yields(due_at, [due_at.minus(PATIENCE / 2), due_at]));
+        assert!(!yields(due_at, []));
+    }
+
+    #[test]
+    fn who_yields_gives_up_one_idle_worker_of_its_own() {
+        let pool = slots(&[(2, Idle), (1, Busy), (1, Idle), (1, Idle)]);
+        assert_eq!(make_room(&pool, 1), Placement::Evict(2));
+        let pool = slots(&[(2, Stopping), (1, Idle)]);
+        assert_eq!(make_room(&pool, 1), Placement::Wait, "one is leaving already");
+        let pool = slots(&[(1, Busy), (0, Free)]);
+        assert_eq!(make_room(&pool, 1), Placement::Wait, "the free place is for the other");
     }
 
     #[test]

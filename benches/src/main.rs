@@ -1,0 +1,73 @@
+//! The benchmark: what it costs on this machine to keep views fresh, whether the project's goals are
+//! met, and the same work under pg_cron beside it. It measures whatever build is installed in the
+//! server that `PG_CONFIG` or `PG_MAJOR` names; `scripts/bench.sh` installs a release build first.
+
+mod idle;
+mod machine;
+mod overhead;
+mod pg_cron;
+mod process;
+mod punctuality;
+mod queries;
+mod report;
+mod servers;
+mod stats;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use report::{Comparison, Goals};
+
+const USAGE: &str = "\
+Usage: benches [PART]...
+
+  overhead     a refresh by a worker beside the bare statement
+  punctuality  1,000 views with an interval of a minute
+  idle         CPU and memory with 1,000 views when nothing is due
+  queries      status and freshness with 1,000 views
+
+Without a part: all of them, in about seven minutes.";
+
+const PARTS: [&str; 4] = ["overhead", "punctuality", "idle", "queries"];
+
+fn main() -> ExitCode {
+    let chosen: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(unknown) = chosen.iter().find(|part| !PARTS.contains(&part.as_str())) {
+        eprintln!("there is no part '{unknown}'\n\n{USAGE}");
+        return ExitCode::from(2);
+    }
+    let wants = |part: &str| chosen.is_empty() || chosen.iter().any(|name| name == part);
+    let start = Instant::now();
+    let mut goals = Goals::default();
+    let mut beside = Comparison::default();
+    let with_cron = pg_cron::is_available();
+
+    machine::describe();
+    if !with_cron {
+        println!("pg_cron   not installed for this server, so it is left out");
+    }
+    let single_job =
+        wants("overhead").then(|| overhead::measure(with_cron, &mut goals, &mut beside));
+    if wants("idle") || wants("queries") {
+        let mut views = idle::prepare(&[]);
+        if wants("queries") {
+            queries::measure(&mut views, &mut goals);
+        }
+        if wants("idle") {
+            idle::measure(views, with_cron, &mut goals, &mut beside);
+        }
+    }
+    // It is due once a minute only; so it has been running beside the idle minute.
+    if let Some(single_job) = single_job.flatten() {
+        beside.theirs(pg_cron::DUE_UNTIL_SEEN, pg_cron::median_and_max(&single_job.finish()));
+    }
+    if wants("punctuality") {
+        punctuality::measure(with_cron, &mut goals, &mut beside);
+    }
+    beside.print();
+    goals.print();
+    println!();
+    machine::describe_load("at the end");
+    println!("took      {} s", start.elapsed().as_secs());
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,86 @@
+//! What the end of a process of ours leaves to be put right.
+
+use pgrx::{pg_guard, pg_sys};
+
+use super::databases::{Scheduler, detach_launcher};
+use super::holds::release_holds;
+use super::running::clear_running;
+use super::workers::free_worker;
+use super::write;
+use crate::pg::{clock, latch};
+
+/// What a process of ours is, so that its end can be told from its exit code alone.
+#[derive(Clone, Copy)]
+enum Role {
+    Launcher,
+    Scheduler(u32),
+    Worker(usize),
+    Session,
+}
+
+thread_local! {
+    static ROLE: std::cell::Cell<Role> = const { std::cell::Cell::new(Role::Session) };
+}
+
+/// To be called once by each process that has marks in shared memory: clears them at its end.
+fn at_process_end(role: Role) {
+    ROLE.set(role);
+    // SAFETY: the callback has the right signature and stays loaded for the life of the process.
+    unsafe { pg_sys::before_shmem_exit(Some(on_process_end), pg_sys::Datum::from(0)) };
+}
+
+/// Clears the launcher's marks when this process ends.
+pub fn forget_launcher_at_end() {
+    at_process_end(Role::Launcher);
+}
+
+/// Clears the scheduler's marks when this process ends.
+pub fn forget_scheduler_at_end(database: u32) {
+    at_process_end(Role::Scheduler(database));
+}
+
+/// Clears the worker's marks when this process ends.
+pub fn forget_worker_at_end(slot: usize) {
+    at_process_end(Role::Worker(slot));
+}
+
+/// Clears this session's holds when it ends in the middle of a statement.
+pub fn forget_session_at_end() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| at_process_end(Role::Session));
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_process_end(_code: i32, _argument: pg_sys::Datum) {
+    // SAFETY: a FATAL error may have left a lightweight lock held by this process, ours included.
+    unsafe { pg_sys::LWLockReleaseAll() };
+    // SAFETY: a variable of this process.
+    let pid = unsafe { pg_sys::MyProcPid };
+    write(|shared| clear_running(shared, pid), ());
+    release_holds(pid);
+    match ROLE.get() {
+        Role::Launcher => detach_launcher(),
+        Role::Worker(slot) => free_worker(slot),
+        Role::Scheduler(oid) => {
+            let launcher = write(
+                |shared| {
+                    if let Some(database) = shared.database(oid)
+                        && database.scheduler == Scheduler::Running(pid)
+                    {
+                        // It did not detach, so it ended badly: look again, but not at once.
+                        (database.scheduler, database.waiting_since) = (Scheduler::None, None);
+                        database.poked = true;
+                        database.failures += 1;
+                        let delay =
+                            cache_refresher_core::databases::restart_delay(database.failures);
+                        database.not_before = Some(clock::now().plus(delay));
+                    }
+                    shared.launcher
+                },
+                0,
+            );
+            latch::wake(launcher);
+        }
+        Role::Session => {}
+    }
+}

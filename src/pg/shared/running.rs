@@ -1,0 +1,122 @@
+//! Refreshes that run now, and those of sessions that failed.
+
+use cache_refresher_core::time::Timestamp;
+
+use super::databases::poke;
+use super::text::Text;
+use super::{Shared, read, write};
+
+/// A refresh that runs now, whoever runs it.
+#[derive(Clone, Copy, Debug)]
+pub struct Running {
+    /// The database.
+    pub database: u32,
+    /// OID of the view; 0 in a free place.
+    pub view: u32,
+    /// The process.
+    pub pid: i32,
+    /// Since when.
+    pub started_at: Timestamp,
+}
+
+/// Marks a refresh as running until dropped.
+pub struct RunningMark {
+    view: u32,
+    pid: i32,
+}
+
+impl RunningMark {
+    /// Marks a refresh by this process.
+    pub fn set(database: u32, view: u32, pid: i32, started_at: Timestamp) -> Self {
+        write(
+            |shared| {
+                if let Some(place) = shared.running.iter_mut().find(|place| place.view == 0) {
+                    *place = Running { database, view, pid, started_at };
+                }
+            },
+            (),
+        );
+        Self { view, pid }
+    }
+}
+
+impl Drop for RunningMark {
+    fn drop(&mut self) {
+        let (view, pid) = (self.view, self.pid);
+        write(
+            |shared| {
+                let mut places = shared.running.iter_mut();
+                if let Some(place) = places.find(|place| place.view == view && place.pid == pid) {
+                    place.view = 0;
+                }
+            },
+            (),
+        );
+    }
+}
+
+/// Forgets what a process that is ending has marked.
+pub(super) fn clear_running(shared: &mut Shared, pid: i32) {
+    for place in shared.running.iter_mut().filter(|place| place.pid == pid) {
+        place.view = 0;
+    }
+}
+
+/// The refreshes that run in a database.
+pub fn running(oid: u32) -> Vec<Running> {
+    read(
+        |shared| {
+            let places = shared.running.iter();
+            places.filter(|place| place.view != 0 && place.database == oid).copied().collect()
+        },
+        Vec::new(),
+    )
+}
+
+/// A refresh that failed in a user's session, whose transaction cannot log it.
+#[derive(Clone, Copy)]
+pub struct Failure {
+    /// The database.
+    pub database: u32,
+    /// OID of the view.
+    pub view: u32,
+    /// OID of the role that asked.
+    pub role: u32,
+    /// When the refresh began.
+    pub started_at: Timestamp,
+    /// When it failed.
+    pub finished_at: Timestamp,
+    /// Cancelled by somebody, not failed.
+    pub cancelled: bool,
+    /// SQLSTATE.
+    pub sqlstate: Text<5>,
+    /// Primary message.
+    pub message: Text<1000>,
+}
+
+/// Hands a failure to the scheduler to be logged; dropped if too many wait already.
+pub fn push_failure(failure: Failure) {
+    write(
+        |shared| {
+            if let Some(place) = shared.failures.iter_mut().find(|place| place.is_none()) {
+                *place = Some(failure);
+            }
+        },
+        (),
+    );
+    poke(failure.database);
+}
+
+/// Takes the failures that wait to be logged in a database.
+pub fn take_failures(oid: u32) -> Vec<Failure> {
+    write(
+        |shared| {
+            let places = shared.failures.iter_mut();
+            places
+                .filter(|place| place.is_some_and(|failure| failure.database == oid))
+                .filter_map(Option::take)
+                .collect()
+        },
+        Vec::new(),
+    )
+}
