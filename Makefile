@@ -47,8 +47,8 @@ package: setup ## A Debian package for PG_MAJOR, in target/
 demo: setup ## The main job, live, on a throw-away server (KEEP=1 leaves it running)
 	KEEP=$(KEEP) scripts/demo.sh $(PG_MAJOR)
 
-bench: setup ## Measure overhead, punctuality and idle cost on this machine
-	scripts/bench.sh $(PG_MAJOR)
+bench: setup ## Measure overhead, punctuality and idle cost here (ARGS="idle" for one part)
+	scripts/bench.sh $(PG_MAJOR) $(ARGS)
 
 clean: ## Remove everything built
 	cargo clean

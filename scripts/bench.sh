@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Measures a release build on this machine's server of that major version.
 #
-# Usage: scripts/bench.sh MAJOR [ARGUMENT-OF-THE-BENCHMARK]...
+# Usage: scripts/bench.sh MAJOR [PART]...
+# Parts: overhead, punctuality, idle, queries; all of them take seven minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/common.sh

@@ -15,8 +15,6 @@ PG_CONFIG="$(scripts/pg-config.sh "$major")"
 export PG_CONFIG
 
 scripts/install-for-tests.sh "$major"
-if cargo nextest --version >/dev/null 2>&1; then
-  cargo nextest run -p cluster_tests "$@"
-else
-  cargo test -p cluster_tests -- "$@"
-fi
+# The tests mostly wait for something to happen, so several fit on one core; those
+# of one file share a server, which is why they run in one process.
+cargo test -p cluster_tests --no-fail-fast -- --test-threads=6 "$@"

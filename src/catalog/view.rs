@@ -6,6 +6,7 @@ use pgrx::pg_sys::Oid;
 
 use super::query;
 use crate::error::{Error, Result};
+use crate::pg::statement;
 
 /// A schema-qualified name, unquoted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -149,23 +150,16 @@ pub fn database_settings() -> Result<Vec<(String, String)>> {
 }
 
 const DISCONNECT: &str = "
-SELECT quote_ident(n.nspname)
+SELECT p.oid
   FROM pg_extension e
   JOIN pg_depend d ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e'
   JOIN pg_proc p ON d.classid = 'pg_proc'::regclass AND p.oid = d.objid AND p.proname = 'postgres_fdw_disconnect_all'
-  JOIN pg_namespace n ON n.oid = p.pronamespace
  WHERE e.extname = 'postgres_fdw'";
 
 /// Closes this process's connections to other servers. postgres_fdw keeps them open, and an open one
 /// blocks DROP DATABASE on the other side.
 pub fn disconnect_foreign_servers() -> Result<()> {
-    let schemas = query::select(DISCONNECT, &[], |row| row.required::<String>(1))?;
-    for schema in schemas {
-        let _scope = crate::pg::identity::Scope::internal();
-        pgrx::Spi::connect(|client| {
-            let call = format!("SELECT {schema}.postgres_fdw_disconnect_all()");
-            client.select(&call, None, &[]).map(drop)
-        })?;
-    }
+    let functions = query::select(DISCONNECT, &[], |row| row.required::<Oid>(1))?;
+    functions.into_iter().for_each(statement::call);
     Ok(())
 }

@@ -95,7 +95,12 @@ pub fn connect(database: Option<u32>) {
 /// count as success and unregister it.
 pub fn exit_for_restart() -> ! {
     // SAFETY: does not return; runs the exit callbacks of this process.
-    unsafe { pg_sys::proc_exit(1) }
+    unsafe { pg_sys::proc_exit(1) };
+    // The bindings say so for some releases only.
+    #[allow(unreachable_code)]
+    {
+        unreachable!("proc_exit does not return")
+    }
 }
 
 /// Shows in pg_stat_activity what this process is doing; an empty text means idle.

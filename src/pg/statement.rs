@@ -64,6 +64,12 @@ unsafe fn node<T>(tag: pg_sys::NodeTag) -> *mut T {
     }
 }
 
+/// Calls a function without arguments by its OID, which no search_path can bend.
+pub fn call(function: pg_sys::Oid) {
+    // SAFETY: the function manager looks the function up, and raises an ERROR if it is not there.
+    unsafe { pg_sys::OidFunctionCall0Coll(function, pg_sys::InvalidOid) };
+}
+
 /// The text of a query, if it is exactly one SELECT (or VALUES, TABLE, WITH) without INTO, with all
 /// names qualified as the present search_path finds them. What does not parse, or names what is not
 /// there, raises the server's own error.

@@ -330,6 +330,21 @@ mod tests {
     }
 
     #[test]
+    fn rounds_alone_do_not_suspend_a_view_that_has_not_failed_for_long() {
+        let patient = Policy { suspend_after: MINUTE * 10, ..policy() };
+        let mut history = success(slot());
+        let mut failures = 0;
+        while !history.suspended && failures < 1000 {
+            let at = slot().plus(SECOND * failures);
+            (history, _) = after_failure(&patient, &history, at, at, 0);
+            failures += 1;
+        }
+        assert!(history.failed_rounds > LEAST_ROUNDS);
+        // One a second, and the round in which the time runs out is finished first.
+        assert!((601..=604).contains(&failures), "{failures}");
+    }
+
+    #[test]
     fn failures_are_retried_then_wait_for_the_slot_then_suspend() {
         let policy = policy();
         let mut history = success(slot());
