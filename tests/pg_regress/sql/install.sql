@@ -1,4 +1,5 @@
 -- What CREATE EXTENSION makes, where it makes it, and what DROP EXTENSION leaves.
+\set SHOW_CONTEXT never
 CREATE SCHEMA chosen;
 CREATE EXTENSION cache_refresher SCHEMA chosen;
 
