@@ -80,17 +80,20 @@ can_install_into() {
   [ -w "$("$1" --pkglibdir)" ] && [ -w "$("$1" --sharedir)/extension" ]
 }
 
+# cargo-pgrx writes over an installed library, which would tear it from under a
+# server that runs with it; a new file in its place does no harm.
+remove_library() {
+  local library
+  library="$("$1" --pkglibdir)/cache_refresher.so"
+  if [ ! -e "$library" ]; then return; fi
+  if can_install_into "$1"; then rm -f "$library"; else as_root rm -f "$library"; fi
+}
+
 # install_extension PG_CONFIG [CARGO-PGRX-OPTION]...
 install_extension() {
   local pg_config="$1" sudo=()
   shift
   can_install_into "$pg_config" || sudo=(--sudo)
-  # cargo-pgrx writes over the old library, which would tear it from under a
-  # server that runs with it; a new file beside it does no harm.
-  local library
-  library="$("$pg_config" --pkglibdir)/cache_refresher.so"
-  if [ -e "$library" ]; then
-    if can_install_into "$pg_config"; then rm -f "$library"; else as_root rm -f "$library"; fi
-  fi
+  remove_library "$pg_config"
   cargo pgrx install --pg-config "$pg_config" "${sudo[@]}" "$@" </dev/null
 }

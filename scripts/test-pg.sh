@@ -26,4 +26,5 @@ if is_root; then
 elif ! can_install_into "$pg_config"; then
   options+=(--runas "$(id -un)") # the way to make pgrx install through sudo
 fi
+remove_library "$pg_config"
 cargo pgrx test "pg$major" "${@:2}" "${options[@]}" </dev/null

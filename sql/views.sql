@@ -115,8 +115,8 @@ BEGIN ATOMIC
             'warning',
             CASE v.state
                 WHEN 'missing' THEN 'the view does not exist'
-                WHEN 'suspended' THEN pg_catalog.format('suspended after %s failures in a row', v.consecutive_failures)
-                ELSE pg_catalog.format('the last %s refreshes failed', v.consecutive_failures) END
+                WHEN 'suspended' THEN pg_catalog.format('suspended, failed %s times in a row', v.consecutive_failures)
+                ELSE pg_catalog.format('failed %s times in a row', v.consecutive_failures) END
                 || coalesce(' (SQLSTATE ' || v.last_error_sqlstate || ')', '')
                 || coalesce(': ' || v.last_error, ''),
             CASE v.state

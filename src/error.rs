@@ -58,16 +58,22 @@ pub enum Error {
     Refused { name: String, method: &'static str, refusal: RefusalText },
     #[error("a refresh needs the isolation level READ COMMITTED")]
     IsolationLevel,
-    #[error("cannot refresh a materialized view in a read-only transaction")]
-    ReadOnly,
-    #[error("cannot refresh a materialized view during recovery")]
-    Recovery,
+    #[error("cannot {what} in a read-only transaction")]
+    ReadOnly { what: &'static str },
+    #[error("cannot {what} during recovery")]
+    Recovery { what: &'static str },
+    #[error("\"{text}\" is not the name of a view")]
+    BadName { text: String },
+    #[error("more than one missing view named {name} is registered")]
+    AmbiguousName { name: String },
+    #[error("{name} is too large")]
+    HugeInterval { name: &'static str },
     #[error("canceling refresh of {name} due to timeout after {limit}")]
     Timeout { name: String, limit: String },
     #[error("summary_query must be one SELECT statement")]
     SummaryNotSelect,
-    #[error("summary_query fails: {}", .0.message)]
-    SummaryFails(Caught),
+    #[error("summary_query of {name} fails: {}", caught.message)]
+    SummaryFails { name: String, caught: Caught },
     #[error("summary_query of {name} must return one row, but returned {returned}")]
     SummaryRows { name: String, returned: &'static str },
     #[error("the freshness of {name} is not known")]
@@ -105,9 +111,12 @@ impl Error {
             Self::NotOwner { .. } | Self::MayNotRefresh { .. } | Self::MayNotSee { .. } => {
                 Code::ERRCODE_INSUFFICIENT_PRIVILEGE
             }
+            Self::AmbiguousName { .. } => Code::ERRCODE_AMBIGUOUS_ALIAS,
             Self::AlreadyRegistered { .. } => Code::ERRCODE_DUPLICATE_OBJECT,
             Self::NotRegistered { .. } | Self::NotGranted { .. } => Code::ERRCODE_UNDEFINED_OBJECT,
             Self::NegativeInterval { .. }
+            | Self::HugeInterval { .. }
+            | Self::BadName { .. }
             | Self::Interval(_)
             | Self::Cron(_)
             | Self::Method(_)
@@ -116,7 +125,7 @@ impl Error {
             | Self::SetAndReset { .. }
             | Self::NotResettable { .. }
             | Self::SummaryNotSelect => Code::ERRCODE_INVALID_PARAMETER_VALUE,
-            Self::SummaryFails(caught) => caught.code,
+            Self::SummaryFails { caught, .. } => caught.code,
             Self::SummaryRows { .. } => Code::ERRCODE_CARDINALITY_VIOLATION,
             Self::NotAvailable { .. }
             | Self::Refused { refusal: RefusalText(Refusal::NotAvailable(_)), .. } => {
@@ -126,7 +135,9 @@ impl Error {
                 Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
             }
             Self::IsolationLevel => Code::ERRCODE_ACTIVE_SQL_TRANSACTION,
-            Self::ReadOnly | Self::Recovery => Code::ERRCODE_READ_ONLY_SQL_TRANSACTION,
+            Self::ReadOnly { .. } | Self::Recovery { .. } => {
+                Code::ERRCODE_READ_ONLY_SQL_TRANSACTION
+            }
             Self::Timeout { .. } => Code::ERRCODE_QUERY_CANCELED,
             Self::Catalog(_) | Self::Corrupt(_) => Code::ERRCODE_INTERNAL_ERROR,
         }
@@ -215,16 +226,21 @@ impl Error {
                 "Call it outside a transaction block, or BEGIN ISOLATION LEVEL READ COMMITTED."
                     .to_owned()
             }
-            Self::ReadOnly => {
+            Self::ReadOnly { .. } => {
                 "Call it outside the transaction block, or SET TRANSACTION READ WRITE first."
                     .to_owned()
             }
-            Self::Recovery => "Connect to the primary server.".to_owned(),
+            Self::BadName { .. } => {
+                "Write name or schema.name, with double quotes where SQL needs them.".to_owned()
+            }
+            Self::AmbiguousName { .. } => "Write schema.name.".to_owned(),
+            Self::HugeInterval { .. } => "Give a shorter interval.".to_owned(),
+            Self::Recovery { .. } => "Connect to the primary server.".to_owned(),
             Self::Timeout { .. } => {
                 "Raise cache_refresher.timeout, or the view's timeout with cache_refresher.alter."
                     .to_owned()
             }
-            Self::SummaryFails(caught) => caught.hint.clone().unwrap_or_else(|| {
+            Self::SummaryFails { caught, .. } => caught.hint.clone().unwrap_or_else(|| {
                 "It must be one SELECT that returns one row and does not write; it is run as the \
                  owner of the view."
                     .to_owned()

@@ -107,6 +107,7 @@ fn all(method: Option<String>, max_age: Option<Interval>) -> Result<Vec<Row>> {
     let method = requested(method)?;
     let max_age = max_age.map(|age| clock::from_interval("max_age", &age)).transpose()?;
     let settings = guc::refresh_settings();
+    session::require_transaction()?;
     binding::reconcile()?;
     let registered: Vec<u32> = registry::all()?.into_iter().map(|entry| entry.view).collect();
     let mut rows = Vec::new();

@@ -1,8 +1,8 @@
 //! `register`, `alter`, `unregister`, `pause`, `resume`.
 
-use cache_refresher_core::interval;
 use cache_refresher_core::method::Requested;
 use cache_refresher_core::schedule::CronSchedule;
+use cache_refresher_core::{identifiers, interval};
 use pgrx::datum::Interval;
 use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -14,7 +14,7 @@ use crate::catalog::view::{View, ViewName};
 use crate::catalog::{attempts, binding};
 use crate::error::{Error, Result};
 use crate::guc;
-use crate::pg::{clock, identity};
+use crate::pg::{clock, identity, snapshot};
 use crate::refresh::{policy, privilege, summary};
 
 /// The arguments that `register` and `alter` share.
@@ -76,6 +76,7 @@ fn register(
         timeout,
         summary_query,
     };
+    require_writable()?;
     let view = super::view(view)?;
     privilege::require_owner(&view)?;
     if registry::is_registered(&view.name)? {
@@ -133,12 +134,11 @@ fn alter(
 #[pg_extern(sql = false)]
 fn unregister(view: Option<String>) -> std::result::Result<(), ErrorReport> {
     let text = view.ok_or(Error::NullArgument { argument: "view" })?;
-    let name = match resolve(&text)? {
-        Some(oid) => {
-            let (_, registration) = registered(Some(oid))?;
-            registration.name
-        }
-        None => missing(&text)?,
+    require_writable()?;
+    let (schema, name) = parse_name(&text)?;
+    let name = match resolve(schema.as_deref(), &name)? {
+        Some(oid) => registered(Some(oid))?.1.name,
+        None => missing(schema, name)?,
     };
     registry::delete(&name)?;
     Ok(())
@@ -159,42 +159,56 @@ fn resume(view: Option<Oid>) -> std::result::Result<(), ErrorReport> {
     Ok(())
 }
 
+fn require_writable() -> Result<()> {
+    snapshot::require_writable("change a registration")
+}
+
 /// A registered view of the caller's.
 pub(super) fn registered(oid: Option<Oid>) -> Result<(View, Registration)> {
+    require_writable()?;
     let view = view(oid)?;
     privilege::require_owner(&view)?;
     let registration = Registration::get(view.oid, &view.name)?;
     Ok((view, registration))
 }
 
+/// A name as SQL writes it, with or without a schema.
+fn parse_name(text: &str) -> Result<(Option<String>, String)> {
+    let bad = || Error::BadName { text: text.to_owned() };
+    let (first, rest) = identifiers::leading(text.trim()).map_err(|_| bad())?;
+    match rest.strip_prefix('.') {
+        Some(rest) => Ok((Some(first), identifiers::whole(rest.trim()).map_err(|_| bad())?)),
+        None if rest.is_empty() => Ok((None, first)),
+        None => Err(bad()),
+    }
+}
+
 /// The OID that a name stands for, by the caller's search_path; nothing if there is no such relation.
-fn resolve(name: &str) -> Result<Option<Oid>> {
-    let found =
-        Spi::get_one_with_args::<Oid>("SELECT pg_catalog.to_regclass($1)::oid", &[name.into()])?;
-    Ok(found)
+fn resolve(schema: Option<&str>, name: &str) -> Result<Option<Oid>> {
+    let name = match schema {
+        Some(schema) => pgrx::spi::quote_qualified_identifier(schema, name),
+        None => pgrx::spi::quote_identifier(name),
+    };
+    Ok(Spi::get_one_with_args("SELECT pg_catalog.to_regclass($1)::oid", &[name.into()])?)
 }
 
 /// A registration whose view is gone: by schema-qualified name, or by a bare one that is not
-/// ambiguous. Nobody owns it, so its removal is left to those who administer the extension.
-fn missing(text: &str) -> Result<ViewName> {
+/// ambiguous. Nobody owns it, so whoever could make the view anew may remove it.
+fn missing(schema: Option<String>, name: String) -> Result<ViewName> {
     binding::reconcile()?;
-    let not_registered = || Error::NotRegistered { name: text.to_owned() };
-    let parts: Vec<String> =
-        Spi::get_one_with_args("SELECT pg_catalog.parse_ident($1)", &[text.into()])?
-            .ok_or_else(not_registered)?;
-    let name = match parts.as_slice() {
-        [name] => {
-            let mut names = registry::missing_named(name)?;
+    let name = match schema {
+        Some(schema) => ViewName { schema, name },
+        None => {
+            let mut names = registry::missing_named(&name)?;
             match names.len() {
                 1 => names.remove(0),
-                _ => return Err(not_registered()),
+                0 => return Err(Error::NotRegistered { name }),
+                _ => return Err(Error::AmbiguousName { name }),
             }
         }
-        [schema, name] => ViewName { schema: schema.clone(), name: name.clone() },
-        _ => return Err(not_registered()),
     };
     if !registry::is_registered(&name)? {
-        return Err(not_registered());
+        return Err(Error::NotRegistered { name: name.to_string() });
     }
     if identity::may_create_in(&name.schema) {
         Ok(name)

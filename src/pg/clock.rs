@@ -26,15 +26,22 @@ pub fn from_sql(at: TimestampWithTimeZone) -> Timestamp {
     Timestamp::from_pg(at.into_inner())
 }
 
+const MICROSECONDS_PER_DAY: u128 = 86_400_000_000;
+
 /// A duration as an SQL interval of days and microseconds.
 pub fn to_interval(duration: Duration) -> Interval {
-    let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
-    Interval::from_micros(micros)
+    let micros = duration.as_micros();
+    let days = i32::try_from(micros / MICROSECONDS_PER_DAY).unwrap_or(i32::MAX);
+    // Less than a day always fits.
+    let rest = i64::try_from(micros % MICROSECONDS_PER_DAY).unwrap_or_default();
+    Interval::new(0, days, rest).unwrap_or_else(|_| Interval::from_days(days))
 }
 
 /// An SQL interval as a duration; a day has 24 hours and a month 30 days. `name` is for the error.
 pub fn from_interval(name: &'static str, interval: &Interval) -> Result<Duration> {
-    u64::try_from(interval.as_micros())
-        .map(Duration::from_micros)
-        .map_err(|_| Error::NegativeInterval { name })
+    match u64::try_from(interval.as_micros()) {
+        Ok(micros) => Ok(Duration::from_micros(micros)),
+        Err(_) if interval.as_micros() < 0 => Err(Error::NegativeInterval { name }),
+        Err(_) => Err(Error::HugeInterval { name }),
+    }
 }

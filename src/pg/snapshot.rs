@@ -2,6 +2,8 @@
 
 use pgrx::pg_sys;
 
+use crate::error::{Error, Result};
+
 /// An active snapshot, popped when dropped. After an ERROR the abort of the transaction pops it.
 pub struct ActiveSnapshot(());
 
@@ -57,14 +59,15 @@ pub fn is_read_committed() -> bool {
     unsafe { pg_sys::XactIsoLevel < pg_sys::XACT_REPEATABLE_READ as i32 }
 }
 
-/// True in a transaction that must not write.
-pub fn is_read_only() -> bool {
-    // SAFETY: a variable of this process.
-    unsafe { pg_sys::XactReadOnly }
-}
-
-/// True on a standby and during crash recovery.
-pub fn in_recovery() -> bool {
+/// An error on a standby and in a read-only transaction; `what` completes "cannot …".
+pub fn require_writable(what: &'static str) -> Result<()> {
     // SAFETY: reads shared memory that exists in every server process.
-    unsafe { pg_sys::RecoveryInProgress() }
+    if unsafe { pg_sys::RecoveryInProgress() } {
+        return Err(Error::Recovery { what });
+    }
+    // SAFETY: a variable of this process.
+    if unsafe { pg_sys::XactReadOnly } {
+        return Err(Error::ReadOnly { what });
+    }
+    Ok(())
 }

@@ -82,13 +82,9 @@ pub fn refresh(
     logging_failure(oid, called_at, || refresh_locked(oid, method, settings))
 }
 
-fn require_transaction() -> Result<()> {
-    if snapshot::in_recovery() {
-        return Err(Error::Recovery);
-    }
-    if snapshot::is_read_only() {
-        return Err(Error::ReadOnly);
-    }
+/// A refresh writes, and what it writes must be of now.
+pub fn require_transaction() -> Result<()> {
+    snapshot::require_writable("refresh a materialized view")?;
     if !snapshot::is_read_committed() {
         return Err(Error::IsolationLevel);
     }

@@ -17,6 +17,10 @@ use crate::pg::statement;
 /// Runs the query as the view's owner, read only, on what this transaction sees now; its one row as
 /// JSON. An error of the query itself passes through.
 pub fn run(view: &View, query: &str, lock_timeout: Duration) -> Result<serde_json::Value> {
+    naming_the_summary(view, || one_row(view, query, lock_timeout))
+}
+
+fn one_row(view: &View, query: &str, lock_timeout: Duration) -> Result<serde_json::Value> {
     if !statement::is_single_select(query) {
         return Err(Error::SummaryNotSelect);
     }
@@ -47,15 +51,26 @@ pub fn run(view: &View, query: &str, lock_timeout: Duration) -> Result<serde_jso
 /// caller's search_path finds it now, as the server keeps the queries of views. It is run once, so
 /// that a mistake is found now; a view that was never populated cannot be read yet.
 pub fn prepare(view: &View, query: &str, lock_timeout: Duration) -> Result<String> {
-    let view = view.clone();
-    let query = query.to_owned();
-    PgTryBuilder::new(AssertUnwindSafe(move || {
-        let query = statement::qualified_select(&query).ok_or(Error::SummaryNotSelect)?;
-        if view.populated {
-            run(&view, &query, lock_timeout)?;
-        }
-        Ok(query)
-    }))
-    .catch_others(|error| Err(Error::SummaryFails(Caught::from(&error))))
-    .execute()
+    let query = naming_the_summary(view, || {
+        statement::qualified_select(query).ok_or(Error::SummaryNotSelect)
+    })?;
+    if view.populated {
+        run(view, &query, lock_timeout)?;
+    }
+    Ok(query)
+}
+
+/// An error of the server's says nothing of where it comes from: this one says that it is the summary
+/// that fails, and not the view. A cancellation stays what it is.
+fn naming_the_summary<R>(view: &View, body: impl FnOnce() -> Result<R>) -> Result<R> {
+    let name = view.name.to_string();
+    PgTryBuilder::new(AssertUnwindSafe(body))
+        .catch_others(move |error| {
+            let caught = Caught::from(&error);
+            if caught.is_cancel() {
+                error.rethrow()
+            }
+            Err(Error::SummaryFails { name: name.clone(), caught })
+        })
+        .execute()
 }
