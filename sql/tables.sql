@@ -51,7 +51,8 @@ COMMENT ON TABLE _cache_refresher.binding IS 'registered name and the OID that i
 -- No foreign key to registry: views that are not registered can be refreshed too.
 CREATE TABLE _cache_refresher.content (
     view         oid NOT NULL,
-    data_as_of   timestamptz NOT NULL,
+    snapshot_at  timestamptz NOT NULL,
+    data_as_of   timestamptz,
     refreshed_at timestamptz NOT NULL,
     duration_ms  double precision NOT NULL,
     method       text NOT NULL,
@@ -62,7 +63,8 @@ CREATE TABLE _cache_refresher.content (
     CONSTRAINT content_rows_not_negative CHECK (rows_total >= 0)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE _cache_refresher.content IS 'the last successful refresh of each view: what its content shows';
-COMMENT ON COLUMN _cache_refresher.content.data_as_of IS 'time of the snapshot that the content shows';
+COMMENT ON COLUMN _cache_refresher.content.snapshot_at IS 'time of the snapshot under which the view was refreshed';
+COMMENT ON COLUMN _cache_refresher.content.data_as_of IS 'time whose data the content shows: snapshot_at, or less where the view reads materialized views; NULL if not known of one of them';
 
 -- How refreshing goes: the input of the next scheduling decision. Also without foreign key.
 CREATE TABLE _cache_refresher.attempts (
@@ -114,8 +116,7 @@ CREATE TABLE _cache_refresher.history (
     CONSTRAINT history_pkey PRIMARY KEY (id),
     CONSTRAINT history_outcome_known CHECK (outcome IN ('refreshed', 'skipped', 'failed', 'cancelled')),
     CONSTRAINT history_trigger_known CHECK (trigger IN ('never populated', 'interval', 'schedule', 'retry', 'manual')),
-    CONSTRAINT history_error_when_not_done CHECK ((outcome IN ('failed', 'cancelled')) = (sqlstate IS NOT NULL)),
-    CONSTRAINT history_data_as_of_when_done CHECK ((outcome = 'refreshed') <= (data_as_of IS NOT NULL))
+    CONSTRAINT history_error_when_not_done CHECK ((outcome IN ('failed', 'cancelled')) = (sqlstate IS NOT NULL))
 );
 CREATE INDEX history_view_idx ON _cache_refresher.history (view, id);
 CREATE INDEX history_started_at_idx ON _cache_refresher.history (started_at);

@@ -58,7 +58,7 @@ SELECT c.oid::regclass AS view,
     OR (c.oid IS NULL AND pg_catalog.has_schema_privilege(
             pg_catalog.to_regnamespace(pg_catalog.quote_ident(r.view_schema))::oid, 'CREATE'));
 COMMENT ON VIEW cache_refresher.status IS 'one row per registered view: how it is kept fresh, and how fresh it is';
-COMMENT ON COLUMN cache_refresher.status.data_as_of IS 'time of the snapshot that the content shows';
+COMMENT ON COLUMN cache_refresher.status.data_as_of IS 'time whose data the content shows; NULL if not known of a materialized view that it reads';
 COMMENT ON COLUMN cache_refresher.status.interval_source IS 'the registry or the setting that the interval comes from';
 COMMENT ON COLUMN cache_refresher.status.last_error IS 'shown to those with the rights of the view''s owner';
 

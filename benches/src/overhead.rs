@@ -15,7 +15,7 @@ use crate::servers::{self, now, process};
 use crate::stats::Samples;
 
 const ROWS: u32 = 1000;
-const ROUNDS: usize = 60;
+const ROUNDS: usize = 54;
 /// The first refreshes of a process fill its caches.
 const WARM_UP: usize = 6;
 const INTERVAL: &str = "500ms";

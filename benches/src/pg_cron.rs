@@ -18,6 +18,8 @@ pub const DUE_UNTIL_SEEN: &str = "1,000-row view: due until commit is seen, medi
 /// The backend type of its launcher.
 pub const LAUNCHER: &str = "pg_cron launcher";
 
+/// How often the watcher looks whether it has seen enough.
+const WATCH: Duration = Duration::from_millis(500);
 /// The single job runs once a minute: wait for at least so many runs.
 const LEAST_RUNS: usize = 3;
 
@@ -93,6 +95,7 @@ impl SingleJob {
     /// Milliseconds from the full minute until the commit was seen.
     pub fn finish(self) -> Samples {
         self.enough.store(true, Ordering::Relaxed);
+        std::thread::sleep(WATCH * 2);
         if !self.watcher.is_finished() {
             report::progress("a few more runs of the single job of pg_cron");
         }
@@ -106,7 +109,7 @@ fn watch(mut db: Session, enough: &AtomicBool) -> Samples {
     let mut samples = Samples::default();
     while !(enough.load(Ordering::Relaxed) && samples.count() >= LEAST_RUNS) {
         let mut notifications = db.notifications();
-        let arrived = notifications.timeout_iter(Duration::from_millis(500)).next().unwrap();
+        let arrived = notifications.timeout_iter(WATCH).next().unwrap();
         let seen = now();
         drop(notifications);
         if arrived.is_some() {

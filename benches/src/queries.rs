@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use cluster_tests::Session;
+use postgres::SimpleQueryMessage;
 
 use crate::idle::Views;
 use crate::report::{self, Goals};
@@ -19,14 +20,15 @@ pub fn measure(views: &mut Views, goals: &mut Goals) {
     let metrics = |_| "SELECT cache_refresher.metrics_text()".to_owned();
 
     let mut db = views.connect();
-    let status = times(&mut db, 300, all);
+    let status = times(&mut db, 200, all);
     let freshness = times(&mut db, 3000, one);
     report::heading(&format!("Questions about {VIEWS} views, as a client sees them; ms"));
     report::row("SELECT * FROM cache_refresher.status", &status);
+    report::row("  of that: executing it (EXPLAIN ANALYZE), no output", &executions(&mut db, 100));
     report::row("SELECT cache_refresher.freshness(…)", &freshness);
     report::row("SELECT cache_refresher.age(…)", &times(&mut db, 3000, other));
-    report::row("SELECT * FROM cache_refresher.health()", &times(&mut db, 100, health));
-    report::row("SELECT cache_refresher.metrics_text()", &times(&mut db, 100, metrics));
+    report::row("SELECT * FROM cache_refresher.health()", &times(&mut db, 50, health));
+    report::row("SELECT cache_refresher.metrics_text()", &times(&mut db, 20, metrics));
     let first = |sql: &dyn Fn(usize) -> String| -> Samples {
         (0..20).map(|i| once(&mut views.connect(), &sql(i))).collect()
     };
@@ -48,4 +50,21 @@ fn once(db: &mut Session, sql: &str) -> f64 {
     let start = Instant::now();
     db.simple_query(sql).unwrap();
     start.elapsed().as_secs_f64() * 1000.0
+}
+
+/// Milliseconds that the server needs to compute the rows of `status`, without planning, turning
+/// them into text, and sending them.
+fn executions(db: &mut Session, count: usize) -> Samples {
+    let explain = "EXPLAIN (ANALYZE, TIMING off, FORMAT json) SELECT * FROM cache_refresher.status";
+    (0..count)
+        .map(|_| {
+            let messages = db.simple_query(explain).unwrap();
+            let plan = messages.iter().find_map(|message| match message {
+                SimpleQueryMessage::Row(row) => row.get(0),
+                _ => None,
+            });
+            let (_, time) = plan.unwrap().split_once("\"Execution Time\": ").unwrap();
+            time.split([',', '\n']).next().unwrap().trim().parse::<f64>().unwrap()
+        })
+        .collect()
 }

@@ -2,6 +2,9 @@
 
 use crate::stats::Samples;
 
+/// The unit of what is counted.
+pub const COUNT: &str = "";
+
 /// The heading of a part's table, whose rows are printed by `row`.
 pub fn heading(title: &str) {
     println!("\n{title:<58}{:>9}{:>9}{:>9}{:>9}", "median", "p10", "p90", "p99");
@@ -55,8 +58,12 @@ impl Goals {
         println!("\n{:<58}{:>13}{:>13}", "Goals", "measured", "below");
         for (what, measured, limit, unit) in &self.0 {
             let verdict = if measured < limit { "met" } else { "NOT MET" };
-            let measured = format!("{} {unit}", number(*measured));
-            println!("  {what:<56}{measured:>13}{:>13}  {verdict}", format!("{limit} {unit}"));
+            let measured = match *unit {
+                COUNT => format!("{measured:.0}"),
+                _ => format!("{} {unit}", number(*measured)),
+            };
+            let limit = format!("{limit} {unit}");
+            println!("  {what:<56}{measured:>13}{:>13}  {verdict}", limit.trim_end());
         }
     }
 }

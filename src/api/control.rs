@@ -9,7 +9,7 @@ use super::view;
 use crate::catalog::{grant, lock_holder};
 use crate::error::Error;
 use crate::pg::signals::{self, Signal};
-use crate::pg::{identity, shared};
+use crate::pg::{identity, latch, shared};
 use crate::refresh::privilege;
 
 /// By the marks in shared memory; without preload, by who holds the view's refresh lock and is
@@ -20,7 +20,9 @@ fn cancel(view: Option<Oid>) -> Result<bool, ErrorReport> {
     privilege::require_refresh(&view)?;
     let pids: Vec<i32> = if shared::is_available() {
         let running = shared::running(identity::current_database());
-        let of_view = running.iter().filter(|running| running.view == view.oid.to_u32());
+        let of_view = running
+            .iter()
+            .filter(|running| running.view == view.oid.to_u32() && latch::is_alive(running.pid));
         of_view.map(|running| running.pid).collect()
     } else {
         lock_holder::active(view.oid)?

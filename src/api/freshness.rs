@@ -30,7 +30,9 @@ fn see(view: Option<Oid>) -> Result<Seen> {
     privilege::require_see(&view)?;
     // Somebody has emptied it since: what is known of its content does not hold any more.
     let content = if view.populated { content::find(view.oid)? } else { None };
-    let age = content.map(|content| clock::now().since(content.data_as_of));
+    let age = content
+        .and_then(|content| content.data_as_of)
+        .map(|data_as_of| clock::now().since(data_as_of));
     Ok(Seen { view, content, age })
 }
 
@@ -41,7 +43,7 @@ fn freshness(view: Option<Oid>) -> std::result::Result<JsonB, ErrorReport> {
         view.name.to_string(),
         content.map(|content| content.refreshed_at),
         content.map(|content| content.duration_ms),
-        content.map(|content| content.data_as_of),
+        content.and_then(|content| content.data_as_of),
         Staleness::Unknown,
         None,
         clock::now(),
@@ -87,7 +89,7 @@ fn assert_fresh(
         Some(true) => {
             let age = match seen.age {
                 Some(age) => format!("Its content is {} old", rounded(age)),
-                None => "No refresh of it is known".to_owned(),
+                None => "The time of its data is not known".to_owned(),
             };
             let allowed = max_age.map(|age| format!(", max_age is {}", duration::format(age)));
             let detail = format!("{age}{}.", allowed.unwrap_or_default());

@@ -87,7 +87,10 @@ fn next_refresh_at(
         suspended: suspended.unwrap_or(false),
         failing_since: None,
     };
-    let policy = policy::of(&registration, &guc::intervals(), guc::failure_policy())?;
+    // A row that an administrator has spoilt is not scheduled, and must not spoil the view of the rest.
+    let Ok(policy) = policy::of(&registration, &guc::intervals(), guc::failure_policy()) else {
+        return Ok(None);
+    };
     let next = view_state::next_due(
         &policy,
         &history,

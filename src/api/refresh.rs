@@ -146,7 +146,7 @@ fn row(answer: Answer) -> Row {
         None,
         None,
         None,
-        Some(clock::to_sql(answer.data_as_of)),
+        answer.data_as_of.map(clock::to_sql),
     )
 }
 

@@ -42,15 +42,17 @@ const FORGET_ATTEMPTS: &str = "
 DELETE FROM _cache_refresher.attempts a
  WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = a.view AND c.relkind = 'm')";
 
+/// Forgets what is known of views that are gone, registered or not.
+pub fn forget_dropped() -> Result<()> {
+    query::execute(FORGET_CONTENT, &[])?;
+    query::execute(FORGET_ATTEMPTS, &[]).map(drop)
+}
+
 /// Brings the bindings up to date. Returns the views that were found missing just now.
 pub fn reconcile() -> Result<Vec<ViewName>> {
     let missing = query::returning(UNBIND_DROPPED, &[], |row| {
         Ok(ViewName { schema: row.required(1)?, name: row.required(2)? })
     })?;
-    if !missing.is_empty() {
-        query::execute(FORGET_CONTENT, &[])?;
-        query::execute(FORGET_ATTEMPTS, &[])?;
-    }
     query::execute(FOLLOW_RENAMED, &[])?;
     query::execute(BIND, &[])?;
     Ok(missing)

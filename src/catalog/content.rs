@@ -11,8 +11,11 @@ use crate::pg::clock;
 /// The last successful refresh of a view.
 #[derive(Debug, Clone, Copy)]
 pub struct Content {
-    /// Time of the snapshot that the view shows.
-    pub data_as_of: Timestamp,
+    /// Time of the snapshot under which the view was refreshed.
+    pub snapshot_at: Timestamp,
+    /// Time whose data the view shows: that of the snapshot, or of the oldest view that it reads.
+    /// Nothing if that is not known of one of them.
+    pub data_as_of: Option<Timestamp>,
     /// When that refresh ended.
     pub refreshed_at: Timestamp,
     /// How long it took.
@@ -22,23 +25,28 @@ pub struct Content {
 }
 
 const COLUMNS: &str = "
-SELECT data_as_of, refreshed_at, duration_ms, rows_total
+SELECT snapshot_at, data_as_of, refreshed_at, duration_ms, rows_total
   FROM _cache_refresher.content WHERE view = $1";
 
 const SAVE: &str = "
 INSERT INTO _cache_refresher.content
-       (view, data_as_of, refreshed_at, duration_ms, method, rows_total, summary)
-VALUES ($1, $2, $3, $4, $5, $6, $7)
+       (view, data_as_of, refreshed_at, duration_ms, method, rows_total, summary, snapshot_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 ON CONFLICT (view) DO UPDATE
    SET data_as_of = $2, refreshed_at = $3, duration_ms = $4, method = $5, rows_total = $6,
-       summary = $7";
+       summary = $7, snapshot_at = $8";
+
+const OLDEST: &str = "
+SELECT CASE WHEN bool_and(k.data_as_of IS NOT NULL) THEN min(k.data_as_of) END, count(*)
+  FROM unnest($1) AS parent LEFT JOIN _cache_refresher.content k ON k.view = parent";
 
 fn content(row: query::Row) -> Result<Content> {
     Ok(Content {
-        data_as_of: clock::from_sql(row.required::<TimestampWithTimeZone>(1)?),
-        refreshed_at: clock::from_sql(row.required::<TimestampWithTimeZone>(2)?),
-        duration_ms: row.required(3)?,
-        rows_total: row.optional(4)?,
+        snapshot_at: clock::from_sql(row.required::<TimestampWithTimeZone>(1)?),
+        data_as_of: row.optional::<TimestampWithTimeZone>(2)?.map(clock::from_sql),
+        refreshed_at: clock::from_sql(row.required::<TimestampWithTimeZone>(3)?),
+        duration_ms: row.required(4)?,
+        rows_total: row.optional(5)?,
     })
 }
 
@@ -52,6 +60,17 @@ pub fn find_current(view: Oid) -> Result<Option<Content>> {
     Ok(query::select_current(COLUMNS, &[view.into()], content)?.into_iter().next())
 }
 
+/// Time whose data a view shows that is refreshed at `snapshot_at` and reads these materialized views.
+pub fn data_as_of(snapshot_at: Timestamp, parents: Vec<Oid>) -> Result<Option<Timestamp>> {
+    if parents.is_empty() {
+        return Ok(Some(snapshot_at));
+    }
+    let rows = query::select_current(OLDEST, &[parents.into()], |row| {
+        Ok(row.optional::<TimestampWithTimeZone>(1)?.map(clock::from_sql))
+    })?;
+    Ok(rows.into_iter().next().flatten().map(|oldest| oldest.min(snapshot_at)))
+}
+
 /// Stores what the view shows after a refresh, in the refresh's transaction.
 pub fn save(
     view: Oid,
@@ -63,12 +82,13 @@ pub fn save(
         SAVE,
         &[
             view.into(),
-            clock::to_sql(content.data_as_of).into(),
+            content.data_as_of.map(clock::to_sql).into(),
             clock::to_sql(content.refreshed_at).into(),
             content.duration_ms.into(),
             method.into(),
             content.rows_total.into(),
             summary.map(JsonB).into(),
+            clock::to_sql(content.snapshot_at).into(),
         ],
     )
     .map(drop)

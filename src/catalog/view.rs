@@ -85,6 +85,8 @@ pub struct Source {
     pub oid: Oid,
     /// Its rows come from another server.
     pub foreign: bool,
+    /// It is a materialized view itself.
+    pub materialized: bool,
 }
 
 /// Relations in the rewrite rules of the view and of the plain views beneath, and their partitions
@@ -106,12 +108,16 @@ WITH RECURSIVE source (oid, relkind) AS (
     SELECT c.oid, c.relkind
       FROM leaf l JOIN pg_inherits i ON i.inhparent = l.oid JOIN pg_class c ON c.oid = i.inhrelid
 )
-SELECT oid, relkind = 'f' FROM leaf ORDER BY oid";
+SELECT oid, relkind = 'f', relkind = 'm' FROM leaf ORDER BY oid";
 
 /// What the view reads.
 pub fn sources(view: Oid) -> Result<Vec<Source>> {
     query::select_current(SOURCES, &[view.into()], |row| {
-        Ok(Source { oid: row.required(1)?, foreign: row.required(2)? })
+        Ok(Source {
+            oid: row.required(1)?,
+            foreign: row.required(2)?,
+            materialized: row.required(3)?,
+        })
     })
 }
 

@@ -18,7 +18,7 @@ unsafe extern "C-unwind" {
 
 /// First free number in `enum TimeoutId`.
 #[cfg(feature = "pg14")]
-const USER_TIMEOUT: c_int = 11;
+const USER_TIMEOUT: c_int = 10;
 #[cfg(any(feature = "pg15", feature = "pg16"))]
 const USER_TIMEOUT: c_int = 12;
 #[cfg(any(feature = "pg17", feature = "pg18"))]

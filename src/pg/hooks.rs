@@ -143,6 +143,11 @@ unsafe fn concern(statement: *mut pg_sys::Node) -> Option<Concern> {
                 database((*statement.cast::<pg_sys::AlterDatabaseSetStmt>()).dbname)
                     .map(Concern::Settings)
             }
+            NodeTag::T_AlterRoleSetStmt => {
+                // ALTER ROLE ALL IN DATABASE … SET is ALTER DATABASE … SET by another name.
+                database((*statement.cast::<pg_sys::AlterRoleSetStmt>()).database)
+                    .map(Concern::Settings)
+            }
             NodeTag::T_RenameStmt => {
                 let rename = statement.cast::<pg_sys::RenameStmt>();
                 match (*rename).renameType {
@@ -184,7 +189,7 @@ unsafe fn concern(statement: *mut pg_sys::Node) -> Option<Concern> {
             NodeTag::T_TransactionStmt => {
                 let kind = (*statement.cast::<pg_sys::TransactionStmt>()).kind;
                 (kind == pg_sys::TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED)
-                    .then_some(Concern::Extension)
+                    .then_some(Concern::Views)
             }
             _ => None,
         }

@@ -12,20 +12,26 @@ static TERMINATE: AtomicBool = AtomicBool::new(false);
 static RELOADED: AtomicBool = AtomicBool::new(false);
 
 unsafe extern "C-unwind" fn on_sigterm(_signal: i32) {
+    // SAFETY: the errno of this thread: what was interrupted must find it as it was.
+    let errno = unsafe { *libc::__errno_location() };
     TERMINATE.store(true, Ordering::Relaxed);
     // SAFETY: flags and latch of this process; storing to them and SetLatch are async-signal-safe.
     unsafe {
         pg_sys::QueryCancelPending = 1;
         pg_sys::InterruptPending = 1;
         pg_sys::SetLatch(pg_sys::MyLatch);
+        *libc::__errno_location() = errno;
     }
 }
 
 unsafe extern "C-unwind" fn on_sighup(_signal: i32) {
     // SAFETY: as in `on_sigterm`.
+    let errno = unsafe { *libc::__errno_location() };
+    // SAFETY: as in `on_sigterm`.
     unsafe {
         pg_sys::ConfigReloadPending = 1;
         pg_sys::SetLatch(pg_sys::MyLatch);
+        *libc::__errno_location() = errno;
     }
 }
 

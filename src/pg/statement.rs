@@ -7,11 +7,17 @@ use pgrx::pg_sys;
 use super::identity::{self, Restriction, Scope};
 
 /// The server's own REFRESH MATERIALIZED VIEW, as a statement tree, so that no name has to be quoted
-/// and hooks and event triggers see it as usual. Returns the number of rows in the new content.
+/// and hooks and event triggers see it as usual. Returns the number of rows in the new content, or
+/// nothing, and does nothing, if the name stands for another relation by now.
 ///
 /// The caller holds the lock that the statement takes, and has set a snapshot that is younger than
 /// its locks: the new content is what that snapshot sees.
-pub fn refresh_materialized_view(schema: &CStr, name: &CStr, concurrently: bool) -> u64 {
+pub fn refresh_materialized_view(
+    view: pg_sys::Oid,
+    schema: &CStr,
+    name: &CStr,
+    concurrently: bool,
+) -> Option<u64> {
     let mut text = c"REFRESH MATERIALIZED VIEW ".to_owned().into_bytes();
     if concurrently {
         text.extend_from_slice(b"CONCURRENTLY ");
@@ -32,6 +38,10 @@ pub fn refresh_materialized_view(schema: &CStr, name: &CStr, concurrently: bool)
             pg_sys::pstrdup(name.as_ptr()),
             -1,
         );
+        let namespace = pg_sys::get_namespace_oid(schema.as_ptr(), true);
+        if pg_sys::get_relname_relid(name.as_ptr(), namespace) != view {
+            return None;
+        }
         let planned = node::<pg_sys::PlannedStmt>(pg_sys::NodeTag::T_PlannedStmt);
         (*planned).commandType = pg_sys::CmdType::CMD_UTILITY;
         (*planned).canSetTag = true;
@@ -48,7 +58,7 @@ pub fn refresh_materialized_view(schema: &CStr, name: &CStr, concurrently: bool)
             &mut completion,
         );
         pg_sys::CommandCounterIncrement();
-        completion.nprocessed
+        Some(completion.nprocessed)
     }
 }
 

@@ -32,6 +32,9 @@ pub fn run<R>(body: impl FnOnce() -> R) -> Result<R, Caught> {
         // this is how the server's own loops end it.
         unsafe { pg_sys::AbortCurrentTransaction() };
     }
+    // Waiting for a lock uses up wake-ups that were meant for our own loop: have it look again.
+    // SAFETY: this process's own latch.
+    unsafe { pg_sys::SetLatch(pg_sys::MyLatch) };
     outcome
 }
 

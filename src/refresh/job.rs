@@ -5,12 +5,14 @@ use std::cell::Cell;
 use cache_refresher_core::outcome::Outcome;
 use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::view_state::{self, History, Verdict};
+use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 
 use super::{Done, Request, policy, record, run};
+use crate::catalog::attempts;
+use crate::catalog::content::{self, Content};
 use crate::catalog::registry::{self, Registration};
 use crate::catalog::view;
-use crate::catalog::{attempts, content};
 use crate::error::{Error, Result};
 use crate::guc::RefreshSettings;
 use crate::pg::deadline::Deadline;
@@ -52,7 +54,14 @@ pub fn execute(job: Job, settings: &RefreshSettings) -> Report {
         Ok(End::Gone) => Report::Gone,
         Err(caught) => match known.take() {
             Some(known) => Report::Ended(failed(job, &known, started_at, &caught, settings)),
-            None if caught.code == pgrx::PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE => Report::Gone,
+            // The view, our table or our schema: somebody has dropped it.
+            None if matches!(
+                caught.code,
+                Code::ERRCODE_UNDEFINED_TABLE | Code::ERRCODE_INVALID_SCHEMA_NAME
+            ) =>
+            {
+                Report::Gone
+            }
             None => {
                 report::log(
                     &format!("cache_refresher: cannot start a refresh: {}", caught.message),
@@ -86,7 +95,9 @@ fn refresh(
     };
     let history = attempts::find(oid)?;
     let shown = content::find_current(oid)?;
-    if shown.is_some_and(|content| content.data_as_of >= job.due_at) {
+    let now = clock::now();
+    let believable = |content: &Content| content.snapshot_at <= now;
+    if shown.filter(believable).is_some_and(|content| content.snapshot_at >= job.due_at) {
         return Ok(End::NotNeeded(history));
     }
     background_worker::report_activity(&format!("refresh of {}", registration.name));
@@ -137,17 +148,19 @@ fn failed(
         finished_at,
     );
     let recorded = transaction::run(|| {
-        record_failure(&failure, &after, settings).unwrap_or_else(|error| error.raise())
+        record_failure(&failure, known, &after, settings).unwrap_or_else(|error| error.raise())
     });
-    if let Err(caught) = recorded {
-        report::log(
+    match recorded {
+        Ok(Some(newer)) => return newer,
+        Ok(None) => {}
+        Err(caught) => report::log(
             &format!(
                 "cache_refresher: cannot record the failure of {}: {}",
                 failure.name, caught.message
             ),
             None,
             None,
-        );
+        ),
     }
     after
 }
@@ -176,15 +189,22 @@ fn after_failure(
     }
 }
 
+/// Between the refresh that failed and this record of it nobody held the view's lock. If somebody has
+/// refreshed it since, that counts, and the failure goes into the log only; the history as it is then
+/// is returned.
 fn record_failure(
     failure: &record::Failure,
+    known: &Known,
     after: &History,
     settings: &RefreshSettings,
-) -> Result<()> {
+) -> Result<Option<History>> {
     // A session that has the lock may hold the row of attempts to the end of a long transaction.
-    let lock = RefreshLock::try_acquire(registry::oid()?, failure.view);
-    let after = lock.as_ref().map(|_| after);
-    record::failure(failure, after, settings.retention)
+    let locked = RefreshLock::try_acquire(registry::oid()?, failure.view).is_some();
+    let current = attempts::find(failure.view)?;
+    let newer = (current.last_finished != known.history.last_finished).then_some(current);
+    let after = if locked && newer.is_none() { Some(after) } else { None };
+    record::failure(failure, after, settings.retention)?;
+    Ok(newer)
 }
 
 fn disconnect() {

@@ -21,6 +21,7 @@ use cache_refresher_core::time::Timestamp;
 use pgrx::pg_sys::Oid;
 use pgrx::{PgSqlErrorCode, PgTryBuilder};
 
+use crate::catalog::content;
 use crate::catalog::registry::Registration;
 use crate::catalog::view::{self, View};
 use crate::error::{Error, Result, refused};
@@ -31,7 +32,7 @@ use crate::pg::lock::{self, RelationLock};
 use crate::pg::report::CodeRecorder;
 use crate::pg::shared::RunningMark;
 use crate::pg::snapshot::ActiveSnapshot;
-use crate::pg::{background_worker, clock, identity};
+use crate::pg::{clock, identity};
 
 /// Why a refresh runs, and with which method if that was said.
 #[derive(Debug, Clone, Copy)]
@@ -52,7 +53,8 @@ pub struct Done {
     pub reason: &'static str,
     pub started_at: Timestamp,
     pub duration: Duration,
-    pub data_as_of: Timestamp,
+    pub snapshot_at: Timestamp,
+    pub data_as_of: Option<Timestamp>,
     pub rows_total: i64,
     pub summary: Option<serde_json::Value>,
 }
@@ -71,7 +73,7 @@ fn run(
     let _running = RunningMark::set(
         identity::current_database(),
         oid.to_u32(),
-        background_worker::my_pid(),
+        request.role.to_u32(),
         started_at,
     );
     let limit = registration
@@ -107,6 +109,7 @@ fn lock_and_rebuild(
     };
     let mut view = View::find(oid)?;
     let mut choice = decide(&view)?;
+    let sources;
     {
         let lock_timeout = settings::milliseconds(settings.lock_timeout);
         let _patience = Scope::enter(
@@ -126,25 +129,32 @@ fn lock_and_rebuild(
                 break;
             }
         }
-        let sources = view::sources(oid)?;
+        sources = view::sources(oid)?;
         on_sources(sources.iter().any(|source| source.foreign));
         for source in &sources {
             lock::relation(source.oid, RelationLock::AccessShare);
         }
     }
+    let parents = sources.iter().filter(|source| source.materialized).map(|source| source.oid);
     // Only now, with all locks held, the time and the snapshot: whatever committed before
-    // `data_as_of` is in the view.
-    let data_as_of = clock::now();
-    let rows_total = {
+    // `snapshot_at` is in the view.
+    let snapshot_at = clock::now();
+    let data_as_of = content::data_as_of(snapshot_at, parents.collect())?;
+    let pinned = settings::pinned(settings.lock_timeout)?;
+    let rows_total = loop {
+        // A schema can be renamed in spite of all locks, and the statement goes by name.
+        view = View::find(oid)?;
         let _snapshot = ActiveSnapshot::take();
-        let pinned = settings::pinned(settings.lock_timeout)?;
         // Not a restricted operation: CONCURRENTLY makes a temporary table. The server restricts
         // the query itself.
         let _scope =
             Scope::enter(view.owner, Restriction::LocalUserIdChange, &settings::refs(&pinned));
-        match choice.method {
-            Method::Full => rebuild::full(&view.name),
-            Method::Concurrent => rebuild::concurrently(&view.name),
+        let rows = match choice.method {
+            Method::Full => rebuild::full(&view),
+            Method::Concurrent => rebuild::concurrently(&view),
+        };
+        if let Some(rows) = rows {
+            break rows;
         }
     };
     let summary = match registration.and_then(|registration| registration.policy.summary.as_ref()) {
@@ -159,6 +169,7 @@ fn lock_and_rebuild(
         reason: choice.reason,
         started_at,
         duration: clock::now().since(started_at),
+        snapshot_at,
         data_as_of,
         rows_total,
         summary,

@@ -14,7 +14,7 @@ use super::{Done, Request};
 use crate::catalog::content::{self, Content};
 use crate::catalog::history::{self, Entry, milliseconds};
 use crate::catalog::view::ViewName;
-use crate::catalog::{attempts, query};
+use crate::catalog::{attempts, binding, query};
 use crate::error::Result;
 use crate::guc::{RefreshSettings, Retention};
 use crate::pg::{clock, report};
@@ -34,6 +34,7 @@ pub fn success(
     settings: &RefreshSettings,
 ) -> Result<()> {
     let shown = Content {
+        snapshot_at: done.snapshot_at,
         data_as_of: done.data_as_of,
         refreshed_at: done.started_at.plus(done.duration),
         duration_ms: milliseconds(done.duration),
@@ -50,7 +51,7 @@ pub fn success(
         trigger: request.trigger,
         method: Some(done.method.as_str()),
         reason: Some(done.reason),
-        data_as_of: Some(done.data_as_of),
+        data_as_of: done.data_as_of,
         rows_total: Some(done.rows_total),
         summary: done.summary.clone(),
         attempt: before.attempt + 1,
@@ -65,7 +66,7 @@ pub fn success(
             method: done.method.as_str(),
             duration_ms: milliseconds(done.duration),
             rows: Some(done.rows_total),
-            data_as_of: Some(done.data_as_of.to_rfc3339_millis()),
+            data_as_of: done.data_as_of.map(|at| at.to_rfc3339_millis()),
         }
         .to_payload();
         query::execute(NOTIFY, &[payload.into()])?;
@@ -124,6 +125,7 @@ fn prune(view: Oid, tries: i64, retention: Retention) -> Result<()> {
     if retention.rows > 0 {
         history::prune_by_rows(view, retention.rows)?;
     }
+    binding::forget_dropped()?;
     prune_by_age(retention)
 }
 

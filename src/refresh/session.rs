@@ -30,7 +30,7 @@ pub struct Answer {
     pub reason: String,
     pub duration: Option<Duration>,
     pub rows_total: Option<i64>,
-    pub data_as_of: Timestamp,
+    pub data_as_of: Option<Timestamp>,
 }
 
 impl Answer {
@@ -51,17 +51,19 @@ impl Answer {
 ///
 /// Callers of one view take turns by its refresh lock. Whoever gets it looks first whether a refresh
 /// has committed meanwhile whose snapshot is not older than the own call: so a hundred simultaneous
-/// callers cause at most two refreshes, and each sees what had been committed when it called.
+/// callers cause at most two refreshes, and each sees what had been committed when it called. What
+/// was there before the call is never shared, even if the clock has gone back and makes it look new.
 pub fn refresh(
     oid: Oid,
     method: Option<Requested>,
     max_age: Option<Duration>,
     settings: &RefreshSettings,
 ) -> Result<Answer> {
-    let called_at = clock::now();
     let view = View::find(oid)?;
     privilege::require_refresh(&view)?;
     require_transaction()?;
+    let seen = content::find_current(oid)?.map(|content| content.snapshot_at);
+    let called_at = clock::now();
     if let Some(answer) = fresh_enough(&view, max_age)? {
         return Ok(answer);
     }
@@ -73,7 +75,8 @@ pub fn refresh(
     // Another's refresh cannot show what this transaction has written and not yet committed.
     if !transaction::has_written()
         && let Some(content) = content::find_current(oid)?
-        && content.data_as_of >= called_at
+        && content.snapshot_at >= called_at
+        && Some(content.snapshot_at) != seen
     {
         lock.release();
         let reason = "another session has just refreshed it";
@@ -99,7 +102,10 @@ fn fresh_enough(view: &View, max_age: Option<Duration>) -> Result<Option<Answer>
         return Ok(None);
     }
     let content = content::find_current(view.oid)?;
-    let young = content.filter(|content| clock::now().since(content.data_as_of) <= max_age);
+    let now = clock::now();
+    let young = content.filter(|content| {
+        content.data_as_of.is_some_and(|at| at <= now && now.since(at) <= max_age)
+    });
     Ok(young.map(|content| {
         Answer::unchanged(view.oid, Outcome::Fresh, "it is not older than max_age", content)
     }))
@@ -118,7 +124,10 @@ fn refresh_locked(
     let after = view_state::after_success(&before, done.started_at, finished_at);
     record::success(&done, request, &Default::default(), &after, settings)?;
     record::log_success(&done, settings);
-    if registration.is_some() {
+    if before.suspended {
+        // Nothing was scheduled, and perhaps no scheduler runs.
+        hooks::registry_changed();
+    } else if registration.is_some() {
         hooks::view_refreshed();
     }
     Ok(Answer {

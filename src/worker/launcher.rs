@@ -110,11 +110,14 @@ fn start_schedulers(known: &HashMap<u32, DatabaseRow>) -> Duration {
             });
         }
     }
-    let wake_at = if decision.start.is_empty() {
-        decision.wake_at
+    let starting = !decision.start.is_empty()
+        || views.iter().any(|view| view.scheduler == SchedulerState::Starting);
+    let wake_at = if starting {
+        // Look again whether they have come up.
+        let check_at = now.plus(START_TIMEOUT);
+        Some(decision.wake_at.map_or(check_at, |at| at.min(check_at)))
     } else {
-        // Look again soon whether they have come up.
-        Some(decision.wake_at.unwrap_or(now.plus(START_TIMEOUT)).min(now.plus(START_TIMEOUT)))
+        decision.wake_at
     };
     wake_at.map_or(IDLE_SLEEP, |at| at.since(clock::now()))
 }

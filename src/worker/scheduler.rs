@@ -10,9 +10,12 @@ use cache_refresher_core::board::{Board, Due, ViewEntry};
 use cache_refresher_core::pool::Placement;
 use cache_refresher_core::time::Timestamp;
 
+use crate::catalog::view::ViewName;
 use crate::catalog::{binding, query, registry};
 use crate::error::Result;
 use crate::guc;
+use crate::pg::identity::{Restriction, Scope};
+use crate::pg::report::Caught;
 use crate::pg::shared::{self, Job, Knowledge, Report};
 use crate::pg::signals::{self, Signal};
 use crate::pg::{background_worker, clock, identity, latch, report, transaction};
@@ -47,6 +50,7 @@ pub fn main(argument: i64) {
         name: transaction::run(identity::current_database_name).unwrap_or_default(),
         board: Board::default(),
         running: HashSet::new(),
+        reload_at: None,
         active_at: clock::now(),
         waiting: false,
         no_slot_until: None,
@@ -61,6 +65,8 @@ struct Process {
     board: Board,
     /// What workers are believed to be refreshing.
     running: HashSet<u32>,
+    /// When to read the registry again, because something has gone wrong or has changed.
+    reload_at: Option<Timestamp>,
     /// When there was something to do last.
     active_at: Timestamp,
     /// A refresh waits for a place in the worker pool.
@@ -79,29 +85,20 @@ enum Leave {
 
 impl Process {
     fn run(mut self) {
-        let mut reload = true;
+        self.reload_at = Some(clock::now());
         while !signals::terminate_requested() {
-            reload |= shared::take_poke(self.database);
-            if std::mem::take(&mut reload) {
-                self.active_at = clock::now();
-                match self.reload() {
-                    Some(true) => {}
-                    Some(false) => {
-                        if self.leave(Leave::Absent) {
-                            return;
-                        }
-                        reload = true;
-                        continue;
+            let now = clock::now();
+            if shared::take_poke(self.database) || self.reload_at.is_some_and(|at| at <= now) {
+                self.active_at = now;
+                if !self.reload() {
+                    if self.leave(Leave::Absent) {
+                        return;
                     }
-                    None => {
-                        latch::wait(RELOAD_PAUSE);
-                        reload = true;
-                        continue;
-                    }
+                    continue;
                 }
             }
-            reload = self.take_reports();
-            if reload {
+            if self.take_reports() {
+                self.reload_at = Some(now);
                 continue;
             }
             if !guc::enabled() || !guc::databases().contains(&self.name) {
@@ -112,15 +109,18 @@ impl Process {
             if !self.running.is_empty() {
                 self.active_at = now;
             }
-            let next = self.next_look(now);
-            let leave_at = self.active_at.plus(guc::worker_linger());
-            if now >= leave_at && next.is_none_or(|at| at > now.plus(guc::worker_linger())) {
-                if self.leave(Leave::Until(self.board.wake_at())) {
+            let linger = guc::worker_linger();
+            let leave_at = self.active_at.plus(linger);
+            let due = self.board.wake_at();
+            let idle = self.running.is_empty() && self.reload_at.is_none();
+            if idle && now >= leave_at && due.is_none_or(|at| at > now.plus(linger)) {
+                if self.leave(Leave::Until(due)) {
                     return;
                 }
                 continue;
             }
             let look_at = if now < leave_at { leave_at } else { now.plus(LONGEST_SLEEP) };
+            let next = [self.next_look(now), self.reload_at].into_iter().flatten().min();
             latch::wait(next.map_or(look_at, |at| at.min(look_at)).since(now));
         }
         self.withdraw();
@@ -137,27 +137,65 @@ impl Process {
         }
     }
 
-    /// Reads the registry; whether the extension is here, or nothing if that failed.
-    fn reload(&mut self) -> Option<bool> {
+    /// Reads the registry again; false if the extension is not here. Where something goes wrong, what
+    /// was known before goes on being refreshed, and it is tried again a little later.
+    fn reload(&mut self) -> bool {
+        self.reload_at = None;
         let database = self.database;
-        let loaded = transaction::run(|| load(database).unwrap_or_else(|error| error.raise()));
-        match loaded {
-            Ok(Some(entries)) => {
-                shared::update_database(database, |known| known.knowledge = Knowledge::Present);
-                self.board.load(entries, clock::now());
-                Some(true)
-            }
-            Ok(None) => Some(false),
+        // Nobody has to make room for us while we may be waiting for a lock.
+        shared::update_database(database, |known| known.waiting_since = None);
+        match transaction::run(|| is_installed().unwrap_or_else(|error| error.raise())) {
+            Ok(true) => {}
+            Ok(false) => return false,
             Err(caught) => {
-                if !signals::terminate_requested() {
-                    report::log(
-                        &format!("cache_refresher: cannot read the registry: {}", caught.message),
-                        Some(&format!("SQLSTATE {}.", caught.sqlstate())),
-                        caught.hint.as_deref(),
-                    );
-                }
-                None
+                self.try_again("read the registry", &caught);
+                return true;
             }
+        }
+        let failures = shared::take_failures(database);
+        if let Err(caught) = transaction::run(|| {
+            let _patience = patience();
+            let settings = guc::refresh_settings();
+            session::log_failures(&failures, &settings).unwrap_or_else(|error| error.raise());
+        }) {
+            shared::put_back_failures(&failures);
+            self.try_again("log failures", &caught);
+        }
+        match transaction::run(|| {
+            let _patience = patience();
+            binding::reconcile().unwrap_or_else(|error| error.raise())
+        }) {
+            Ok(missing) => missing.iter().for_each(log_missing),
+            Err(caught) => self.try_again("follow renamed views", &caught),
+        }
+        match transaction::run(|| entries().unwrap_or_else(|error| error.raise())) {
+            Ok(entries) => {
+                self.board.load(entries, clock::now());
+                let mut first = false;
+                shared::update_database(database, |known| {
+                    first = known.knowledge != Knowledge::Present;
+                    known.knowledge = Knowledge::Present;
+                });
+                if first {
+                    // The launcher lets few databases be looked at for the first time at once.
+                    latch::wake(shared::launcher());
+                }
+            }
+            Err(caught) => self.try_again("read the registry", &caught),
+        }
+        true
+    }
+
+    /// Notes that something of a reload has to be done again. That somebody holds a lock is no news.
+    fn try_again(&mut self, what: &str, caught: &Caught) {
+        self.reload_at = Some(clock::now().plus(RELOAD_PAUSE));
+        let lock_held = caught.code == pgrx::PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE;
+        if !lock_held && !signals::terminate_requested() {
+            report::log(
+                &format!("cache_refresher: cannot {what}: {}", caught.message),
+                Some(&format!("SQLSTATE {}.", caught.sqlstate())),
+                caught.hint.as_deref(),
+            );
         }
     }
 
@@ -260,23 +298,30 @@ impl Process {
     }
 }
 
-/// Logs what sessions could not, brings the bindings up to date, and reads what is registered;
-/// nothing if the extension is not here.
-fn load(database: u32) -> Result<Option<Vec<ViewEntry>>> {
-    if !is_installed()? {
-        return Ok(None);
-    }
+/// A short patience with locks: a session may hold a row of the registry to the end of a long
+/// transaction, and the refreshes of all other views must not wait for it.
+fn patience() -> Scope {
+    Scope::enter(
+        identity::current_role(),
+        Restriction::LocalUserIdChange,
+        &[(c"lock_timeout", c"200")],
+    )
+}
+
+fn log_missing(name: &ViewName) {
+    report::log(
+        &format!("cache_refresher: {name} does not exist any more"),
+        None,
+        Some(
+            "It is taken up again when a view of that name is created; \
+             cache_refresher.unregister ends that.",
+        ),
+    );
+}
+
+/// What is registered and exists.
+fn entries() -> Result<Vec<ViewEntry>> {
     let settings = guc::refresh_settings();
-    session::log_failures(&shared::take_failures(database), &settings)?;
-    for name in binding::reconcile()? {
-        report::log(
-            &format!("cache_refresher: {name} does not exist any more"),
-            None,
-            Some(
-                "It is taken up again when a view of that name is created; cache_refresher.unregister ends that.",
-            ),
-        );
-    }
     let mut entries = Vec::new();
     for entry in registry::all()? {
         match policy::of(&entry.registration, &settings.intervals, settings.failures) {
@@ -295,7 +340,7 @@ fn load(database: u32) -> Result<Option<Vec<ViewEntry>>> {
             ),
         }
     }
-    Ok(Some(entries))
+    Ok(entries)
 }
 
 fn is_installed() -> Result<bool> {

@@ -24,7 +24,9 @@ pub use databases::*;
 use holds::Hold;
 pub use holds::{hold, processes_in, release_holds};
 pub use process_end::*;
-pub use running::{Failure, Running, RunningMark, push_failure, running, take_failures};
+pub use running::{
+    Failure, Running, RunningMark, push_failure, put_back_failures, running, take_failures,
+};
 pub use text::Text;
 pub use workers::*;
 
@@ -63,7 +65,7 @@ const INITIAL: Shared = Shared {
     starved_since: None,
     databases: [Database::FREE; MAX_DATABASES],
     workers: [WorkerSlot::FREE; MAX_WORKERS],
-    running: [Running { database: 0, view: 0, pid: 0, started_at: Timestamp::from_pg(0) };
+    running: [Running { database: 0, view: 0, pid: 0, role: 0, started_at: Timestamp::from_pg(0) };
         MAX_RUNNING],
     failures: [None; MAX_FAILURES],
     holds: [Hold { database: 0, pid: 0 }; MAX_HOLDS],

@@ -4,7 +4,8 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::databases::{Scheduler, detach_launcher};
 use super::holds::release_holds;
-use super::running::clear_running;
+use super::running::{Failure, Running, clear_running, push_failure};
+use super::text::Text;
 use super::workers::free_worker;
 use super::write;
 use crate::pg::{clock, latch};
@@ -44,10 +45,13 @@ pub fn forget_worker_at_end(slot: usize) {
     at_process_end(Role::Worker(slot));
 }
 
-/// Clears this session's holds when it ends in the middle of a statement.
+/// Clears this session's marks and holds when it ends in the middle of a statement. Our own processes
+/// have seen to that at their start.
 pub fn forget_session_at_end() {
     static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| at_process_end(Role::Session));
+    if matches!(ROLE.get(), Role::Session) {
+        ONCE.call_once(|| at_process_end(Role::Session));
+    }
 }
 
 #[pg_guard]
@@ -56,7 +60,7 @@ unsafe extern "C-unwind" fn on_process_end(_code: i32, _argument: pg_sys::Datum)
     unsafe { pg_sys::LWLockReleaseAll() };
     // SAFETY: a variable of this process.
     let pid = unsafe { pg_sys::MyProcPid };
-    write(|shared| clear_running(shared, pid), ());
+    let cut_short = write(|shared| clear_running(shared, pid), Vec::new());
     release_holds(pid);
     match ROLE.get() {
         Role::Launcher => detach_launcher(),
@@ -81,6 +85,20 @@ unsafe extern "C-unwind" fn on_process_end(_code: i32, _argument: pg_sys::Datum)
             );
             latch::wake(launcher);
         }
-        Role::Session => {}
+        Role::Session => cut_short.iter().for_each(log_end),
     }
+}
+
+/// A session that is ended from outside cannot say so itself.
+fn log_end(running: &Running) {
+    push_failure(Failure {
+        database: running.database,
+        view: running.view,
+        role: running.role,
+        started_at: running.started_at,
+        finished_at: clock::now(),
+        cancelled: true,
+        sqlstate: Text::new("57P01"),
+        message: Text::new("the session was terminated"),
+    });
 }

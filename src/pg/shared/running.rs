@@ -5,6 +5,7 @@ use cache_refresher_core::time::Timestamp;
 use super::databases::poke;
 use super::text::Text;
 use super::{Shared, read, write};
+use crate::pg::background_worker::my_pid;
 
 /// A refresh that runs now, whoever runs it.
 #[derive(Clone, Copy, Debug)]
@@ -13,6 +14,8 @@ pub struct Running {
     pub database: u32,
     /// OID of the view; 0 in a free place.
     pub view: u32,
+    /// On whose behalf.
+    pub role: u32,
     /// The process.
     pub pid: i32,
     /// Since when.
@@ -27,11 +30,13 @@ pub struct RunningMark {
 
 impl RunningMark {
     /// Marks a refresh by this process.
-    pub fn set(database: u32, view: u32, pid: i32, started_at: Timestamp) -> Self {
+    pub fn set(database: u32, view: u32, role: u32, started_at: Timestamp) -> Self {
+        super::forget_session_at_end();
+        let pid = my_pid();
         write(
             |shared| {
                 if let Some(place) = shared.running.iter_mut().find(|place| place.view == 0) {
-                    *place = Running { database, view, pid, started_at };
+                    *place = Running { database, view, role, pid, started_at };
                 }
             },
             (),
@@ -56,10 +61,26 @@ impl Drop for RunningMark {
 }
 
 /// Forgets what a process that is ending has marked.
-pub(super) fn clear_running(shared: &mut Shared, pid: i32) {
-    for place in shared.running.iter_mut().filter(|place| place.pid == pid) {
+pub(super) fn clear_running(shared: &mut Shared, pid: i32) -> Vec<Running> {
+    let mut cleared = Vec::new();
+    for place in shared.running.iter_mut().filter(|place| place.pid == pid && place.view != 0) {
+        cleared.push(*place);
         place.view = 0;
     }
+    cleared
+}
+
+/// Gives failures back that could not be logged.
+pub fn put_back_failures(failures: &[Failure]) {
+    write(
+        |shared| {
+            let free = shared.failures.iter_mut().filter(|place| place.is_none());
+            for (place, failure) in free.zip(failures) {
+                *place = Some(*failure);
+            }
+        },
+        (),
+    );
 }
 
 /// The refreshes that run in a database.

@@ -222,23 +222,37 @@ fn running_schedulers(shared: &Shared) -> Vec<i32> {
     pids.collect()
 }
 
-/// Ends a worker's job with a report and wakes the scheduler of its database.
+/// Schedulers that have found no place for a refresh.
+fn waiting_schedulers(shared: &Shared) -> Vec<i32> {
+    let waiting = shared.databases.iter().filter(|database| database.waiting_since.is_some());
+    waiting
+        .filter_map(|database| match database.scheduler {
+            Scheduler::Running(pid) => Some(pid),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Ends a worker's job with a report and wakes the scheduler of its database, and those that wait for
+/// a place in the pool.
 pub fn finish_job(slot: usize, view: u32, report: Report) {
-    let scheduler = write(
+    let schedulers = write(
         |shared| {
             let Some(place) = shared.workers.get_mut(slot) else {
-                return 0;
+                return Vec::new();
             };
             if matches!(place.worker, Worker::Busy(_)) {
                 place.worker = if place.retiring { Worker::Stopping } else { Worker::Idle };
             }
             place.report = Some((view, report));
             let database = place.database;
-            shared.scheduler_pid(database)
+            let mut pids = waiting_schedulers(shared);
+            pids.push(shared.scheduler_pid(database));
+            pids
         },
-        0,
+        Vec::new(),
     );
-    latch::wake(scheduler);
+    schedulers.into_iter().for_each(latch::wake);
 }
 
 /// Takes the reports of the workers of a database. A worker that left keeps none.
