@@ -89,7 +89,8 @@ fn assert_fresh(
         Some(true) => {
             let age = match seen.age {
                 Some(age) => format!("Its content is {} old", rounded(age)),
-                None => "The time of its data is not known".to_owned(),
+                None if seen.content.is_some() => "The time of its data is not known".to_owned(),
+                None => "No refresh of it is known".to_owned(),
             };
             let allowed = max_age.map(|age| format!(", max_age is {}", duration::format(age)));
             let detail = format!("{age}{}.", allowed.unwrap_or_default());

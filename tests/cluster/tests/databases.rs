@@ -186,3 +186,28 @@ fn registrations_survive_dump_and_restore() {
     restored.write("v", 9);
     restored.wait_until_shown("v", 9);
 }
+
+#[test]
+fn a_view_is_found_by_what_it_is_when_schemas_change_their_names_meanwhile() {
+    let (_server, mut app) = start();
+    app.run(
+        "CREATE SCHEMA live; CREATE SCHEMA next;
+         CREATE TABLE live_source AS SELECT 1 AS x; CREATE TABLE next_source AS SELECT 2 AS x;
+         CREATE MATERIALIZED VIEW live.w AS SELECT x FROM live_source;
+         CREATE MATERIALIZED VIEW next.w AS SELECT x FROM next_source",
+    );
+    let oid: u32 = app.get("SELECT 'live.w'::regclass::oid");
+    app.run("INSERT INTO live_source VALUES (10); BEGIN; LOCK live_source");
+    let (server, mut swapper) = (&_server, _server.connect("app"));
+    let refresh = server.background(
+        "app",
+        &format!("SET cache_refresher.lock_timeout = '20s'; SELECT cache_refresher.refresh({oid}::oid::regclass, 'full')"),
+    );
+    server.wait_until("the refresh waits for the source", seconds(10), || {
+        swapper.get::<bool>("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted")
+    });
+    swapper.run("ALTER SCHEMA live RENAME TO old; ALTER SCHEMA next RENAME TO live");
+    app.run("COMMIT");
+    refresh.join().unwrap().unwrap();
+    assert_eq!(app.get::<i64>("SELECT count(*) FROM old.w"), 2);
+}

@@ -331,3 +331,43 @@ fn a_broken_row_in_the_registry_stops_nobody_else() {
     let states: Vec<String> = app.get("SELECT array_agg(state) FROM cache_refresher.status");
     assert_eq!(states.len(), 3, "the status can be read: {states:?}");
 }
+
+#[test]
+fn a_view_whose_suspension_ends_is_scheduled_though_no_scheduler_was_left() {
+    let server = Server::builder()
+        .setting("cache_refresher.worker_linger", "100ms")
+        .setting("cache_refresher.suspend_after", "500ms")
+        .setting("cache_refresher.max_retries", "0")
+        .start();
+    let mut app = server.create_database("app");
+    app.create_fragile_view("v");
+    app.break_view("v");
+    app.register("v", "200 ms");
+    app.wait_for_state("v", "suspended");
+    server.wait_until("the scheduler has left", seconds(5), || {
+        server.pids_of(cluster_tests::SCHEDULER).is_empty()
+    });
+    app.mend_view("v");
+    assert_eq!(app.refresh("v"), "refreshed");
+    app.wait_for_refreshes_within(seconds(5), "v", 2);
+}
+
+#[test]
+fn an_open_transaction_on_one_registration_does_not_stop_the_other_views() {
+    let mut db = Scratch::new("open_pause");
+    db.create_view("held", 5);
+    db.create_view("free", 5);
+    db.register("held", "1 hour");
+    db.register("free", "200 ms");
+    db.wait_for_refreshes("free", 1);
+    let mut other = db.connect();
+    other.run("BEGIN; SELECT cache_refresher.pause('held')");
+    // The scheduler wants to write the new name into the row that the other session has changed.
+    db.run("ALTER MATERIALIZED VIEW held RENAME TO moved");
+    db.wait_for_refreshes_within(seconds(4), "free", 5);
+    other.run("COMMIT");
+    db.wait(
+        "the rename is followed",
+        "SELECT count(*) = 1 FROM cache_refresher.status WHERE view_name = 'moved' AND state = 'paused'",
+    );
+}

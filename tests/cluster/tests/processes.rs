@@ -279,3 +279,42 @@ fn errors_of_other_statements_keep_their_code_and_context() {
     let context = error.where_().unwrap_or_default();
     assert!(context.contains("inline_code_block"), "{context}");
 }
+
+#[test]
+fn after_a_restart_no_database_waits_for_the_work_of_others_to_end() {
+    let server = Server::builder().setting("max_worker_processes", "20").start();
+    let names = ["a", "b", "c", "d", "e", "f"];
+    for name in names {
+        let mut db = server.create_database(name);
+        db.create_view("v", 5);
+        db.register("v", "500 ms");
+    }
+    server.restart();
+    for name in names {
+        let mut db = server.connect(name);
+        db.wait_for_refreshes_within(seconds(10), "v", 1);
+    }
+}
+
+#[test]
+fn a_session_that_is_terminated_while_it_refreshes_leaves_a_log_row_and_no_mark() {
+    let server = Server::builder().start();
+    let mut app = server.create_database("app");
+    app.create_paced_view("v");
+    app.register("v", "1 hour");
+    app.set_pace("v", 60.0);
+    let refresh = server.background("app", "SELECT cache_refresher.refresh('v')");
+    app.wait_for_state("v", "running");
+    app.run(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+          WHERE query LIKE '%refresher.refresh%' AND pid <> pg_backend_pid()",
+    );
+    assert!(refresh.join().unwrap().is_err());
+    app.wait_for_state("v", "scheduled");
+    app.wait(
+        "it is logged",
+        "SELECT count(*) = 1 FROM cache_refresher.refresh_log
+          WHERE outcome = 'cancelled' AND sqlstate = '57P01'",
+    );
+    assert!(!app.get::<bool>("SELECT cache_refresher.cancel('v')"));
+}

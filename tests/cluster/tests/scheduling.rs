@@ -276,3 +276,22 @@ fn reports_tell_how_fresh_a_view_is() {
         "SELECT value = 25 FROM cache_refresher.metrics() WHERE name = 'cache_refresher_rows'"
     ));
 }
+
+#[test]
+fn a_view_on_a_view_is_as_old_as_what_it_reads() {
+    let mut db = Scratch::new("on_views");
+    db.create_view("parent", 5);
+    db.run(
+        "CREATE MATERIALIZED VIEW child AS SELECT * FROM parent; CREATE UNIQUE INDEX ON child (id)",
+    );
+    db.refresh("child");
+    let unknown = "SELECT cache_refresher.age('child') IS NULL";
+    assert!(db.get::<bool>(unknown), "nobody knows when the parent was made");
+    db.refresh("parent");
+    db.run("SELECT pg_sleep(0.3)");
+    db.refresh("child");
+    let age = |db: &mut Scratch, view: &str| {
+        db.get::<String>(&format!("SELECT cache_refresher.freshness('{view}') ->> 'data_as_of'"))
+    };
+    assert_eq!(age(&mut db, "child"), age(&mut db, "parent"));
+}
