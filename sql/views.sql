@@ -14,7 +14,7 @@ SELECT c.oid::regclass AS view,
        r.view_schema,
        r.view_name,
        CASE WHEN c.oid IS NULL            THEN 'missing'
-            WHEN run.view IS NOT NULL     THEN 'running'
+            WHEN c.oid = ANY (SELECT run.view FROM _cache_refresher.running_views() run) THEN 'running'
             WHEN r.paused                 THEN 'paused'
             WHEN coalesce(a.suspended, false) THEN 'suspended'
             WHEN a.retry_at IS NOT NULL   THEN 'retrying'
@@ -52,7 +52,6 @@ SELECT c.oid::regclass AS view,
   LEFT JOIN pg_catalog.pg_class c ON c.oid = b.view AND c.relkind = 'm'
   LEFT JOIN _cache_refresher.content k ON k.view = c.oid
   LEFT JOIN _cache_refresher.attempts a ON a.view = c.oid
-  LEFT JOIN _cache_refresher.running_views() run ON run.view = c.oid
  WHERE _cache_refresher.may_see(c.oid)
        -- A view that is gone has no owner: those see it who could make it anew.
     OR (c.oid IS NULL AND pg_catalog.has_schema_privilege(

@@ -1,5 +1,6 @@
 //! Every setting, with a typed getter. Read by lib, api and worker, which pass values down.
 
+use std::cell::RefCell;
 use std::ffi::{CStr, CString};
 use std::time::Duration;
 
@@ -218,14 +219,34 @@ pub fn databases() -> DatabaseList {
     text(&DATABASES).parse().unwrap_or_default()
 }
 
-/// Everything that decides about intervals.
+thread_local! {
+    /// The settings as they were read last, and what they say.
+    static INTERVALS_READ: RefCell<Option<([Option<CString>; 4], IntervalSettings)>> =
+        const { RefCell::new(None) };
+}
+
+/// Everything that decides about intervals. Asked for each row of `status`, so it is parsed only when
+/// one of the settings has changed.
 pub fn intervals() -> IntervalSettings {
-    IntervalSettings {
-        intervals: text(&INTERVALS).parse().unwrap_or_default(),
-        streams: duration_of(&STREAMS_REFRESH_INTERVAL),
-        videos: duration_of(&VIDEOS_REFRESH_INTERVAL),
-        default: duration_of(&DEFAULT_INTERVAL),
-    }
+    let texts = [
+        INTERVALS.get(),
+        STREAMS_REFRESH_INTERVAL.get(),
+        VIDEOS_REFRESH_INTERVAL.get(),
+        DEFAULT_INTERVAL.get(),
+    ];
+    INTERVALS_READ.with_borrow_mut(|read| match read {
+        Some((before, settings)) if *before == texts => settings.clone(),
+        _ => {
+            let settings = IntervalSettings {
+                intervals: text(&INTERVALS).parse().unwrap_or_default(),
+                streams: duration_of(&STREAMS_REFRESH_INTERVAL),
+                videos: duration_of(&VIDEOS_REFRESH_INTERVAL),
+                default: duration_of(&DEFAULT_INTERVAL),
+            };
+            *read = Some((texts, settings.clone()));
+            settings
+        }
+    })
 }
 
 /// Refreshes at once in the whole server.
@@ -245,6 +266,18 @@ pub struct FailurePolicy {
     pub retry: RetryPolicy,
     /// How long a view may fail before it is suspended; zero is for ever.
     pub suspend_after: Duration,
+}
+
+impl FailurePolicy {
+    /// Nothing follows.
+    pub const NONE: Self = Self {
+        retry: RetryPolicy {
+            max_retries: 0,
+            base_delay: Duration::ZERO,
+            max_delay: Duration::ZERO,
+        },
+        suspend_after: Duration::ZERO,
+    };
 }
 
 /// What follows from failures.

@@ -14,7 +14,7 @@ use pgrx::prelude::*;
 use crate::catalog::registry::{Policy, Registration};
 use crate::catalog::view::ViewName;
 use crate::error::{Error, Result};
-use crate::guc;
+use crate::guc::{self, FailurePolicy};
 use crate::pg::shared::{self, Knowledge, Scheduler, Worker};
 use crate::pg::{clock, identity, latch};
 use crate::refresh::policy;
@@ -88,7 +88,8 @@ fn next_refresh_at(
         failing_since: None,
     };
     // A row that an administrator has spoilt is not scheduled, and must not spoil the view of the rest.
-    let Ok(policy) = policy::of(&registration, &guc::intervals(), guc::failure_policy()) else {
+    // When it is due does not depend on what would follow from failures to come.
+    let Ok(policy) = policy::of(&registration, &guc::intervals(), FailurePolicy::NONE) else {
         return Ok(None);
     };
     let next = view_state::next_due(
