@@ -19,7 +19,7 @@ CREATE TABLE _cache_refresher.registry (
     CONSTRAINT registry_time_zone_needs_schedule CHECK (time_zone IS NULL OR schedule IS NOT NULL),
     CONSTRAINT registry_interval_positive CHECK (refresh_interval > interval '0'),
     CONSTRAINT registry_timeout_not_negative CHECK (timeout >= interval '0'),
-    CONSTRAINT registry_method_known CHECK (method IN ('auto', 'full', 'concurrent')),
+    CONSTRAINT registry_method_known CHECK (method IN ('auto', 'full', 'concurrent', 'diff')),
     CONSTRAINT registry_summary_has_owner CHECK ((summary_query IS NULL) = (summary_owner IS NULL))
 );
 COMMENT ON TABLE _cache_refresher.registry IS 'one row per registered materialized view; NULL means inherited from the settings';

@@ -95,12 +95,13 @@ impl std::fmt::Display for RefusalText {
         formatter.write_str(match self.0 {
             Refusal::NoUniqueIndex => "it has no usable unique index",
             Refusal::NotPopulated => "it has never been populated",
+            Refusal::NotHeap => "its access method is not heap",
             Refusal::NotAvailable(_) => "the method is not available yet",
         })
     }
 }
 
-const ACCEPTED_METHODS: &str = "Use auto, full or concurrent.";
+const ACCEPTED_METHODS: &str = "Use auto, full, concurrent or diff.";
 
 impl Error {
     fn code(&self) -> Code {
@@ -206,7 +207,8 @@ impl Error {
                     .to_owned()
             }
             Self::NotAvailable { .. } => {
-                "Use refresh_interval or schedule, and method auto, full or concurrent.".to_owned()
+                "Use refresh_interval or schedule, and method auto, full, concurrent or diff."
+                    .to_owned()
             }
             Self::SetAndReset { .. } => "Do one of them.".to_owned(),
             Self::NotResettable { .. } => {
@@ -220,6 +222,10 @@ impl Error {
                      method => 'full', which shuts readers out while it is refreshed."
                 ),
                 Refusal::NotPopulated => "Use method auto or full for the first time.".to_owned(),
+                Refusal::NotHeap => format!(
+                    "Use method concurrent or full, or ALTER MATERIALIZED VIEW {name} SET ACCESS \
+                     METHOD heap."
+                ),
                 Refusal::NotAvailable(_) => ACCEPTED_METHODS.to_owned(),
             },
             Self::IsolationLevel => {

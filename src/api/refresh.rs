@@ -143,9 +143,9 @@ fn row(answer: Answer) -> Row {
         Some(answer.reason),
         answer.duration.map(milliseconds),
         answer.rows_total,
-        None,
-        None,
-        None,
+        answer.changes.map(|changes| changes.inserted),
+        answer.changes.map(|changes| changes.updated),
+        answer.changes.map(|changes| changes.deleted),
         answer.data_as_of.map(clock::to_sql),
     )
 }

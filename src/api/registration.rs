@@ -270,8 +270,8 @@ fn changed(view: &View, mut policy: Policy, arguments: Arguments) -> Result<Poli
 /// A method that views can be registered with now.
 pub(super) fn available(method: Requested) -> Result<Requested> {
     match method {
-        Requested::Auto | Requested::Full | Requested::Concurrent => Ok(method),
-        Requested::Diff | Requested::Delta => {
+        Requested::Auto | Requested::Full | Requested::Concurrent | Requested::Diff => Ok(method),
+        Requested::Delta => {
             Err(Error::NotAvailable { what: format!("method {}", method.as_str()) })
         }
     }

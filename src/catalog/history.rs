@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cache_refresher_core::outcome::Outcome;
+use cache_refresher_core::outcome::{Outcome, RowCounts};
 use cache_refresher_core::time::Timestamp;
 use pgrx::datum::JsonB;
 use pgrx::pg_sys::Oid;
@@ -26,7 +26,7 @@ pub struct Entry<'a> {
     /// Why this method.
     pub reason: Option<&'a str>,
     pub data_as_of: Option<Timestamp>,
-    pub rows_total: Option<i64>,
+    pub rows: Option<RowCounts>,
     pub summary: Option<serde_json::Value>,
     /// 1 for the first try.
     pub attempt: u32,
@@ -39,8 +39,10 @@ pub struct Entry<'a> {
 const INSERT: &str = "
 INSERT INTO _cache_refresher.history
        (view, view_schema, view_name, outcome, started_at, duration_ms, trigger, method, reason,
-        data_as_of, rows_total, summary, attempt, role_name, sqlstate, message)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, pg_get_userbyid($14), $15, $16)";
+        data_as_of, rows_total, rows_inserted, rows_updated, rows_deleted, summary, attempt,
+        role_name, sqlstate, message)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
+        pg_get_userbyid($17), $18, $19)";
 
 /// SKIP LOCKED: another session's open transaction may be removing the same rows, and nobody should
 /// wait for that.
@@ -58,6 +60,7 @@ DELETE FROM _cache_refresher.history
 
 /// Adds a row.
 pub fn insert(entry: Entry) -> Result<()> {
+    let changes = entry.rows.and_then(|rows| rows.changes);
     query::execute(
         INSERT,
         &[
@@ -71,7 +74,10 @@ pub fn insert(entry: Entry) -> Result<()> {
             entry.method.into(),
             entry.reason.into(),
             entry.data_as_of.map(clock::to_sql).into(),
-            entry.rows_total.into(),
+            entry.rows.map(|rows| rows.total).into(),
+            changes.map(|changes| changes.inserted).into(),
+            changes.map(|changes| changes.updated).into(),
+            changes.map(|changes| changes.deleted).into(),
             entry.summary.map(JsonB).into(),
             i32::try_from(entry.attempt).unwrap_or(i32::MAX).into(),
             entry.role.into(),

@@ -38,16 +38,22 @@ pub struct View {
     pub owner: Oid,
     pub owner_name: String,
     pub populated: bool,
-    /// A unique index that identifies rows: what CONCURRENTLY needs too.
-    pub usable_unique_index: bool,
+    /// Its table is an ordinary heap.
+    pub heap: bool,
+    /// Column numbers of a unique index that identifies rows, what CONCURRENTLY needs too: valid,
+    /// immediate, on columns alone, without WHERE. The one with the fewest; empty if there is none.
+    pub key: Vec<i16>,
 }
 
 const FIND: &str = "
 SELECT c.relkind::text, n.nspname::text, c.relname::text, c.relowner,
        pg_get_userbyid(c.relowner)::text, c.relispopulated,
-       EXISTS (SELECT FROM pg_index i
-                WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate
-                  AND i.indpred IS NULL AND i.indexprs IS NULL)
+       c.relam = (SELECT a.oid FROM pg_am a WHERE a.amname = 'heap'),
+       coalesce((SELECT (i.indkey::int2[])[0:i.indnkeyatts - 1]
+                   FROM pg_index i
+                  WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate
+                    AND i.indpred IS NULL AND i.indexprs IS NULL
+                  ORDER BY i.indnkeyatts, i.indexrelid LIMIT 1), '{}')
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.oid = $1";
 
@@ -65,7 +71,8 @@ impl View {
                     owner: row.required(4)?,
                     owner_name: row.required(5)?,
                     populated: row.required(6)?,
-                    usable_unique_index: row.required(7)?,
+                    heap: row.required(7)?,
+                    key: row.required(8)?,
                 },
             ))
         })?;
@@ -77,6 +84,21 @@ impl View {
             Some((_, view)) => Ok(view),
         }
     }
+}
+
+const UNIQUE_COLUMNS: &str = "
+SELECT DISTINCT a.attnum
+  FROM pg_index i
+  JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
+                  AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid
+  JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum > 0
+                     AND (a.attnum = d.refobjsubid OR d.refobjsubid = 0)
+ WHERE i.indrelid = $1 AND i.indisunique";
+
+/// Numbers of the columns on which unique indexes of the view depend, their expressions and
+/// conditions included: those whose change can bring two rows into conflict.
+pub fn unique_columns(view: Oid) -> Result<Vec<i16>> {
+    query::select_current(UNIQUE_COLUMNS, &[view.into()], |row| row.required(1))
 }
 
 /// A relation that a view's query reads, directly or through plain views.

@@ -56,6 +56,8 @@ impl RefreshLock {
 pub enum RelationLock {
     /// Others may read and write; nobody may drop, truncate or rewrite.
     AccessShare = pg_sys::AccessShareLock as i32,
+    /// Others may read and write, vacuum and analyze; nobody may change the table itself.
+    RowExclusive = pg_sys::RowExclusiveLock as i32,
     /// Others may read.
     Exclusive = pg_sys::ExclusiveLock as i32,
     /// Nobody else.

@@ -4,6 +4,7 @@
 //! `session` runs a refresh that a user asked for, `job` one that a scheduler handed out; both come
 //! to `run`, under the view's own lock.
 
+mod diff;
 pub mod job;
 pub mod policy;
 pub mod privilege;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use cache_refresher_core::duration;
 use cache_refresher_core::method::{self, Facts, Method, Requested};
+use cache_refresher_core::outcome::RowCounts;
 use cache_refresher_core::time::Timestamp;
 use pgrx::pg_sys::Oid;
 use pgrx::{PgSqlErrorCode, PgTryBuilder};
@@ -55,7 +57,7 @@ pub struct Done {
     pub duration: Duration,
     pub snapshot_at: Timestamp,
     pub data_as_of: Option<Timestamp>,
-    pub rows_total: i64,
+    pub rows: RowCounts,
     pub summary: Option<serde_json::Value>,
 }
 
@@ -103,7 +105,7 @@ fn lock_and_rebuild(
         .unwrap_or(Requested::Auto);
     let decide = |view: &View| {
         let facts =
-            Facts { populated: view.populated, usable_unique_index: view.usable_unique_index };
+            Facts { populated: view.populated, unique_key: !view.key.is_empty(), heap: view.heap };
         method::choose(requested, facts)
             .map_err(|refusal| refused(&view.name.to_string(), requested, refusal))
     };
@@ -141,20 +143,23 @@ fn lock_and_rebuild(
     let snapshot_at = clock::now();
     let data_as_of = content::data_as_of(snapshot_at, parents.collect())?;
     let pinned = settings::pinned(settings.lock_timeout)?;
-    let rows_total = loop {
+    let rows = loop {
         // A schema can be renamed in spite of all locks, and the statement goes by name.
         view = View::find(oid)?;
         let _snapshot = ActiveSnapshot::take();
-        // Not a restricted operation: CONCURRENTLY makes a temporary table. The server restricts
-        // the query itself.
-        let _scope =
-            Scope::enter(view.owner, Restriction::LocalUserIdChange, &settings::refs(&pinned));
+        let restriction = match choice.method {
+            // CONCURRENTLY makes a temporary table. The server restricts the query itself.
+            Method::Full | Method::Concurrent => Restriction::LocalUserIdChange,
+            Method::Diff => Restriction::RestrictedOperation,
+        };
+        let _scope = Scope::enter(view.owner, restriction, &settings::refs(&pinned));
         let rows = match choice.method {
             Method::Full => rebuild::full(&view),
             Method::Concurrent => rebuild::concurrently(&view),
+            Method::Diff => break diff::refresh(&view)?,
         };
-        if let Some(rows) = rows {
-            break rows;
+        if let Some(total) = rows {
+            break RowCounts { total, changes: None };
         }
     };
     let summary = match registration.and_then(|registration| registration.policy.summary.as_ref()) {
@@ -171,7 +176,7 @@ fn lock_and_rebuild(
         duration: clock::now().since(started_at),
         snapshot_at,
         data_as_of,
-        rows_total,
+        rows,
         summary,
     })
 }
@@ -180,6 +185,7 @@ fn lock_for(method: Method) -> RelationLock {
     match method {
         Method::Full => RelationLock::AccessExclusive,
         Method::Concurrent => RelationLock::Exclusive,
+        Method::Diff => RelationLock::RowExclusive,
     }
 }
 

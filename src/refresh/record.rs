@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cache_refresher_core::duration;
 use cache_refresher_core::notification::Notification;
-use cache_refresher_core::outcome::Outcome;
+use cache_refresher_core::outcome::{Outcome, RowChanges};
 use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::view_state::{History, Verdict};
 use pgrx::pg_sys::Oid;
@@ -38,7 +38,7 @@ pub fn success(
         data_as_of: done.data_as_of,
         refreshed_at: done.started_at.plus(done.duration),
         duration_ms: milliseconds(done.duration),
-        rows_total: Some(done.rows_total),
+        rows_total: Some(done.rows.total),
     };
     content::save(done.view.oid, &shown, done.method.as_str(), done.summary.clone())?;
     let tries = attempts::save(done.view.oid, after, Outcome::Refreshed, None)?;
@@ -52,7 +52,7 @@ pub fn success(
         method: Some(done.method.as_str()),
         reason: Some(done.reason),
         data_as_of: done.data_as_of,
-        rows_total: Some(done.rows_total),
+        rows: Some(done.rows),
         summary: done.summary.clone(),
         attempt: before.attempt + 1,
         role: request.role,
@@ -65,7 +65,7 @@ pub fn success(
             outcome: Outcome::Refreshed.as_str(),
             method: done.method.as_str(),
             duration_ms: milliseconds(done.duration),
-            rows: Some(done.rows_total),
+            rows: Some(done.rows.total),
             data_as_of: done.data_as_of.map(|at| at.to_rfc3339_millis()),
         }
         .to_payload();
@@ -105,7 +105,7 @@ pub fn failure(failure: &Failure, after: Option<&History>, retention: Retention)
         method: None,
         reason: None,
         data_as_of: None,
-        rows_total: None,
+        rows: None,
         summary: None,
         attempt: failure.attempt,
         role: failure.role,
@@ -142,11 +142,12 @@ pub fn log_success(done: &Done, settings: &RefreshSettings) {
     if settings.log_min_duration.is_some_and(|least| done.duration >= least) {
         report::log(
             &format!(
-                "cache_refresher: refreshed {} with {} in {:.1} ms, {} rows",
+                "cache_refresher: refreshed {} with {} in {:.1} ms, {} rows{}",
                 done.view.name,
                 done.method.as_str(),
                 milliseconds(done.duration),
-                done.rows_total,
+                done.rows.total,
+                done.rows.changes.map(written).unwrap_or_default(),
             ),
             None,
             None,
@@ -186,6 +187,12 @@ pub fn log_failure(failure: &Failure, max_retries: u32, verdict: Option<&Verdict
             Some("Mend the cause, then call cache_refresher.resume or cache_refresher.refresh."),
         );
     }
+}
+
+/// What was written, as the end of a line.
+fn written(changes: RowChanges) -> String {
+    let RowChanges { inserted, updated, deleted } = changes;
+    format!(" ({inserted} inserted, {updated} updated, {deleted} deleted)")
 }
 
 /// To the millisecond: what a person wants to read.

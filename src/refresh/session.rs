@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cache_refresher_core::method::{Method, Requested};
-use cache_refresher_core::outcome::Outcome;
+use cache_refresher_core::outcome::{Outcome, RowChanges};
 use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::view_state;
 use pgrx::pg_sys::Oid;
@@ -30,6 +30,7 @@ pub struct Answer {
     pub reason: String,
     pub duration: Option<Duration>,
     pub rows_total: Option<i64>,
+    pub changes: Option<RowChanges>,
     pub data_as_of: Option<Timestamp>,
 }
 
@@ -42,6 +43,7 @@ impl Answer {
             reason: reason.to_owned(),
             duration: None,
             rows_total: content.rows_total,
+            changes: None,
             data_as_of: content.data_as_of,
         }
     }
@@ -136,7 +138,8 @@ fn refresh_locked(
         method: Some(done.method),
         reason: done.reason.to_owned(),
         duration: Some(done.duration),
-        rows_total: Some(done.rows_total),
+        rows_total: Some(done.rows.total),
+        changes: done.rows.changes,
         data_as_of: done.data_as_of,
     })
 }

@@ -54,13 +54,15 @@ impl Requested {
     }
 }
 
-/// The method that one refresh uses. Diff and delta will join here.
+/// The method that one refresh uses. Delta will join here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
     /// REFRESH MATERIALIZED VIEW.
     Full,
     /// REFRESH MATERIALIZED VIEW CONCURRENTLY.
     Concurrent,
+    /// Only the rows that differ are written.
+    Diff,
 }
 
 impl Method {
@@ -69,19 +71,22 @@ impl Method {
         match self {
             Self::Full => "full",
             Self::Concurrent => "concurrent",
+            Self::Diff => "diff",
         }
     }
 }
 
-/// What the choice depends on; looked up under the refresh's lock. What diff and delta need to know
-/// will join here.
+/// What the choice depends on; looked up under the refresh's lock. What delta needs to know will
+/// join here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Facts {
     /// The view has content.
     pub populated: bool,
     /// It has an index that the server takes for CONCURRENTLY: unique, valid, immediate, a btree on
     /// columns alone, without WHERE.
-    pub usable_unique_index: bool,
+    pub unique_key: bool,
+    /// Its table is an ordinary heap, whose rows diff knows how to write.
+    pub heap: bool,
 }
 
 /// A method, and why it was taken.
@@ -100,6 +105,8 @@ pub enum Refusal {
     NoUniqueIndex,
     /// The method needs a view with content.
     NotPopulated,
+    /// The rows of such a table cannot be written one by one.
+    NotHeap,
     /// The method does not exist yet.
     NotAvailable(Requested),
 }
@@ -110,15 +117,19 @@ pub fn choose(requested: Requested, facts: Facts) -> Result<Choice, Refusal> {
     let take = |method, reason| Ok(Choice { method, reason });
     match requested {
         Requested::Auto if !facts.populated => take(Method::Full, "first population"),
-        Requested::Auto if facts.usable_unique_index => {
-            take(Method::Concurrent, "does not block readers")
+        Requested::Auto if facts.heap => take(Method::Diff, "writes only what differs"),
+        Requested::Auto if facts.unique_key => {
+            take(Method::Concurrent, "the access method is not heap")
         }
-        Requested::Auto => Err(Refusal::NoUniqueIndex),
+        Requested::Auto => Err(Refusal::NotHeap),
         Requested::Full => take(Method::Full, "asked for"),
         Requested::Concurrent if !facts.populated => Err(Refusal::NotPopulated),
-        Requested::Concurrent if !facts.usable_unique_index => Err(Refusal::NoUniqueIndex),
+        Requested::Concurrent if !facts.unique_key => Err(Refusal::NoUniqueIndex),
         Requested::Concurrent => take(Method::Concurrent, "asked for"),
-        Requested::Diff | Requested::Delta => Err(Refusal::NotAvailable(requested)),
+        Requested::Diff if !facts.populated => Err(Refusal::NotPopulated),
+        Requested::Diff if !facts.heap => Err(Refusal::NotHeap),
+        Requested::Diff => take(Method::Diff, "asked for"),
+        Requested::Delta => Err(Refusal::NotAvailable(requested)),
     }
 }
 
@@ -126,18 +137,23 @@ pub fn choose(requested: Requested, facts: Facts) -> Result<Choice, Refusal> {
 mod tests {
     use super::*;
 
-    const READY: Facts = Facts { populated: true, usable_unique_index: true };
-    const NO_INDEX: Facts = Facts { populated: true, usable_unique_index: false };
-    const EMPTY: Facts = Facts { populated: false, usable_unique_index: true };
-    const NEITHER: Facts = Facts { populated: false, usable_unique_index: false };
+    const READY: Facts = Facts { populated: true, unique_key: true, heap: true };
+    const NO_INDEX: Facts = Facts { unique_key: false, ..READY };
+    const OTHER_TABLE: Facts = Facts { heap: false, ..READY };
+    const OTHER_WITHOUT_INDEX: Facts = Facts { heap: false, ..NO_INDEX };
+    const EMPTY: Facts = Facts { populated: false, ..READY };
+    const NEITHER: Facts = Facts { populated: false, ..NO_INDEX };
 
     #[test]
     fn the_choice_follows_the_request_and_the_facts() {
         let full = |reason| Ok(Choice { method: Method::Full, reason });
         let concurrent = |reason| Ok(Choice { method: Method::Concurrent, reason });
+        let diff = |reason| Ok(Choice { method: Method::Diff, reason });
         for (requested, facts, expected) in [
-            (Requested::Auto, READY, concurrent("does not block readers")),
-            (Requested::Auto, NO_INDEX, Err(Refusal::NoUniqueIndex)),
+            (Requested::Auto, READY, diff("writes only what differs")),
+            (Requested::Auto, NO_INDEX, diff("writes only what differs")),
+            (Requested::Auto, OTHER_TABLE, concurrent("the access method is not heap")),
+            (Requested::Auto, OTHER_WITHOUT_INDEX, Err(Refusal::NotHeap)),
             (Requested::Auto, EMPTY, full("first population")),
             (Requested::Auto, NEITHER, full("first population")),
             (Requested::Full, READY, full("asked for")),
@@ -145,7 +161,10 @@ mod tests {
             (Requested::Concurrent, READY, concurrent("asked for")),
             (Requested::Concurrent, NO_INDEX, Err(Refusal::NoUniqueIndex)),
             (Requested::Concurrent, EMPTY, Err(Refusal::NotPopulated)),
-            (Requested::Diff, READY, Err(Refusal::NotAvailable(Requested::Diff))),
+            (Requested::Diff, READY, diff("asked for")),
+            (Requested::Diff, NO_INDEX, diff("asked for")),
+            (Requested::Diff, EMPTY, Err(Refusal::NotPopulated)),
+            (Requested::Diff, OTHER_TABLE, Err(Refusal::NotHeap)),
             (Requested::Delta, EMPTY, Err(Refusal::NotAvailable(Requested::Delta))),
         ] {
             assert_eq!(choose(requested, facts), expected, "{requested:?} {facts:?}");

@@ -59,6 +59,33 @@ impl Outcome {
     }
 }
 
+/// What a refresh has done to the rows of its view.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RowCounts {
+    /// Rows in the view.
+    pub total: i64,
+    /// Rows that were written, where the method tells.
+    pub changes: Option<RowChanges>,
+}
+
+/// Rows that a refresh has written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RowChanges {
+    /// New rows.
+    pub inserted: i64,
+    /// New versions of rows.
+    pub updated: i64,
+    /// Rows that are gone.
+    pub deleted: i64,
+}
+
+impl RowChanges {
+    /// All of them.
+    pub const fn total(self) -> i64 {
+        self.inserted + self.updated + self.deleted
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

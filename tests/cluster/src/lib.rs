@@ -5,6 +5,7 @@
 //! the server's log.
 
 mod builder;
+mod diff;
 mod installation;
 mod scratch;
 mod server;
@@ -16,6 +17,7 @@ mod views;
 use std::time::{Duration, Instant};
 
 pub use builder::Builder;
+pub use diff::{Counts, diff_statement};
 pub use installation::Installation;
 pub use rustix::process::Signal;
 pub use scratch::Scratch;

@@ -183,6 +183,14 @@ impl Server {
             .collect()
     }
 
+    /// How many workers are in the middle of a transaction. The pool counts those: one that leaves has
+    /// given its place back a moment before its process is gone.
+    pub fn refreshes_at_work(&self) -> usize {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = $1 AND xact_start IS NOT NULL";
+        let row = self.connect("postgres").query_one(sql, &[&crate::WORKER]).unwrap();
+        usize::try_from(row.get::<_, i64>(0)).unwrap()
+    }
+
     /// How many processes of the extension are connected to a database.
     pub fn processes_in(&self, database: &str) -> usize {
         self.processes()

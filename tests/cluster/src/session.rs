@@ -7,7 +7,7 @@ use std::time::Duration;
 use postgres::error::DbError;
 use postgres::fallible_iterator::FallibleIterator;
 use postgres::types::FromSqlOwned;
-use postgres::{Client, Error};
+use postgres::{Client, Error, Row};
 use serde_json::Value;
 
 use crate::{PATIENCE, poll};
@@ -32,8 +32,13 @@ impl Session {
 
     /// The one value that a query returns.
     pub fn get<T: FromSqlOwned>(&mut self, sql: &str) -> T {
+        self.row(sql).get(0)
+    }
+
+    /// The one row that a query returns.
+    pub fn row(&mut self, sql: &str) -> Row {
         match self.client.query_one(sql, &[]) {
-            Ok(row) => row.get(0),
+            Ok(row) => row,
             Err(error) => panic!("{sql}\n{}\n{}", describe(&error), tail(&self.log)),
         }
     }

@@ -213,7 +213,7 @@ fn there_are_never_more_workers_than_the_setting_allows() {
     }
     let mut most = 0;
     for _ in 0..60 {
-        most = most.max(server.pids_of(WORKER).len());
+        most = most.max(server.refreshes_at_work());
         std::thread::sleep(millis(50));
     }
     assert_eq!(most, 2);

@@ -1,0 +1,48 @@
+//! A memory context of our own, so that what is copied in passing has a known owner.
+
+use pgrx::pg_sys;
+
+/// Deleted when dropped, or with the transaction.
+pub struct MemoryContext(pg_sys::MemoryContext);
+
+impl MemoryContext {
+    /// Below the current one.
+    pub fn new() -> Self {
+        // SAFETY: the name is a constant.
+        unsafe {
+            Self(pg_sys::AllocSetContextCreateInternal(
+                pg_sys::CurrentMemoryContext,
+                c"cache_refresher diff".as_ptr(),
+                pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+            ))
+        }
+    }
+
+    /// Runs code whose allocations go here. After an ERROR the server chooses its context anew.
+    pub fn run<R>(&self, body: impl FnOnce() -> R) -> R {
+        // SAFETY: the context lives as long as this; what was current before is so again.
+        unsafe {
+            let before = pg_sys::MemoryContextSwitchTo(self.0);
+            let value = body();
+            pg_sys::MemoryContextSwitchTo(before);
+            value
+        }
+    }
+}
+
+impl Drop for MemoryContext {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: nothing in it is used any more: its users borrow from its owner.
+            unsafe { pg_sys::MemoryContextDelete(self.0) };
+        }
+    }
+}
+
+/// The setting work_mem, in bytes.
+pub fn work_mem() -> usize {
+    // SAFETY: a variable of this process.
+    usize::try_from(unsafe { pg_sys::work_mem }).unwrap_or(64) * 1024
+}

@@ -1,0 +1,271 @@
+//! The rows of a view and of its query, as the diff of the core wants them: two streams to compare,
+//! and spools for what is found.
+
+use cache_refresher_core::diff::{Likeness, Rows, Side};
+use pgrx::pg_sys;
+
+use super::memory::MemoryContext;
+use super::relation::{Relation, Scan};
+use super::row::{ExecutorRow, Kept, RowId, RowType, Slot, Values};
+use super::spool::{Sorter, Spool, Tagged};
+
+/// What tells rows from each other; columns are counted from 0.
+pub struct Identity {
+    /// The columns of a unique index; empty where there is none.
+    pub key: Vec<usize>,
+    /// Columns whose change could trip a unique index while others are still to be written.
+    pub unique: Vec<usize>,
+}
+
+struct Comparison {
+    row_type: RowType,
+    identity: Identity,
+}
+
+impl Comparison {
+    /// A row with a NULL in its key is identified as a whole: a unique index lets several such in.
+    fn has_key(&self, row: Values) -> bool {
+        let key = &self.identity.key;
+        !key.is_empty() && key.iter().all(|&column| !row.nulls[column])
+    }
+
+    fn likeness(&self, new: Values, old: Values) -> Likeness {
+        if self.row_type.same(new, old) {
+            Likeness::Same
+        } else if self.has_key(new) && self.row_type.same_in(&self.identity.key, new, old) {
+            Likeness::SameKey
+        } else {
+            Likeness::Different
+        }
+    }
+
+    fn hash(&self, row: Values) -> u64 {
+        if self.has_key(row) {
+            self.row_type.hash_in(&self.identity.key, row)
+        } else {
+            self.row_type.hash(row)
+        }
+    }
+}
+
+/// What has to be written, to be applied in this order: deletions, updates, insertions. So no unique
+/// index sees a value twice that is only passed from one row to another.
+pub struct Changes {
+    /// Tags are row ids.
+    pub deletions: Spool,
+    /// Tags are row ids.
+    pub updates: Spool,
+    pub insertions: Spool,
+    /// Changed rows that are written as a deletion and an insertion.
+    pub replaced: u64,
+}
+
+impl Changes {
+    fn update(&mut self, comparison: &Comparison, new: Values, old: Values, id: RowId) {
+        if comparison.row_type.same_in(&comparison.identity.unique, new, old) {
+            self.updates.write(id.to_number(), new);
+        } else {
+            self.replaced += 1;
+            self.delete(id);
+            self.insertions.write(0, new);
+        }
+    }
+
+    fn delete(&mut self, id: RowId) {
+        self.deletions.write(id.to_number(), Values { datums: &[], nulls: &[] });
+    }
+}
+
+/// The two streams.
+pub struct RowStreams<'a> {
+    view: &'a Relation,
+    memory: &'a MemoryContext,
+    scan: Scan<'a>,
+    /// The head of the new stream, set anew for each row.
+    new: *mut pg_sys::TupleTableSlot,
+    comparison: Comparison,
+    /// Rows that were set aside are looked at in these, the first for a row of the query.
+    kept: [Slot; 2],
+    sorter: Option<Sorter>,
+    sorter_bytes: usize,
+    row: Slot,
+    changes: Changes,
+}
+
+impl<'a> RowStreams<'a> {
+    /// Begins to read the view under the active snapshot. What does not fit into `memory_bytes` goes
+    /// to temporary files; half of it is for whoever sets rows aside.
+    pub fn begin(
+        view: &'a Relation,
+        memory: &'a MemoryContext,
+        identity: Identity,
+        memory_bytes: usize,
+    ) -> Self {
+        memory.run(|| {
+            // SAFETY: the relation is open as long as this lives.
+            let (kept, row) = unsafe {
+                let minimal = || Slot::minimal(view.descriptor());
+                ([minimal(), minimal()], Slot::borrowed(view.descriptor()))
+            };
+            let spool_bytes = memory_bytes / 12;
+            Self {
+                view,
+                memory,
+                scan: Scan::begin(view),
+                new: std::ptr::null_mut(),
+                comparison: Comparison { row_type: RowType::of(view), identity },
+                kept,
+                sorter: None,
+                sorter_bytes: memory_bytes / 4,
+                row,
+                changes: Changes {
+                    deletions: Spool::of_tags(view, spool_bytes),
+                    updates: Spool::of_rows(view, spool_bytes),
+                    insertions: Spool::of_rows(view, spool_bytes),
+                    replaced: 0,
+                },
+            }
+        })
+    }
+
+    /// Calls `body` with this row as the head of the new stream.
+    pub const fn set_new(&mut self, row: &ExecutorRow) {
+        self.new = row.as_ptr();
+    }
+
+    /// What was found, once both streams are read.
+    pub fn into_changes(self) -> Changes {
+        self.changes
+    }
+
+    fn new_values(&self) -> Values<'_> {
+        // SAFETY: set by `set_new`, and used only until the executor shows the next row.
+        unsafe { super::row::values(self.new) }
+    }
+}
+
+impl Rows for RowStreams<'_> {
+    type Kept = Kept;
+
+    fn next_old(&mut self) -> bool {
+        self.scan.advance()
+    }
+
+    fn compare_heads(&mut self) -> Likeness {
+        self.comparison.likeness(self.new_values(), self.scan.values())
+    }
+
+    fn compare(&mut self, head: Side, kept: &Kept) -> Likeness {
+        self.kept[0].show_kept(kept);
+        match head {
+            Side::New => self.comparison.likeness(self.new_values(), self.kept[0].values()),
+            Side::Old => self.comparison.likeness(self.kept[0].values(), self.scan.values()),
+        }
+    }
+
+    fn compare_kept(&mut self, new: &Kept, old: &Kept) -> Likeness {
+        self.kept[0].show_kept(new);
+        self.kept[1].show_kept(old);
+        self.comparison.likeness(self.kept[0].values(), self.kept[1].values())
+    }
+
+    fn hash(&mut self, head: Side) -> u64 {
+        match head {
+            Side::New => self.comparison.hash(self.new_values()),
+            Side::Old => self.comparison.hash(self.scan.values()),
+        }
+    }
+
+    fn keep(&mut self, head: Side) -> Kept {
+        // SAFETY: both heads hold a row.
+        self.memory.run(|| unsafe {
+            match head {
+                Side::New => Kept::copy(self.new, RowId::from_number(0)),
+                Side::Old => Kept::copy(self.scan.slot().as_ptr(), self.scan.id()),
+            }
+        })
+    }
+
+    fn size(&self, kept: &Kept) -> usize {
+        kept.size()
+    }
+
+    fn discard(&mut self, kept: Kept) {
+        kept.free();
+    }
+
+    fn update_heads(&mut self) {
+        // SAFETY: as in `new_values`, which would borrow all of this.
+        let new = unsafe { super::row::values(self.new) };
+        self.changes.update(&self.comparison, new, self.scan.values(), self.scan.id());
+    }
+
+    fn update(&mut self, head: Side, kept: Kept) {
+        self.kept[0].show_kept(&kept);
+        match head {
+            Side::New => {
+                // SAFETY: as in `update_heads`.
+                let new = unsafe { super::row::values(self.new) };
+                self.changes.update(&self.comparison, new, self.kept[0].values(), kept.id);
+            }
+            Side::Old => {
+                let (new, old) = (self.kept[0].values(), self.scan.values());
+                self.changes.update(&self.comparison, new, old, self.scan.id());
+            }
+        }
+        kept.free();
+    }
+
+    fn update_kept(&mut self, new: Kept, old: Kept) {
+        self.kept[0].show_kept(&new);
+        self.kept[1].show_kept(&old);
+        let (new_values, old_values) = (self.kept[0].values(), self.kept[1].values());
+        self.changes.update(&self.comparison, new_values, old_values, old.id);
+        new.free();
+        old.free();
+    }
+
+    fn insert(&mut self, new: Kept) {
+        self.kept[0].show_kept(&new);
+        self.changes.insertions.write(0, self.kept[0].values());
+        new.free();
+    }
+
+    fn delete(&mut self, old: Kept) {
+        self.changes.delete(old.id);
+        old.free();
+    }
+
+    fn spill(&mut self, side: Side, hash: u64, kept: Kept) {
+        let sorter = self
+            .sorter
+            .get_or_insert_with(|| self.memory.run(|| Sorter::new(self.view, self.sorter_bytes)));
+        self.kept[0].show_kept(&kept);
+        sorter.write(Tagged {
+            sort_key: hash.cast_signed(),
+            tag: match side {
+                Side::New => NEW,
+                Side::Old => kept.id.to_number(),
+            },
+            row: self.kept[0].values(),
+        });
+        kept.free();
+    }
+
+    fn next_spilled(&mut self) -> Option<(Side, u64, Kept)> {
+        let Tagged { sort_key, tag, row } = self.sorter.as_mut()?.read()?;
+        let (side, id) = match tag {
+            NEW => (Side::New, RowId::from_number(0)),
+            tag => (Side::Old, RowId::from_number(tag)),
+        };
+        // SAFETY: the row has the columns of the view, and is there until the next is read.
+        let kept = self.memory.run(|| unsafe {
+            self.row.show(row);
+            Kept::copy(self.row.as_ptr(), id)
+        });
+        Some((side, sort_key.cast_unsigned(), kept))
+    }
+}
+
+/// Tag of a spilled row of the query; no row id is negative.
+const NEW: i64 = -1;

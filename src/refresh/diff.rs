@@ -1,0 +1,71 @@
+//! Method `diff`: the view's query is run beside a scan of the view, and only the rows that differ are
+//! written. Readers, VACUUM and ANALYZE go on.
+
+use cache_refresher_core::diff::Diff;
+use cache_refresher_core::outcome::{RowChanges, RowCounts};
+
+use crate::catalog::view::{self, View};
+use crate::error::Result;
+use crate::pg::memory::{self, MemoryContext};
+use crate::pg::relation::Relation;
+use crate::pg::row::RowId;
+use crate::pg::row_streams::{Changes, Identity, RowStreams};
+use crate::pg::table_writer::TableWriter;
+use crate::pg::view_query;
+
+/// Brings the view up to date with what the active snapshot sees. The caller holds ROW EXCLUSIVE on
+/// the view and locks on its sources, and runs as the view's owner.
+pub fn refresh(view: &View) -> Result<RowCounts> {
+    let identity = Identity {
+        key: view.key.iter().map(|&number| column(number)).collect(),
+        unique: view::unique_columns(view.oid)?.into_iter().map(column).collect(),
+    };
+    let relation = Relation::open(view.oid);
+    let memory = MemoryContext::new();
+    let (total, changes) = compare(&relation, &memory, identity);
+    let changes = apply(&relation, changes);
+    Ok(RowCounts { total: signed(total), changes: Some(changes) })
+}
+
+/// Nothing is written before both sides are read: the query's plan may be a parallel one.
+fn compare(relation: &Relation, memory: &MemoryContext, identity: Identity) -> (u64, Changes) {
+    let work_mem = memory::work_mem();
+    let streams = RowStreams::begin(relation, memory, identity, work_mem);
+    let mut diff = Diff::new(streams, work_mem / 2);
+    let total = memory.run(|| {
+        view_query::run(relation, &mut |row| {
+            diff.rows().set_new(&row);
+            diff.new_row();
+        })
+    });
+    (total, diff.finish().into_changes())
+}
+
+fn apply(relation: &Relation, changes: Changes) -> RowChanges {
+    let Changes { mut deletions, mut updates, mut insertions, replaced } = changes;
+    let mut writer = TableWriter::open(relation);
+    while let Some(deletion) = deletions.read() {
+        writer.delete(RowId::from_number(deletion.tag));
+    }
+    while let Some(update) = updates.read() {
+        writer.update(RowId::from_number(update.tag), update.row);
+    }
+    while let Some(insertion) = insertions.read() {
+        writer.insert(insertion.row);
+    }
+    writer.finish();
+    RowChanges {
+        inserted: signed(insertions.rows() - replaced),
+        updated: signed(updates.rows() + replaced),
+        deleted: signed(deletions.rows() - replaced),
+    }
+}
+
+/// Attribute numbers count from 1.
+fn column(number: i16) -> usize {
+    usize::try_from(number - 1).unwrap_or_default()
+}
+
+fn signed(rows: u64) -> i64 {
+    i64::try_from(rows).unwrap_or(i64::MAX)
+}
