@@ -4,6 +4,7 @@
 
 mod idle;
 mod machine;
+mod methods;
 mod overhead;
 mod pg_cron;
 mod process;
@@ -19,23 +20,35 @@ use std::time::Instant;
 use report::{Comparison, Goals};
 
 const USAGE: &str = "\
-Usage: benches [PART]...
+Usage: benches [PART]... [ROWS]
 
   overhead     a refresh by a worker beside the bare statement
   punctuality  1,000 views with an interval of a minute
   idle         CPU and memory with 1,000 views when nothing is due
   queries      status and freshness with 1,000 views
+  methods      diff beside full and concurrent, views on 10,000, 100,000 and 1,000,000 rows
 
-Without a part: all of them, in about seven minutes.";
+Without a part: all of them, in about twelve minutes; methods without the largest views, which take
+about twenty minutes more. ROWS is the most that methods works on.";
 
-const PARTS: [&str; 4] = ["overhead", "punctuality", "idle", "queries"];
+const PARTS: [&str; 5] = ["overhead", "punctuality", "idle", "queries", "methods"];
 
 fn main() -> ExitCode {
-    let chosen: Vec<String> = std::env::args().skip(1).collect();
+    let (numbers, chosen): (Vec<String>, Vec<String>) =
+        std::env::args().skip(1).partition(|argument| argument.parse::<u32>().is_ok());
     if let Some(unknown) = chosen.iter().find(|part| !PARTS.contains(&part.as_str())) {
         eprintln!("there is no part '{unknown}'\n\n{USAGE}");
         return ExitCode::from(2);
     }
+    let most_rows = match numbers.last().and_then(|number| number.parse().ok()) {
+        Some(rows) if rows < methods::SIZES[0] => {
+            eprintln!("methods works on {} rows at least\n\n{USAGE}", methods::SIZES[0]);
+            return ExitCode::from(2);
+        }
+        Some(rows) => rows,
+        None if chosen.is_empty() => methods::QUICK,
+        None => u32::MAX,
+    };
     let wants = |part: &str| chosen.is_empty() || chosen.iter().any(|name| name == part);
     let start = Instant::now();
     let mut goals = Goals::default();
@@ -63,6 +76,9 @@ fn main() -> ExitCode {
     }
     if wants("punctuality") {
         punctuality::measure(with_cron, &mut goals, &mut beside);
+    }
+    if wants("methods") {
+        methods::measure(most_rows, &mut goals);
     }
     beside.print();
     goals.print();

@@ -1,10 +1,13 @@
 //! What Linux says about a process: CPU time and memory.
 
 use std::fs;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 /// Ticks of a second in /proc/PID/stat: the same on every Linux that PostgreSQL is packaged for.
 const TICKS: u64 = 100;
+/// How often memory is looked at.
+const GLANCE: Duration = Duration::from_millis(2);
 
 /// CPU time that a process has used, in user and kernel mode.
 pub fn cpu(pid: i32) -> Duration {
@@ -40,6 +43,31 @@ pub fn memory(pid: i32) -> Memory {
         proportional: field("Pss:"),
         private: field("Private_Clean:") + field("Private_Dirty:"),
     }
+}
+
+/// Memory of a process that is no file's and not shared, in kB: its heap and stack.
+pub fn anonymous(pid: i32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = text.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// The most of that memory which a process is seen to have while `body` runs here.
+pub fn peak_anonymous(pid: i32, body: impl FnOnce()) -> u64 {
+    // Dropped at the end, also by a panic: the thread would never stop otherwise.
+    let (running, ended) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let watcher = scope.spawn(move || {
+            let mut peak = anonymous(pid);
+            while ended.recv_timeout(GLANCE) == Err(RecvTimeoutError::Timeout) {
+                peak = peak.max(anonymous(pid));
+            }
+            peak
+        });
+        body();
+        drop(running);
+        watcher.join().unwrap()
+    })
 }
 
 /// CPU time of a whole server: the postmaster, its children, and those that have ended.

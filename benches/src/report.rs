@@ -4,6 +4,8 @@ use crate::stats::Samples;
 
 /// The unit of what is counted.
 pub const COUNT: &str = "";
+/// The unit of what is compared.
+pub const RATIO: &str = "×";
 
 /// The heading of a part's table, whose rows are printed by `row`.
 pub fn heading(title: &str) {
@@ -25,6 +27,12 @@ pub fn row(label: &str, samples: &Samples) {
 /// A row with one figure.
 pub fn fact(label: &str, figure: &str) {
     println!("  {label:<56}{figure:>9}");
+}
+
+/// A line of a table with many columns, or its heading.
+pub fn line(label: &str, cells: &[String]) {
+    let cells: String = cells.iter().map(|cell| format!("{cell:>9}")).collect();
+    println!("  {label:<9}{cells}");
 }
 
 /// Three digits that count.

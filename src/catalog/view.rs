@@ -43,18 +43,21 @@ pub struct View {
     /// Column numbers of a unique index that identifies rows, what CONCURRENTLY needs too: valid,
     /// immediate, on columns alone, without WHERE. The one with the fewest; empty if there is none.
     pub key: Vec<i16>,
+    /// That index.
+    pub key_index: Option<Oid>,
 }
 
 const FIND: &str = "
 SELECT c.relkind::text, n.nspname::text, c.relname::text, c.relowner,
        pg_get_userbyid(c.relowner)::text, c.relispopulated,
        c.relam = (SELECT a.oid FROM pg_am a WHERE a.amname = 'heap'),
-       coalesce((SELECT (i.indkey::int2[])[0:i.indnkeyatts - 1]
-                   FROM pg_index i
-                  WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate
-                    AND i.indpred IS NULL AND i.indexprs IS NULL
-                  ORDER BY i.indnkeyatts, i.indexrelid LIMIT 1), '{}')
+       coalesce(k.columns, '{}'), k.index
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN LATERAL (SELECT (i.indkey::int2[])[0:i.indnkeyatts - 1], i.indexrelid
+                       FROM pg_index i
+                      WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate
+                        AND i.indpred IS NULL AND i.indexprs IS NULL
+                      ORDER BY i.indnkeyatts, i.indexrelid LIMIT 1) AS k (columns, index) ON true
  WHERE c.oid = $1";
 
 impl View {
@@ -73,6 +76,7 @@ impl View {
                     populated: row.required(6)?,
                     heap: row.required(7)?,
                     key: row.required(8)?,
+                    key_index: row.optional(9)?,
                 },
             ))
         })?;

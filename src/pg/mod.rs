@@ -9,6 +9,7 @@ pub mod deadline;
 pub mod guc_hooks;
 pub mod hooks;
 pub mod identity;
+pub mod key_order;
 pub mod latch;
 pub mod loading;
 pub mod lock;

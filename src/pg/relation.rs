@@ -2,6 +2,7 @@
 
 use pgrx::pg_sys;
 
+use super::key_order::KeyOrder;
 use super::row::{RowId, Slot, Values};
 
 /// A relation that is open in this transaction; the caller holds a lock on it.
@@ -30,11 +31,20 @@ impl Relation {
         usize::try_from(unsafe { (*self.descriptor()).natts }).unwrap_or_default()
     }
 
-    /// Rows, as far as the planner knows; nothing if it does not.
-    pub fn estimated_rows(&self) -> Option<u64> {
-        // SAFETY: open until dropped.
-        let estimate = unsafe { (*(*self.0).rd_rel).reltuples };
-        (estimate >= 0.0).then_some(estimate as u64)
+    /// Rows, as far as the server knows without counting.
+    pub fn estimated_rows(&self) -> u64 {
+        let (mut pages, mut rows, mut all_visible) = (0, 0.0, 0.0);
+        // SAFETY: an open relation with storage; the results go to variables.
+        unsafe {
+            pg_sys::estimate_rel_size(
+                self.0,
+                std::ptr::null_mut(),
+                &mut pages,
+                &mut rows,
+                &mut all_visible,
+            );
+        }
+        rows as u64
     }
 }
 
@@ -48,40 +58,46 @@ impl Drop for Relation {
     }
 }
 
-/// All rows of a table that the active snapshot sees, in the order in which they lie.
+/// All rows of a table that the active snapshot sees.
 pub struct Scan<'a> {
-    scan: pg_sys::TableScanDesc,
+    kind: Kind,
     slot: Slot,
     _relation: &'a Relation,
 }
 
+enum Kind {
+    Table(pg_sys::TableScanDesc),
+    Index(pg_sys::IndexScanDesc),
+}
+
 impl<'a> Scan<'a> {
-    /// Begins at the first block: not where another scan happens to be, since the order matters.
+    /// In the order in which they lie. Begins at the first block: not where another scan happens to
+    /// be, since the order matters.
     pub fn begin(relation: &'a Relation) -> Self {
         // SAFETY: an open relation; the active snapshot outlives the scan, as its user sees to.
-        unsafe {
+        let scan = unsafe {
             let snapshot = pg_sys::GetActiveSnapshot();
-            let scan = pg_sys::table_beginscan_strat(
-                relation.0,
-                snapshot,
-                0,
-                std::ptr::null_mut(),
-                true,
-                false,
-            );
-            Self { scan, slot: Slot::of_table(relation), _relation: relation }
-        }
+            let none = std::ptr::null_mut();
+            pg_sys::table_beginscan_strat(relation.0, snapshot, 0, none, true, false)
+        };
+        Self { kind: Kind::Table(scan), slot: Slot::of_table(relation), _relation: relation }
+    }
+
+    /// In the order of an index.
+    pub fn ordered(relation: &'a Relation, order: &KeyOrder) -> Self {
+        let scan = order.begin_scan(relation);
+        Self { kind: Kind::Index(scan), slot: Slot::of_table(relation), _relation: relation }
     }
 
     /// Goes on to the next row; false after the last.
     pub fn advance(&mut self) -> bool {
+        let (forward, slot) = (pg_sys::ScanDirection::ForwardScanDirection, self.slot.as_ptr());
         // SAFETY: scan and slot belong to the same relation.
         unsafe {
-            pg_sys::table_scan_getnextslot(
-                self.scan,
-                pg_sys::ScanDirection::ForwardScanDirection,
-                self.slot.as_ptr(),
-            )
+            match self.kind {
+                Kind::Table(scan) => pg_sys::table_scan_getnextslot(scan, forward, slot),
+                Kind::Index(scan) => pg_sys::index_getnext_slot(scan, forward, slot),
+            }
         }
     }
 
@@ -106,8 +122,13 @@ impl Drop for Scan<'_> {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             self.slot.clear();
-            // SAFETY: begun by `begin`; after an ERROR the transaction takes care.
-            unsafe { pg_sys::table_endscan(self.scan) };
+            // SAFETY: begun by one of the constructors; after an ERROR the transaction takes care.
+            unsafe {
+                match self.kind {
+                    Kind::Table(scan) => pg_sys::table_endscan(scan),
+                    Kind::Index(scan) => pg_sys::index_endscan(scan),
+                }
+            }
         }
     }
 }

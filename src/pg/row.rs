@@ -95,7 +95,7 @@ impl RowType {
 
 /// # Safety
 /// The descriptor must be valid and have an attribute of that index.
-unsafe fn attribute(
+pub(super) unsafe fn attribute(
     descriptor: pg_sys::TupleDesc,
     index: i32,
 ) -> *const pg_sys::FormData_pg_attribute {

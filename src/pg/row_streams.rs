@@ -1,17 +1,21 @@
 //! The rows of a view and of its query, as the diff of the core wants them: two streams to compare,
 //! and spools for what is found.
 
+use std::cmp::Ordering;
+
 use cache_refresher_core::diff::{Likeness, Rows, Side};
 use pgrx::pg_sys;
 
+use super::key_order::KeyOrder;
 use super::memory::MemoryContext;
 use super::relation::{Relation, Scan};
 use super::row::{ExecutorRow, Kept, RowId, RowType, Slot, Values};
 use super::spool::{Sorter, Spool, Tagged};
 
 /// What tells rows from each other; columns are counted from 0.
+#[derive(Clone)]
 pub struct Identity {
-    /// The columns of a unique index; empty where there is none.
+    /// The columns of a unique index, in its order; empty where there is none.
     pub key: Vec<usize>,
     /// Columns whose change could trip a unique index while others are still to be written.
     pub unique: Vec<usize>,
@@ -86,19 +90,22 @@ pub struct RowStreams<'a> {
     comparison: Comparison,
     /// Rows that were set aside are looked at in these, the first for a row of the query.
     kept: [Slot; 2],
-    sorter: Option<Sorter>,
-    sorter_bytes: usize,
     row: Slot,
+    order: Option<&'a KeyOrder>,
+    /// Rows for which memory was too small.
+    spilled: Option<Sorter>,
+    sorter_bytes: usize,
     changes: Changes,
 }
 
 impl<'a> RowStreams<'a> {
-    /// Begins to read the view under the active snapshot. What does not fit into `memory_bytes` goes
+    /// Begins to read the view under the active snapshot, in an order if one is given. What does not fit into `memory_bytes` goes
     /// to temporary files; half of it is for whoever sets rows aside.
     pub fn begin(
         view: &'a Relation,
         memory: &'a MemoryContext,
         identity: Identity,
+        order: Option<&'a KeyOrder>,
         memory_bytes: usize,
     ) -> Self {
         memory.run(|| {
@@ -108,16 +115,21 @@ impl<'a> RowStreams<'a> {
                 ([minimal(), minimal()], Slot::borrowed(view.descriptor()))
             };
             let spool_bytes = memory_bytes / 12;
+            let scan = match order {
+                Some(order) => Scan::ordered(view, order),
+                None => Scan::begin(view),
+            };
             Self {
                 view,
                 memory,
-                scan: Scan::begin(view),
+                scan,
                 new: std::ptr::null_mut(),
                 comparison: Comparison { row_type: RowType::of(view), identity },
                 kept,
-                sorter: None,
-                sorter_bytes: memory_bytes / 4,
                 row,
+                order,
+                spilled: None,
+                sorter_bytes: memory_bytes / 4,
                 changes: Changes {
                     deletions: Spool::of_tags(view, spool_bytes),
                     updates: Spool::of_rows(view, spool_bytes),
@@ -155,6 +167,12 @@ impl Rows for RowStreams<'_> {
         self.comparison.likeness(self.new_values(), self.scan.values())
     }
 
+    fn order_heads(&mut self) -> Ordering {
+        // Both in the order in which they come is all that is known without one.
+        self.order
+            .map_or(Ordering::Equal, |order| order.compare(self.new_values(), self.scan.values()))
+    }
+
     fn compare(&mut self, head: Side, kept: &Kept) -> Likeness {
         self.kept[0].show_kept(kept);
         match head {
@@ -167,6 +185,13 @@ impl Rows for RowStreams<'_> {
         self.kept[0].show_kept(new);
         self.kept[1].show_kept(old);
         self.comparison.likeness(self.kept[0].values(), self.kept[1].values())
+    }
+
+    fn has_key(&mut self, head: Side) -> bool {
+        match head {
+            Side::New => self.comparison.has_key(self.new_values()),
+            Side::Old => self.comparison.has_key(self.scan.values()),
+        }
     }
 
     fn hash(&mut self, head: Side) -> u64 {
@@ -198,6 +223,16 @@ impl Rows for RowStreams<'_> {
         // SAFETY: as in `new_values`, which would borrow all of this.
         let new = unsafe { super::row::values(self.new) };
         self.changes.update(&self.comparison, new, self.scan.values(), self.scan.id());
+    }
+
+    fn insert_head(&mut self) {
+        // SAFETY: as in `update_heads`.
+        let new = unsafe { super::row::values(self.new) };
+        self.changes.insertions.write(0, new);
+    }
+
+    fn delete_head(&mut self) {
+        self.changes.delete(self.scan.id());
     }
 
     fn update(&mut self, head: Side, kept: Kept) {
@@ -238,7 +273,7 @@ impl Rows for RowStreams<'_> {
 
     fn spill(&mut self, side: Side, hash: u64, kept: Kept) {
         let sorter = self
-            .sorter
+            .spilled
             .get_or_insert_with(|| self.memory.run(|| Sorter::new(self.view, self.sorter_bytes)));
         self.kept[0].show_kept(&kept);
         sorter.write(Tagged {
@@ -253,7 +288,7 @@ impl Rows for RowStreams<'_> {
     }
 
     fn next_spilled(&mut self) -> Option<(Side, u64, Kept)> {
-        let Tagged { sort_key, tag, row } = self.sorter.as_mut()?.read()?;
+        let Tagged { sort_key, tag, row } = self.spilled.as_mut()?.read()?;
         let (side, id) = match tag {
             NEW => (Side::New, RowId::from_number(0)),
             tag => (Side::Old, RowId::from_number(tag)),

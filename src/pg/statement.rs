@@ -64,7 +64,7 @@ pub fn refresh_materialized_view(
 
 /// # Safety
 /// `T` must be the node type of `tag`.
-unsafe fn node<T>(tag: pg_sys::NodeTag) -> *mut T {
+pub(super) unsafe fn node<T>(tag: pg_sys::NodeTag) -> *mut T {
     // SAFETY: palloc0 yields zeroed memory of that size, or raises an ERROR; every node starts with
     // its tag.
     unsafe {

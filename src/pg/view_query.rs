@@ -5,20 +5,26 @@ use std::ffi::c_void;
 
 use pgrx::{pg_guard, pg_sys};
 
+use super::key_order::KeyOrder;
 use super::relation::Relation;
 use super::row::ExecutorRow;
+use super::statement::node;
 
-/// Plans the query of a view and runs it under the active snapshot; `on_row` gets each row.
-/// Returns the number of rows.
+/// Plans the query of a view and runs it under the active snapshot; `on_row` gets each row, in the
+/// order given or as they come, and says whether it wants more. Returns the number of rows.
 ///
 /// The caller holds locks on the view and on everything that it reads, and has set the identity and
 /// the settings that hold for it. The plan may be a parallel one: `on_row` must not write to tables.
-pub fn run(view: &Relation, on_row: &mut dyn FnMut(ExecutorRow)) -> u64 {
+pub fn run(
+    view: &Relation,
+    order: Option<&KeyOrder>,
+    on_row: &mut dyn FnMut(ExecutorRow) -> bool,
+) -> u64 {
     // SAFETY: the steps and their order are those of the server's own refresh; trees are allocated in
     // the present memory context, and the rule's own is copied before it is rewritten.
     unsafe {
         let planned = pg_sys::pg_plan_query(
-            rewritten(view),
+            rewritten(view, order),
             TEXT.as_ptr(),
             pg_sys::CURSOR_OPT_PARALLEL_OK as i32,
             std::ptr::null_mut(),
@@ -61,7 +67,7 @@ const TEXT: &std::ffi::CStr = c"query of a materialized view";
 
 /// # Safety
 /// An open materialized view.
-unsafe fn rewritten(view: &Relation) -> *mut pg_sys::Query {
+unsafe fn rewritten(view: &Relation, order: Option<&KeyOrder>) -> *mut pg_sys::Query {
     // SAFETY: a materialized view has exactly one rule with exactly one query, as its creation sees
     // to; a row mark or a second query would come of a corrupt catalog.
     unsafe {
@@ -69,9 +75,74 @@ unsafe fn rewritten(view: &Relation) -> *mut pg_sys::Query {
         let actions = (**(*rules).rules).actions;
         let stored = (*(*actions).elements).ptr_value;
         let copy = pg_sys::copyObjectImpl(stored.cast::<c_void>()).cast::<pg_sys::Query>();
-        pg_sys::AcquireRewriteLocks(copy, true, false);
-        let queries = pg_sys::QueryRewrite(copy);
+        let query = match order {
+            Some(order) => sorted(copy, view, order),
+            None => copy,
+        };
+        pg_sys::AcquireRewriteLocks(query, true, false);
+        let queries = pg_sys::QueryRewrite(query);
         (*(*queries).elements).ptr_value.cast()
+    }
+}
+
+/// `SELECT * FROM (query) ORDER BY key`, as a tree.
+///
+/// # Safety
+/// The query of that view, whose index the order comes from.
+unsafe fn sorted(
+    query: *mut pg_sys::Query,
+    view: &Relation,
+    order: &KeyOrder,
+) -> *mut pg_sys::Query {
+    // SAFETY: nodes are allocated zeroed and given what the parser would give them for that text; the
+    // columns of the view are those of its query.
+    unsafe {
+        let mut names = std::ptr::null_mut();
+        let mut targets = std::ptr::null_mut();
+        for place in 0..view.columns() {
+            let attribute = super::row::attribute(view.descriptor(), place as i32);
+            let name = pg_sys::pstrdup((*attribute).attname.data.as_ptr());
+            let number = place as i16 + 1;
+            let column = pg_sys::makeVar(
+                1,
+                number,
+                (*attribute).atttypid,
+                (*attribute).atttypmod,
+                (*attribute).attcollation,
+                0,
+            );
+            names = pg_sys::lappend(names, pg_sys::makeString(name).cast());
+            let target = pg_sys::makeTargetEntry(column.cast(), number, name, false);
+            targets = pg_sys::lappend(targets, target.cast());
+        }
+        let mut sort = std::ptr::null_mut();
+        for (reference, key) in (1..).zip(order.columns()) {
+            let target =
+                (*(*targets).elements.add(key.place)).ptr_value.cast::<pg_sys::TargetEntry>();
+            (*target).ressortgroupref = reference;
+            let clause = node::<pg_sys::SortGroupClause>(pg_sys::NodeTag::T_SortGroupClause);
+            (*clause).tleSortGroupRef = reference;
+            (*clause).eqop = key.equality;
+            (*clause).sortop = key.sort;
+            (*clause).nulls_first = key.nulls_first;
+            sort = pg_sys::lappend(sort, clause.cast());
+        }
+        let source = node::<pg_sys::RangeTblEntry>(pg_sys::NodeTag::T_RangeTblEntry);
+        (*source).rtekind = pg_sys::RTEKind::RTE_SUBQUERY;
+        (*source).subquery = query;
+        (*source).eref = pg_sys::makeAlias(c"query".as_ptr(), names);
+        (*source).inFromCl = true;
+        let reference = node::<pg_sys::RangeTblRef>(pg_sys::NodeTag::T_RangeTblRef);
+        (*reference).rtindex = 1;
+        let outer = node::<pg_sys::Query>(pg_sys::NodeTag::T_Query);
+        (*outer).commandType = pg_sys::CmdType::CMD_SELECT;
+        (*outer).canSetTag = true;
+        (*outer).rtable = pg_sys::lappend(std::ptr::null_mut(), source.cast());
+        let from = pg_sys::lappend(std::ptr::null_mut(), reference.cast());
+        (*outer).jointree = pg_sys::makeFromExpr(from, std::ptr::null_mut());
+        (*outer).targetList = targets;
+        (*outer).sortClause = sort;
+        outer
     }
 }
 
@@ -92,7 +163,7 @@ unsafe fn run_to_end(query: *mut pg_sys::QueryDesc) {
 #[repr(C)]
 struct Receiver<'a> {
     base: pg_sys::DestReceiver,
-    on_row: &'a mut dyn FnMut(ExecutorRow),
+    on_row: &'a mut dyn FnMut(ExecutorRow) -> bool,
 }
 
 #[pg_guard]
@@ -102,8 +173,7 @@ unsafe extern "C-unwind" fn receive(
 ) -> bool {
     // SAFETY: the receiver given to the executor is a whole `Receiver`, borrowed until its end; the
     // slot holds a row during this call.
-    unsafe { ((*receiver.cast::<Receiver>()).on_row)(ExecutorRow::new(slot)) };
-    true
+    unsafe { ((*receiver.cast::<Receiver>()).on_row)(ExecutorRow::new(slot)) }
 }
 
 unsafe extern "C-unwind" fn start(

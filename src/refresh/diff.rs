@@ -1,11 +1,12 @@
 //! Method `diff`: the view's query is run beside a scan of the view, and only the rows that differ are
 //! written. Readers, VACUUM and ANALYZE go on.
 
-use cache_refresher_core::diff::Diff;
+use cache_refresher_core::diff::{Diff, Step};
 use cache_refresher_core::outcome::{RowChanges, RowCounts};
 
 use crate::catalog::view::{self, View};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::pg::key_order::KeyOrder;
 use crate::pg::memory::{self, MemoryContext};
 use crate::pg::relation::Relation;
 use crate::pg::row::RowId;
@@ -21,24 +22,47 @@ pub fn refresh(view: &View) -> Result<RowCounts> {
         unique: view::unique_columns(view.oid)?.into_iter().map(column).collect(),
     };
     let relation = Relation::open(view.oid);
-    let memory = MemoryContext::new();
-    let (total, changes) = compare(&relation, &memory, identity);
-    let changes = apply(&relation, changes);
-    Ok(RowCounts { total: signed(total), changes: Some(changes) })
+    let order = view.key_index.and_then(|index| KeyOrder::open(&relation, index));
+    let attempt = |order, may_start_again| {
+        let memory = MemoryContext::new();
+        let found = compare(&relation, &memory, identity.clone(), order, may_start_again);
+        found.map(|(total, changes)| RowCounts {
+            total: signed(total),
+            changes: Some(apply(&relation, changes)),
+        })
+    };
+    attempt(None, order.is_some())
+        .or_else(|| attempt(order.as_ref(), false))
+        .ok_or_else(|| Error::Corrupt("a diff in order asked for order".to_owned()))
 }
 
-/// Nothing is written before both sides are read: the query's plan may be a parallel one.
-fn compare(relation: &Relation, memory: &MemoryContext, identity: Identity) -> (u64, Changes) {
+/// Compares the rows of the query with those of the view, in an order if one is given. Nothing is
+/// written before both are read: the query's plan may be a parallel one. Returns nothing if the two
+/// come in no common order, and should be compared in one.
+fn compare(
+    relation: &Relation,
+    memory: &MemoryContext,
+    identity: Identity,
+    order: Option<&KeyOrder>,
+    may_start_again: bool,
+) -> Option<(u64, Changes)> {
     let work_mem = memory::work_mem();
-    let streams = RowStreams::begin(relation, memory, identity, work_mem);
-    let mut diff = Diff::new(streams, work_mem / 2);
+    let streams = RowStreams::begin(relation, memory, identity, order, work_mem);
+    let mut diff = if order.is_some() {
+        Diff::ordered(streams, work_mem / 2)
+    } else {
+        let worth_it = if may_start_again { relation.estimated_rows() / 4 } else { 0 };
+        Diff::natural(streams, work_mem / 2, worth_it)
+    };
+    let mut scattered = false;
     let total = memory.run(|| {
-        view_query::run(relation, &mut |row| {
+        view_query::run(relation, order, &mut |row| {
             diff.rows().set_new(&row);
-            diff.new_row();
+            scattered = diff.new_row() == Step::StartAgain;
+            !scattered
         })
     });
-    (total, diff.finish().into_changes())
+    (!scattered).then(|| (total, diff.finish().into_changes()))
 }
 
 fn apply(relation: &Relation, changes: Changes) -> RowChanges {

@@ -15,15 +15,20 @@
 //! insertion or a deletion costs a few look-ups and then the streams are in step once more. Rows that
 //! moved a little (updates, parallel plans) are bridged the same way.
 //!
-//! When more has been set aside than fits into memory, all of it is spilled, to be sorted by hash: in
-//! the end each group of equal hashes is compared in memory. So the worst case (another order
-//! altogether) costs one external sort of both sides, and the best case one comparison a row.
+//! When more has been set aside than fits into memory, all of it is spilled, to be sorted by hash; in
+//! the end each group of equal hashes is compared in memory. If that was most of what came, the
+//! streams are scattered: the query's plan has changed, and its order with it. Then it is cheaper to
+//! start again with both streams in the order of the key ([`Diff::ordered`]), where nothing is set
+//! aside but rows without a key. Where there is no such order, both sides are spilled as a whole. So
+//! the best case costs one comparison a row, and the worst one a sort.
 //!
 //! Rows are identified by their key, as the storage defines it: the columns of a unique index, or the
 //! whole row where there is none or where the key holds a NULL. That two rows have the same key
 //! decides only whether a change is written as an update or as a deletion and an insertion: the
 //! resulting bag is the same. So a key that is not unique, or an equality finer than the index's own,
-//! costs work and never rightness.
+//! costs work and never rightness: a key that the query returns twice is found out when it is written.
+
+use std::cmp::Ordering;
 
 use hashbrown::HashTable;
 
@@ -57,21 +62,30 @@ pub trait Rows {
     fn next_old(&mut self) -> bool;
     /// The two heads.
     fn compare_heads(&mut self) -> Likeness;
+    /// How the key of the new head sorts beside that of the old one; both have one. Asked for only
+    /// where the streams are in that order.
+    fn order_heads(&mut self) -> Ordering;
     /// A head with a row of the other side that was set aside.
     fn compare(&mut self, head: Side, kept: &Self::Kept) -> Likeness;
     /// Two rows that were set aside.
     fn compare_kept(&mut self, new: &Self::Kept, old: &Self::Kept) -> Likeness;
-    /// Hash of a head's key. Rows of the same key have the same hash.
+    /// Whether a head has a key.
+    fn has_key(&mut self, head: Side) -> bool;
+    /// Hash of a head's key, or of the whole row without one. Rows of the same key have the same.
     fn hash(&mut self, head: Side) -> u64;
     /// Copies a head.
     fn keep(&mut self, head: Side) -> Self::Kept;
     /// Memory that a copy occupies.
     fn size(&self, kept: &Self::Kept) -> usize;
 
-    /// The head is not needed: its equal is stored already.
+    /// The copy is not needed: its equal is stored already.
     fn discard(&mut self, kept: Self::Kept);
     /// Both heads: the old row is to become the new one.
     fn update_heads(&mut self);
+    /// No old row has become the new head.
+    fn insert_head(&mut self);
+    /// No new row has come of the old head.
+    fn delete_head(&mut self);
     /// The same, of a head and a row that was set aside.
     fn update(&mut self, head: Side, kept: Self::Kept);
     /// The same, of two rows that were set aside.
@@ -92,6 +106,10 @@ struct Entry<K> {
     row: K,
 }
 
+/// Streams are scattered when one new row in so many had to be set aside: from there on a sort of all
+/// rows is cheaper than one of those rows, each of which is copied and hashed besides.
+const SCATTERED: u64 = 4;
+
 /// Rows of one side that wait for their counterpart.
 struct Aside<K>(HashTable<Entry<K>>);
 
@@ -100,8 +118,8 @@ impl<K> Aside<K> {
         Self(HashTable::new())
     }
 
-    fn put(&mut self, hash: u64, row: K) {
-        self.0.insert_unique(hash, Entry { hash, row }, |entry| entry.hash);
+    fn put(&mut self, entry: Entry<K>) {
+        self.0.insert_unique(entry.hash, entry, |entry| entry.hash);
     }
 
     /// Takes out the counterpart of a row.
@@ -126,10 +144,30 @@ impl<K> Aside<K> {
 enum Head {
     /// Not loaded.
     Unread,
-    /// Loaded; its hash if it was needed already.
-    Loaded(Option<u64>),
+    /// Loaded.
+    Loaded,
     /// There are no more.
     End,
+}
+
+/// In which order the streams come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// As they come; by hope in the same.
+    Natural,
+    /// In none that they have in common.
+    None,
+    /// By key.
+    Key,
+}
+
+/// Whether it makes sense to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Feed it with the next row.
+    Next,
+    /// The streams are scattered: drop everything and start again, with both in the order of the key.
+    StartAgain,
 }
 
 /// One run of the algorithm: feed it with [`new_row`](Self::new_row), then [`finish`](Self::finish).
@@ -140,6 +178,12 @@ pub struct Diff<R: Rows> {
     old: Aside<R::Kept>,
     aside_bytes: usize,
     budget_bytes: usize,
+    order: Order,
+    /// New rows so far, and how many more of them may come before it is too late to start again.
+    steps: u64,
+    start_again_before: u64,
+    /// New rows when something was spilled last.
+    spilled_at: u64,
     spilled: bool,
 }
 
@@ -147,8 +191,10 @@ impl<R: Rows> Diff<R> {
     /// Bytes of the table's own for each row that is set aside, its empty places counted in.
     const OVERHEAD: usize = 2 * size_of::<Entry<R::Kept>>() + 2;
 
-    /// Starts with nothing read. `budget_bytes` is what may be set aside in memory.
-    pub const fn new(rows: R, budget_bytes: usize) -> Self {
+    /// For streams in the order in which they come. `budget_bytes` is what may be set aside in
+    /// memory. Until it has seen `start_again_before` rows it may ask to [start
+    /// again](Step::StartAgain); 0 where the rows cannot be had in the order of a key.
+    pub const fn natural(rows: R, budget_bytes: usize, start_again_before: u64) -> Self {
         Self {
             rows,
             head: Head::Unread,
@@ -156,8 +202,20 @@ impl<R: Rows> Diff<R> {
             old: Aside::new(),
             aside_bytes: 0,
             budget_bytes,
+            order: Order::Natural,
+            steps: 0,
+            start_again_before,
+            spilled_at: 0,
             spilled: false,
         }
+    }
+
+    /// For streams in the order of the key, as [`Rows::order_heads`] sees it. Rows without a key may
+    /// stand anywhere.
+    pub const fn ordered(rows: R, budget_bytes: usize) -> Self {
+        let mut diff = Self::natural(rows, budget_bytes, 0);
+        diff.order = Order::Key;
+        diff
     }
 
     /// The storage, for the caller to set the head of the new stream.
@@ -165,64 +223,36 @@ impl<R: Rows> Diff<R> {
         &mut self.rows
     }
 
-    /// Whether memory was too small for what was set aside.
+    /// Whether memory was too small for what had to be set aside.
     pub const fn has_spilled(&self) -> bool {
         self.spilled
     }
 
     /// Takes in the next new row: the head that the storage shows.
-    pub fn new_row(&mut self) {
-        let mut new_hash = None;
-        loop {
-            if matches!(self.head, Head::Unread) {
-                self.head = if self.rows.next_old() { Head::Loaded(None) } else { Head::End };
-            }
-            if let Head::Loaded(_) = self.head {
-                match self.rows.compare_heads() {
-                    Likeness::Same => {
-                        self.head = Head::Unread;
-                        return;
-                    }
-                    Likeness::SameKey => {
-                        self.rows.update_heads();
-                        self.head = Head::Unread;
-                        return;
-                    }
-                    Likeness::Different => {}
-                }
-            }
-            let hash = *new_hash.get_or_insert_with(|| self.rows.hash(Side::New));
-            // The old head stays: if the new row is found, the new stream is the one behind.
-            if self.found(Side::New, hash) {
-                return;
-            }
-            let Head::Loaded(old_hash) = self.head else {
-                self.set_aside(Side::New, hash);
-                return;
-            };
-            let old_hash = old_hash.unwrap_or_else(|| self.rows.hash(Side::Old));
-            self.head = Head::Unread;
-            if self.found(Side::Old, old_hash) {
-                continue;
-            }
-            self.set_aside(Side::New, hash);
-            self.set_aside(Side::Old, old_hash);
-            return;
+    pub fn new_row(&mut self) -> Step {
+        self.steps += 1;
+        match self.order {
+            Order::Natural => return self.next_to_each_other(),
+            Order::None => self.spill_head(Side::New),
+            Order::Key => self.merge(),
         }
+        Step::Next
     }
 
-    /// Reads what is left of the old rows, and settles everything that is still set aside.
+    /// Reads what is left of the old rows, and settles everything that is not.
     pub fn finish(mut self) -> R {
-        loop {
-            match self.head {
-                Head::End => break,
-                Head::Unread if !self.rows.next_old() => break,
-                _ => {}
-            }
+        while self.load_old() {
             self.head = Head::Unread;
-            let hash = self.rows.hash(Side::Old);
-            if !self.found(Side::Old, hash) {
-                self.set_aside(Side::Old, hash);
+            match self.order {
+                Order::None => self.spill_head(Side::Old),
+                Order::Key if self.rows.has_key(Side::Old) => self.rows.delete_head(),
+                Order::Natural | Order::Key => {
+                    let hash = self.rows.hash(Side::Old);
+                    if !self.found(Side::Old, hash) {
+                        self.set_aside(Side::Old, hash);
+                        self.spill_if_needed();
+                    }
+                }
             }
         }
         if self.spilled {
@@ -237,6 +267,105 @@ impl<R: Rows> Diff<R> {
             }
         }
         self.rows
+    }
+
+    /// Makes sure that an old head is loaded; false where there are no more.
+    fn load_old(&mut self) -> bool {
+        if matches!(self.head, Head::Unread) {
+            self.head = if self.rows.next_old() { Head::Loaded } else { Head::End };
+        }
+        matches!(self.head, Head::Loaded)
+    }
+
+    fn next_to_each_other(&mut self) -> Step {
+        let mut new_hash = None;
+        loop {
+            let old_loaded = self.load_old();
+            if old_loaded {
+                let likeness = self.rows.compare_heads();
+                if likeness != Likeness::Different {
+                    if likeness == Likeness::SameKey {
+                        self.rows.update_heads();
+                    }
+                    self.head = Head::Unread;
+                    return Step::Next;
+                }
+            }
+            let hash = *new_hash.get_or_insert_with(|| self.rows.hash(Side::New));
+            // The old head stays: if the new row is found, the new stream is the one behind.
+            if self.found(Side::New, hash) {
+                return Step::Next;
+            }
+            if old_loaded {
+                self.head = Head::Unread;
+                let old_hash = self.rows.hash(Side::Old);
+                if self.found(Side::Old, old_hash) {
+                    continue;
+                }
+                self.set_aside(Side::Old, old_hash);
+            }
+            self.set_aside(Side::New, hash);
+            if self.aside_bytes <= self.budget_bytes {
+                return Step::Next;
+            }
+            let scattered = self.new.0.len() as u64 > (self.steps - self.spilled_at) / SCATTERED;
+            if scattered && self.steps < self.start_again_before {
+                return Step::StartAgain;
+            }
+            if scattered {
+                self.order = Order::None;
+            }
+            self.spill();
+            return Step::Next;
+        }
+    }
+
+    fn merge(&mut self) {
+        if !self.rows.has_key(Side::New) {
+            let hash = self.rows.hash(Side::New);
+            if !self.found(Side::New, hash) {
+                self.set_aside(Side::New, hash);
+                self.spill_if_needed();
+            }
+            return;
+        }
+        while self.load_old() {
+            if !self.rows.has_key(Side::Old) {
+                self.head = Head::Unread;
+                let hash = self.rows.hash(Side::Old);
+                if !self.found(Side::Old, hash) {
+                    self.set_aside(Side::Old, hash);
+                    self.spill_if_needed();
+                }
+                continue;
+            }
+            let order = match self.rows.compare_heads() {
+                Likeness::Same => {
+                    self.head = Head::Unread;
+                    return;
+                }
+                Likeness::SameKey => Ordering::Equal,
+                Likeness::Different => self.rows.order_heads(),
+            };
+            match order {
+                Ordering::Less => break,
+                Ordering::Equal => {
+                    self.head = Head::Unread;
+                    return self.rows.update_heads();
+                }
+                Ordering::Greater => {
+                    self.head = Head::Unread;
+                    self.rows.delete_head();
+                }
+            }
+        }
+        self.rows.insert_head();
+    }
+
+    fn spill_head(&mut self, head: Side) {
+        let hash = self.rows.hash(head);
+        let kept = self.rows.keep(head);
+        self.rows.spill(head, hash, kept);
     }
 
     /// Looks for the counterpart of a head among what was set aside, and settles the pair.
@@ -257,12 +386,15 @@ impl<R: Rows> Diff<R> {
     }
 
     fn set_aside(&mut self, head: Side, hash: u64) {
-        let kept = self.rows.keep(head);
-        self.aside_bytes += self.rows.size(&kept) + Self::OVERHEAD;
+        let row = self.rows.keep(head);
+        self.aside_bytes += self.rows.size(&row) + Self::OVERHEAD;
         match head {
-            Side::New => self.new.put(hash, kept),
-            Side::Old => self.old.put(hash, kept),
+            Side::New => self.new.put(Entry { hash, row }),
+            Side::Old => self.old.put(Entry { hash, row }),
         }
+    }
+
+    fn spill_if_needed(&mut self) {
         if self.aside_bytes > self.budget_bytes {
             self.spill();
         }
@@ -271,6 +403,7 @@ impl<R: Rows> Diff<R> {
     /// Makes room. What comes later may match what is spilled: that is found in the end.
     fn spill(&mut self) {
         self.spilled = true;
+        self.spilled_at = self.steps;
         self.aside_bytes = 0;
         for (side, aside) in [(Side::Old, &mut self.old), (Side::New, &mut self.new)] {
             for entry in aside.0.drain() {
@@ -393,6 +526,15 @@ mod tests {
         fn compare_kept(&mut self, new: &Row, old: &Row) -> Likeness {
             likeness(*new, *old)
         }
+        fn order_heads(&mut self) -> Ordering {
+            let (new, old) = (self.head(Side::New), self.head(Side::Old));
+            assert!(new.0.is_some() && old.0.is_some(), "only keys have an order");
+            // Coarser than the likeness: keys in pairs are equal to the index.
+            (new.0.map(|key| key / 2)).cmp(&old.0.map(|key| key / 2))
+        }
+        fn has_key(&mut self, head: Side) -> bool {
+            self.head(head).0.is_some()
+        }
         fn hash(&mut self, head: Side) -> u64 {
             let row = self.head(head);
             u64::from(row.0.unwrap_or(row.1)) % self.hashes
@@ -406,6 +548,12 @@ mod tests {
         fn discard(&mut self, _: Row) {}
         fn update_heads(&mut self) {
             self.updated.push((self.head(Side::New), self.head(Side::Old)));
+        }
+        fn insert_head(&mut self) {
+            self.inserted.push(self.head(Side::New));
+        }
+        fn delete_head(&mut self) {
+            self.deleted.push(self.head(Side::Old));
         }
         fn update(&mut self, head: Side, kept: Row) {
             let head_row = self.head(head);
@@ -434,10 +582,25 @@ mod tests {
     }
 
     fn diff(new: &[Row], old: &[Row], budget: usize, hashes: u64) -> Memory {
-        let mut diff = Diff::new(Memory { old: old.to_vec(), hashes, ..Memory::default() }, budget);
+        let memory = Memory { old: old.to_vec(), hashes, ..Memory::default() };
+        run(Diff::natural(memory, budget, 0), new)
+    }
+
+    /// With both sides sorted by what the index takes for equal; rows without a key come anywhere.
+    fn ordered(new: &[Row], old: &[Row], budget: usize, hashes: u64) -> Memory {
+        let sorted = |rows: &[Row]| {
+            let mut rows = rows.to_vec();
+            rows.sort_by_key(|row| row.0.map_or(row.1 * 10, |key| key / 2));
+            rows
+        };
+        let memory = Memory { old: sorted(old), hashes, ..Memory::default() };
+        run(Diff::ordered(memory, budget), &sorted(new))
+    }
+
+    fn run(mut diff: Diff<Memory>, new: &[Row]) -> Memory {
         for row in new {
             diff.rows().head = *row;
-            diff.new_row();
+            assert_eq!(diff.new_row(), Step::Next);
         }
         diff.finish()
     }
@@ -493,8 +656,24 @@ mod tests {
         fn the_view_becomes_what_the_query_returns(
             new in rows(), old in rows(), budget in 0_usize..3000, hashes in 1_u64..64,
         ) {
+            for found in [diff(&new, &old, budget, hashes), ordered(&new, &old, budget, hashes)] {
+                prop_assert_eq!(apply(&found, &old), counts(new.iter().copied()));
+            }
+        }
+
+        /// Without keys, rows may repeat as they like.
+        #[test]
+        fn bags_without_keys_come_out_right(
+            new in prop::collection::vec(0_u8..6, 0..60),
+            old in prop::collection::vec(0_u8..6, 0..60),
+            budget in 0_usize..3000,
+            hashes in 1_u64..64,
+        ) {
+            let rows = |values: Vec<u8>| -> Vec<Row> { values.into_iter().map(|v| (None, v)).collect() };
+            let (new, old) = (rows(new), rows(old));
             let found = diff(&new, &old, budget, hashes);
-            prop_assert_eq!(apply(&found, &old), counts(new));
+            prop_assert_eq!(counts(found.inserted.iter().copied()), beyond(&new, &old));
+            prop_assert_eq!(counts(found.deleted.iter().copied()), beyond(&old, &new));
         }
 
         /// Only what differs is written, and a change of a row is written as an update.
@@ -527,10 +706,11 @@ mod tests {
                 _ => new[usize::from(at)].1 = 1,
             }
             let budget = 4 * (10 + Diff::<Memory>::OVERHEAD);
-            let mut diff = Diff::new(Memory { old, hashes: 1 << 32, ..Memory::default() }, budget);
+            let memory = Memory { old, hashes: 1 << 32, ..Memory::default() };
+            let mut diff = Diff::natural(memory, budget, 1000);
             for row in &new {
                 diff.rows().head = *row;
-                diff.new_row();
+                prop_assert_eq!(diff.new_row(), Step::Next);
             }
             prop_assert!(!diff.has_spilled());
             let found = diff.finish();
@@ -545,6 +725,22 @@ mod tests {
         assert_eq!(diff(&[], &some, 0, 8).deleted.len(), 2);
         let nothing = diff(&[], &[], 0, 8);
         assert!(nothing.inserted.is_empty() && nothing.deleted.is_empty());
+    }
+
+    #[test]
+    fn scattered_streams_ask_for_order_while_it_is_worth_it() {
+        let old: Vec<Row> = (0..200).map(|key| (Some(key), 0)).collect();
+        let first_steps = |start_again_before| {
+            let memory = Memory { old: old.clone(), hashes: 1 << 32, ..Memory::default() };
+            let mut diff = Diff::natural(memory, 2000, start_again_before);
+            old.iter().rev().take(50).all(|row| {
+                diff.rows().head = *row;
+                diff.new_row() == Step::Next
+            })
+        };
+        assert!(!first_steps(100), "in time");
+        assert!(first_steps(10), "too late");
+        assert!(first_steps(0), "there is no order");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Registered views are refreshed when they are due, each at its own pace.
 
-use cluster_tests::{Scratch, Server, WORKER, millis, seconds};
+use cluster_tests::{Scratch, Server, millis, seconds};
 
 #[test]
 fn a_registered_view_shows_changed_rows_again_and_again() {

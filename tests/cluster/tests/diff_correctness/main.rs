@@ -1,0 +1,60 @@
+//! Whatever its query, its columns, its indexes and its history: after a diff a view holds what a
+//! plain REFRESH would put there, to the byte, and its indexes are sound.
+//!
+//! Cases are drawn from a seed, which a failure names: `CACHE_REFRESHER_SEED=… cargo test
+//! -p cluster_tests --test diff_correctness NAME` runs that one case again.
+
+mod base;
+mod case;
+mod draw;
+mod every_type;
+mod indexes;
+mod script;
+mod types;
+mod view;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use cluster_tests::Scratch;
+use view::Family;
+
+const SEED: &str = "CACHE_REFRESHER_SEED";
+
+/// The seed that the environment names, or so many that begin with the clock's.
+fn seeds(cases: u64) -> impl Iterator<Item = u64> {
+    let (first, count) = match std::env::var(SEED) {
+        Ok(seed) => (seed.parse().unwrap_or_else(|_| panic!("{SEED}={seed} is no number")), 1),
+        Err(_) => (now(), cases),
+    };
+    println!("{count} cases from {SEED}={first}");
+    (0..count).map(move |number| first.wrapping_add(number))
+}
+
+fn now() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    u64::try_from(since_epoch.as_micros()).unwrap()
+}
+
+fn run_cases(database: &'static str, cases: u64, family: Family) {
+    let mut db = Scratch::new(database);
+    types::create(&mut db);
+    let types = types::available(&mut db);
+    for seed in seeds(cases) {
+        case::run(&mut db, seed, family, &types);
+    }
+}
+
+#[test]
+fn a_view_with_a_key_shows_what_its_query_returns() {
+    run_cases("diff_keyed", 40, Family::Keyed);
+}
+
+#[test]
+fn a_view_of_groups_shows_what_its_query_returns() {
+    run_cases("diff_grouped", 25, Family::Grouped);
+}
+
+#[test]
+fn a_view_that_repeats_rows_shows_what_its_query_returns() {
+    run_cases("diff_bag", 25, Family::Bag);
+}
