@@ -144,7 +144,8 @@ RETURNS timestamptz LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 
 COMMENT ON FUNCTION _cache_refresher.next_refresh_at IS 'when a view is due next; the scheduler decides by the same code';
 
 CREATE FUNCTION _cache_refresher.running_views()
-RETURNS TABLE (view oid, pid integer, started_at timestamptz)
+RETURNS TABLE (view oid, phase text, rows_done bigint, rows_expected bigint,
+               started_at timestamptz, pid integer, role oid)
 LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 2 AS 'MODULE_PATHNAME', 'running_views_wrapper';
 COMMENT ON FUNCTION _cache_refresher.running_views IS 'refreshes that run in this database now, from shared memory';
 

@@ -61,6 +61,22 @@ COMMENT ON COLUMN cache_refresher.status.data_as_of IS 'time whose data the cont
 COMMENT ON COLUMN cache_refresher.status.interval_source IS 'the registry or the setting that the interval comes from';
 COMMENT ON COLUMN cache_refresher.status.last_error IS 'shown to those with the rights of the view''s owner';
 
+CREATE VIEW cache_refresher.progress WITH (security_barrier) AS
+SELECT c.oid::regclass AS view,
+       run.phase,
+       run.rows_done,
+       run.rows_expected,
+       run.started_at,
+       pg_catalog.clock_timestamp() - run.started_at AS elapsed,
+       run.pid,
+       pg_catalog.pg_get_userbyid(run.role) AS role_name
+  FROM _cache_refresher.running_views() run
+  JOIN pg_catalog.pg_class c ON c.oid = run.view
+ WHERE _cache_refresher.may_see(c.oid);
+COMMENT ON VIEW cache_refresher.progress IS 'one row per running refresh: how far it is';
+COMMENT ON COLUMN cache_refresher.progress.rows_done IS 'rows that this phase is through with; 0 where the server does not say';
+COMMENT ON COLUMN cache_refresher.progress.rows_expected IS 'rows that this phase has to go through, by estimate while comparing; NULL where that is not known';
+
 CREATE VIEW cache_refresher.refresh_log WITH (security_barrier) AS
 SELECT h.id,
        h.view_schema,

@@ -56,6 +56,8 @@ pub enum Error {
     NotResettable { name: String },
     #[error("cannot refresh materialized view {name} with {method}: {refusal}")]
     Refused { name: String, method: &'static str, refusal: RefusalText },
+    #[error("new data for materialized view {name} has duplicate keys: {}", caught.message)]
+    DuplicateKey { name: String, caught: Caught },
     #[error("a refresh needs the isolation level READ COMMITTED")]
     IsolationLevel,
     #[error("cannot {what} in a read-only transaction")]
@@ -135,6 +137,7 @@ impl Error {
             Self::Refused { .. } | Self::FreshnessUnknown { .. } | Self::Stale { .. } => {
                 Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
             }
+            Self::DuplicateKey { .. } => Code::ERRCODE_UNIQUE_VIOLATION,
             Self::IsolationLevel => Code::ERRCODE_ACTIVE_SQL_TRANSACTION,
             Self::ReadOnly { .. } | Self::Recovery { .. } => {
                 Code::ERRCODE_READ_ONLY_SQL_TRANSACTION
@@ -147,6 +150,7 @@ impl Error {
     fn detail(&self) -> Option<String> {
         match self {
             Self::Stale { detail, .. } => Some(detail.clone()),
+            Self::DuplicateKey { caught, .. } => caught.detail.clone(),
             Self::Refused { refusal: RefusalText(Refusal::NoUniqueIndex), .. } => Some(
                 "A usable index is a valid btree on columns, without WHERE clause and not deferrable."
                     .to_owned(),
@@ -228,6 +232,11 @@ impl Error {
                 ),
                 Refusal::NotAvailable(_) => ACCEPTED_METHODS.to_owned(),
             },
+            Self::DuplicateKey { .. } => {
+                "The view's query must return one row for each key of a unique index: mend the query, \
+                 or drop the index."
+                    .to_owned()
+            }
             Self::IsolationLevel => {
                 "Call it outside a transaction block, or BEGIN ISOLATION LEVEL READ COMMITTED."
                     .to_owned()

@@ -108,14 +108,29 @@ fn next_refresh_at(
 #[pg_extern(sql = false)]
 fn running_views() -> TableIterator<
     'static,
-    (name!(view, Oid), name!(pid, i32), name!(started_at, TimestampWithTimeZone)),
+    (
+        name!(view, Oid),
+        name!(phase, &'static str),
+        name!(rows_done, i64),
+        name!(rows_expected, Option<i64>),
+        name!(started_at, TimestampWithTimeZone),
+        name!(pid, i32),
+        name!(role, Oid),
+    ),
 > {
+    let rows = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     let running = shared::running(identity::current_database());
-    TableIterator::new(
-        running.into_iter().map(|running| {
-            (Oid::from(running.view), running.pid, clock::to_sql(running.started_at))
-        }),
-    )
+    TableIterator::new(running.into_iter().map(move |running| {
+        (
+            Oid::from(running.view),
+            running.progress.phase.as_str(),
+            rows(running.progress.rows_done),
+            running.progress.rows_expected.map(rows),
+            clock::to_sql(running.started_at),
+            running.pid,
+            Oid::from(running.role),
+        )
+    }))
 }
 
 #[pg_extern(sql = false)]

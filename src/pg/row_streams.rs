@@ -159,8 +159,9 @@ impl<'a> RowStreams<'a> {
 impl Rows for RowStreams<'_> {
     type Kept = Kept;
 
+    /// The scan may allocate as it goes, and it outlives the executor in whose context the caller is.
     fn next_old(&mut self) -> bool {
-        self.scan.advance()
+        self.memory.run(|| self.scan.advance())
     }
 
     fn compare_heads(&mut self) -> Likeness {

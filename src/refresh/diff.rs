@@ -1,22 +1,29 @@
 //! Method `diff`: the view's query is run beside a scan of the view, and only the rows that differ are
 //! written. Readers, VACUUM and ANALYZE go on.
 
+use std::panic::AssertUnwindSafe;
+
 use cache_refresher_core::diff::{Diff, Step};
 use cache_refresher_core::outcome::{RowChanges, RowCounts};
+use cache_refresher_core::progress::{Phase, Progress};
+
+use pgrx::{PgSqlErrorCode, PgTryBuilder};
 
 use crate::catalog::view::{self, View};
 use crate::error::{Error, Result};
 use crate::pg::key_order::KeyOrder;
 use crate::pg::memory::{self, MemoryContext};
 use crate::pg::relation::Relation;
+use crate::pg::report::Caught;
 use crate::pg::row::RowId;
 use crate::pg::row_streams::{Changes, Identity, RowStreams};
+use crate::pg::shared::RunningMark;
 use crate::pg::table_writer::TableWriter;
 use crate::pg::view_query;
 
 /// Brings the view up to date with what the active snapshot sees. The caller holds ROW EXCLUSIVE on
 /// the view and locks on its sources, and runs as the view's owner.
-pub fn refresh(view: &View) -> Result<RowCounts> {
+pub fn refresh(view: &View, running: &RunningMark) -> Result<RowCounts> {
     let identity = Identity {
         key: view.key.iter().map(|&number| column(number)).collect(),
         unique: view::unique_columns(view.oid)?.into_iter().map(column).collect(),
@@ -25,10 +32,10 @@ pub fn refresh(view: &View) -> Result<RowCounts> {
     let order = view.key_index.and_then(|index| KeyOrder::open(&relation, index));
     let attempt = |order, may_start_again| {
         let memory = MemoryContext::new();
-        let found = compare(&relation, &memory, identity.clone(), order, may_start_again);
+        let found = compare(&relation, &memory, identity.clone(), order, may_start_again, running);
         found.map(|(total, changes)| RowCounts {
             total: signed(total),
-            changes: Some(apply(&relation, changes)),
+            changes: Some(naming_duplicates(view, || apply(&relation, changes, running))),
         })
     };
     attempt(None, order.is_some())
@@ -45,6 +52,7 @@ fn compare(
     identity: Identity,
     order: Option<&KeyOrder>,
     may_start_again: bool,
+    running: &RunningMark,
 ) -> Option<(u64, Changes)> {
     let work_mem = memory::work_mem();
     let streams = RowStreams::begin(relation, memory, identity, order, work_mem);
@@ -55,9 +63,11 @@ fn compare(
         Diff::natural(streams, work_mem / 2, worth_it)
     };
     let mut scattered = false;
+    let mut meter = Meter::begin(running, Phase::Comparing, relation.estimated_rows());
     let total = memory.run(|| {
         view_query::run(relation, order, &mut |row| {
             diff.rows().set_new(&row);
+            meter.count();
             scattered = diff.new_row() == Step::StartAgain;
             !scattered
         })
@@ -65,16 +75,21 @@ fn compare(
     (!scattered).then(|| (total, diff.finish().into_changes()))
 }
 
-fn apply(relation: &Relation, changes: Changes) -> RowChanges {
+fn apply(relation: &Relation, changes: Changes, running: &RunningMark) -> RowChanges {
     let Changes { mut deletions, mut updates, mut insertions, replaced } = changes;
+    let rows = deletions.rows() + updates.rows() + insertions.rows();
+    let mut meter = Meter::begin(running, Phase::Writing, rows);
     let mut writer = TableWriter::open(relation);
     while let Some(deletion) = deletions.read() {
+        meter.count();
         writer.delete(RowId::from_number(deletion.tag));
     }
     while let Some(update) = updates.read() {
+        meter.count();
         writer.update(RowId::from_number(update.tag), update.row);
     }
     while let Some(insertion) = insertions.read() {
+        meter.count();
         writer.insert(insertion.row);
     }
     writer.finish();
@@ -83,6 +98,40 @@ fn apply(relation: &Relation, changes: Changes) -> RowChanges {
         updated: signed(updates.rows() + replaced),
         deleted: signed(deletions.rows() - replaced),
     }
+}
+
+/// Counts the rows of a phase, and tells others of them now and then.
+struct Meter<'a> {
+    running: &'a RunningMark,
+    progress: Progress,
+}
+
+/// Telling others takes a lock in shared memory.
+const TELL_EVERY: u64 = 4096;
+
+impl<'a> Meter<'a> {
+    fn begin(running: &'a RunningMark, phase: Phase, rows_expected: u64) -> Self {
+        let progress = Progress::begin(phase, Some(rows_expected));
+        running.report(progress);
+        Self { running, progress }
+    }
+
+    fn count(&mut self) {
+        self.progress.rows_done += 1;
+        if self.progress.rows_done.is_multiple_of(TELL_EVERY) {
+            self.running.report(self.progress);
+        }
+    }
+}
+
+/// Only an index notices that the query returns a key twice, and its error does not say of which view.
+fn naming_duplicates<R>(view: &View, body: impl FnOnce() -> R) -> R {
+    let name = view.name.to_string();
+    PgTryBuilder::new(AssertUnwindSafe(body))
+        .catch_when(PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION, move |error| {
+            Error::DuplicateKey { name: name.clone(), caught: Caught::from(&error) }.raise()
+        })
+        .execute()
 }
 
 /// Attribute numbers count from 1.

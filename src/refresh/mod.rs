@@ -19,6 +19,7 @@ use std::time::Duration;
 use cache_refresher_core::duration;
 use cache_refresher_core::method::{self, Facts, Method, Requested};
 use cache_refresher_core::outcome::RowCounts;
+use cache_refresher_core::progress::{Phase, Progress};
 use cache_refresher_core::time::Timestamp;
 use pgrx::pg_sys::Oid;
 use pgrx::{PgSqlErrorCode, PgTryBuilder};
@@ -72,7 +73,7 @@ fn run(
     on_sources: impl FnOnce(bool),
 ) -> Result<Done> {
     let started_at = clock::now();
-    let _running = RunningMark::set(
+    let running = RunningMark::set(
         identity::current_database(),
         oid.to_u32(),
         request.role.to_u32(),
@@ -85,7 +86,7 @@ fn run(
     let name = View::find(oid)?.name.to_string();
     let deadline = Deadline::after(limit);
     let done = cancelled_as_timeout(name, limit, || {
-        lock_and_rebuild(oid, registration, request, settings, started_at, on_sources)
+        lock_and_rebuild(oid, registration, request, settings, &running, started_at, on_sources)
     });
     drop(deadline);
     done
@@ -96,6 +97,7 @@ fn lock_and_rebuild(
     registration: Option<&Registration>,
     request: Request,
     settings: &RefreshSettings,
+    running: &RunningMark,
     started_at: Timestamp,
     on_sources: impl FnOnce(bool),
 ) -> Result<Done> {
@@ -143,6 +145,7 @@ fn lock_and_rebuild(
     let snapshot_at = clock::now();
     let data_as_of = content::data_as_of(snapshot_at, parents.collect())?;
     let pinned = settings::pinned(settings.lock_timeout)?;
+    running.report(Progress::begin(Phase::Querying, None));
     let rows = loop {
         // A schema can be renamed in spite of all locks, and the statement goes by name.
         view = View::find(oid)?;
@@ -156,12 +159,13 @@ fn lock_and_rebuild(
         let rows = match choice.method {
             Method::Full => rebuild::full(&view),
             Method::Concurrent => rebuild::concurrently(&view),
-            Method::Diff => break diff::refresh(&view)?,
+            Method::Diff => break diff::refresh(&view, running)?,
         };
         if let Some(total) = rows {
             break RowCounts { total, changes: None };
         }
     };
+    running.report(Progress::begin(Phase::Finishing, None));
     let summary = match registration.and_then(|registration| registration.policy.summary.as_ref()) {
         Some(summary) if summary.owner == view.owner_name => {
             Some(summary::run(&view, &summary.query, settings.lock_timeout)?)

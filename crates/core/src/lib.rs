@@ -22,6 +22,7 @@ pub mod notification;
 pub mod order;
 pub mod outcome;
 pub mod pool;
+pub mod progress;
 pub mod schedule;
 pub mod staleness;
 pub mod time;

@@ -65,8 +65,7 @@ const INITIAL: Shared = Shared {
     starved_since: None,
     databases: [Database::FREE; MAX_DATABASES],
     workers: [WorkerSlot::FREE; MAX_WORKERS],
-    running: [Running { database: 0, view: 0, pid: 0, role: 0, started_at: Timestamp::from_pg(0) };
-        MAX_RUNNING],
+    running: [Running::FREE; MAX_RUNNING],
     failures: [None; MAX_FAILURES],
     holds: [Hold { database: 0, pid: 0 }; MAX_HOLDS],
 };

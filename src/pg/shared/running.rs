@@ -1,5 +1,6 @@
 //! Refreshes that run now, and those of sessions that failed.
 
+use cache_refresher_core::progress::{Phase, Progress};
 use cache_refresher_core::time::Timestamp;
 
 use super::databases::poke;
@@ -20,6 +21,19 @@ pub struct Running {
     pub pid: i32,
     /// Since when.
     pub started_at: Timestamp,
+    /// How far it is.
+    pub progress: Progress,
+}
+
+impl Running {
+    pub(super) const FREE: Self = Self {
+        database: 0,
+        view: 0,
+        role: 0,
+        pid: 0,
+        started_at: Timestamp::from_pg(0),
+        progress: Progress::begin(Phase::Locking, None),
+    };
 }
 
 /// Marks a refresh as running until dropped.
@@ -36,22 +50,38 @@ impl RunningMark {
         write(
             |shared| {
                 if let Some(place) = shared.running.iter_mut().find(|place| place.view == 0) {
-                    *place = Running { database, view, role, pid, started_at };
+                    let progress = Progress::default();
+                    *place = Running { database, view, role, pid, started_at, progress };
                 }
             },
             (),
         );
         Self { view, pid }
     }
+
+    /// Tells how far the refresh is.
+    pub fn report(&self, progress: Progress) {
+        write(
+            |shared| {
+                if let Some(place) = self.place(shared) {
+                    place.progress = progress;
+                }
+            },
+            (),
+        );
+    }
+
+    fn place<'a>(&self, shared: &'a mut Shared) -> Option<&'a mut Running> {
+        let mut places = shared.running.iter_mut();
+        places.find(|place| place.view == self.view && place.pid == self.pid)
+    }
 }
 
 impl Drop for RunningMark {
     fn drop(&mut self) {
-        let (view, pid) = (self.view, self.pid);
         write(
             |shared| {
-                let mut places = shared.running.iter_mut();
-                if let Some(place) = places.find(|place| place.view == view && place.pid == pid) {
+                if let Some(place) = self.place(shared) {
                     place.view = 0;
                 }
             },

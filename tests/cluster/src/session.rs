@@ -145,6 +145,6 @@ pub fn describe(error: &Error) -> String {
 pub(crate) fn tail(log: &Path) -> String {
     let log = std::fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = log.lines().collect();
-    let end = &lines[lines.len().saturating_sub(60)..];
+    let end = &lines[lines.len().saturating_sub(150)..];
     format!("--- server log\n{}\n---", end.join("\n"))
 }
