@@ -63,10 +63,11 @@ COMMENT ON TYPE cache_refresher.refresh_result IS 'what a refresh did';
 CREATE FUNCTION cache_refresher.refresh(
     view    regclass,
     method  text     DEFAULT NULL,
-    max_age interval DEFAULT NULL
+    max_age interval DEFAULT NULL,
+    cascade boolean  DEFAULT false
 ) RETURNS SETOF cache_refresher.refresh_result ROWS 1
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refresh_wrapper';
-COMMENT ON FUNCTION cache_refresher.refresh IS 'bring a materialized view up to date, registered or not; simultaneous callers share one refresh';
+COMMENT ON FUNCTION cache_refresher.refresh IS 'bring a materialized view up to date, registered or not; simultaneous callers share one refresh. With cascade, registered views that read it follow';
 
 CREATE FUNCTION cache_refresher.refresh_all(
     method  text     DEFAULT NULL,
@@ -74,6 +75,18 @@ CREATE FUNCTION cache_refresher.refresh_all(
 ) RETURNS SETOF cache_refresher.refresh_result
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refresh_all_wrapper';
 COMMENT ON FUNCTION cache_refresher.refresh_all IS 'refresh every registered view that the caller may refresh, in dependency order; a view that fails is reported and the others go on';
+
+CREATE FUNCTION cache_refresher.refresh_together(
+    views  regclass[],
+    method text DEFAULT NULL
+) RETURNS SETOF cache_refresher.refresh_result
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'refresh_together_wrapper';
+COMMENT ON FUNCTION cache_refresher.refresh_together IS 'refresh views in one transaction under one snapshot, so that they agree with each other; all or none';
+
+CREATE FUNCTION cache_refresher.explain(view regclass)
+RETURNS TABLE (method text, possible boolean, chosen boolean, reason text, remedy text)
+LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 4 AS 'MODULE_PATHNAME', 'explain_wrapper';
+COMMENT ON FUNCTION cache_refresher.explain IS 'each method: whether it can be taken, why not, and what to do about it; and which one the next refresh takes';
 
 CREATE FUNCTION _cache_refresher.view_named(name text)
 RETURNS regclass LANGUAGE c STABLE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'view_named_wrapper';

@@ -115,7 +115,7 @@ CREATE TABLE _cache_refresher.history (
     message       text,
     CONSTRAINT history_pkey PRIMARY KEY (id),
     CONSTRAINT history_outcome_known CHECK (outcome IN ('refreshed', 'skipped', 'failed', 'cancelled')),
-    CONSTRAINT history_trigger_known CHECK (trigger IN ('never populated', 'interval', 'schedule', 'retry', 'manual')),
+    CONSTRAINT history_trigger_known CHECK (trigger IN ('never populated', 'interval', 'schedule', 'parent', 'retry', 'manual')),
     CONSTRAINT history_error_when_not_done CHECK ((outcome IN ('failed', 'cancelled')) = (sqlstate IS NOT NULL))
 );
 CREATE INDEX history_view_idx ON _cache_refresher.history (view, id);

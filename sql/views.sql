@@ -46,7 +46,8 @@ SELECT c.oid::regclass AS view,
        coalesce(a.refreshes, 0) AS refreshes,
        coalesce(a.failures, 0) AS failures,
        coalesce(a.cancellations, 0) AS cancellations,
-       r.registered_at
+       r.registered_at,
+       pg_catalog.pg_stat_get_dead_tuples(c.oid) AS dead_rows
   FROM _cache_refresher.registry r
   LEFT JOIN _cache_refresher.binding b ON (b.view_schema, b.view_name) = (r.view_schema, r.view_name)
   LEFT JOIN pg_catalog.pg_class c ON c.oid = b.view AND c.relkind = 'm'
@@ -59,6 +60,7 @@ SELECT c.oid::regclass AS view,
 COMMENT ON VIEW cache_refresher.status IS 'one row per registered view: how it is kept fresh, and how fresh it is';
 COMMENT ON COLUMN cache_refresher.status.data_as_of IS 'time whose data the content shows; NULL if not known of a materialized view that it reads';
 COMMENT ON COLUMN cache_refresher.status.interval_source IS 'the registry or the setting that the interval comes from';
+COMMENT ON COLUMN cache_refresher.status.dead_rows IS 'old versions of rows that VACUUM has not removed yet';
 COMMENT ON COLUMN cache_refresher.status.last_error IS 'shown to those with the rights of the view''s owner';
 
 CREATE VIEW cache_refresher.progress WITH (security_barrier) AS
@@ -76,6 +78,31 @@ SELECT c.oid::regclass AS view,
 COMMENT ON VIEW cache_refresher.progress IS 'one row per running refresh: how far it is';
 COMMENT ON COLUMN cache_refresher.progress.rows_done IS 'rows that this phase is through with; 0 where the server does not say';
 COMMENT ON COLUMN cache_refresher.progress.rows_expected IS 'rows that this phase has to go through, by estimate while comparing; NULL where that is not known';
+
+CREATE VIEW cache_refresher.dependencies WITH (security_barrier) AS
+WITH RECURSIVE reads (view, source, relkind) AS (
+    SELECT b.view, b.view, 'v'::"char" FROM _cache_refresher.binding b
+     UNION
+    SELECT s.view, c.oid, c.relkind
+      FROM reads s
+      JOIN pg_catalog.pg_rewrite w ON w.ev_class = s.source
+      JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.objid = w.oid
+                                 AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid <> s.source
+      JOIN pg_catalog.pg_class c ON c.oid = d.refobjid AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+     WHERE s.relkind = 'v'
+)
+SELECT r.view::regclass AS view,
+       r.source::regclass AS reads,
+       CASE r.relkind WHEN 'p' THEN 'partitioned table'
+                      WHEN 'm' THEN 'materialized view'
+                      WHEN 'f' THEN 'foreign table'
+                      ELSE 'table' END AS kind,
+       EXISTS (SELECT FROM _cache_refresher.binding b WHERE b.view = r.source) AS registered
+  FROM reads r
+ WHERE r.relkind <> 'v' AND r.source <> r.view
+   AND _cache_refresher.may_see(r.view);
+COMMENT ON VIEW cache_refresher.dependencies IS 'what each registered view reads, through plain views too';
+COMMENT ON COLUMN cache_refresher.dependencies.registered IS 'whether what is read is a registered view itself';
 
 CREATE VIEW cache_refresher.refresh_log WITH (security_barrier) AS
 SELECT h.id,
@@ -140,6 +167,15 @@ BEGIN ATOMIC
                 ELSE 'It is retried by itself. See cache_refresher.refresh_log.' END
        FROM cache_refresher.status v
       WHERE v.state IN ('missing', 'suspended') OR v.consecutive_failures > 0
+      ORDER BY v.view_schema, v.view_name)
+    UNION ALL
+    (SELECT 'view ' || pg_catalog.format('%I.%I', v.view_schema, v.view_name) || ' dead rows',
+            'warning',
+            pg_catalog.format('%s dead rows beside %s live ones: VACUUM cannot keep up', v.dead_rows, v.rows),
+            'Look for transactions that stay open, or let autovacuum work harder on this view: ALTER '
+                || 'MATERIALIZED VIEW … SET (autovacuum_vacuum_scale_factor = 0.05, fillfactor = 90).'
+       FROM cache_refresher.status v
+      WHERE v.dead_rows >= 10000 AND v.dead_rows > v.rows
       ORDER BY v.view_schema, v.view_name);
 END;
 COMMENT ON FUNCTION cache_refresher.health IS 'what works and what does not: ok, warning or critical, with the remedy';

@@ -103,6 +103,24 @@ impl std::fmt::Display for RefusalText {
     }
 }
 
+impl RefusalText {
+    /// What to do about it, as a sentence.
+    pub fn remedy(&self, view: &str) -> String {
+        match self.0 {
+            Refusal::NoUniqueIndex => format!(
+                "Create one with CREATE UNIQUE INDEX ON {view} (…), or use method diff, which needs \
+                 none."
+            ),
+            Refusal::NotPopulated => "Use method auto or full for the first time.".to_owned(),
+            Refusal::NotHeap => format!(
+                "Use method concurrent or full, or ALTER MATERIALIZED VIEW {view} SET ACCESS METHOD \
+                 heap."
+            ),
+            Refusal::NotAvailable(_) => ACCEPTED_METHODS.to_owned(),
+        }
+    }
+}
+
 const ACCEPTED_METHODS: &str = "Use auto, full, concurrent or diff.";
 
 impl Error {
@@ -220,18 +238,7 @@ impl Error {
                  summary_query."
                     .to_owned()
             }
-            Self::Refused { name, refusal, .. } => match refusal.0 {
-                Refusal::NoUniqueIndex => format!(
-                    "Create one with CREATE UNIQUE INDEX ON {name} (…), or register the view with \
-                     method => 'full', which shuts readers out while it is refreshed."
-                ),
-                Refusal::NotPopulated => "Use method auto or full for the first time.".to_owned(),
-                Refusal::NotHeap => format!(
-                    "Use method concurrent or full, or ALTER MATERIALIZED VIEW {name} SET ACCESS \
-                     METHOD heap."
-                ),
-                Refusal::NotAvailable(_) => ACCEPTED_METHODS.to_owned(),
-            },
+            Self::Refused { name, refusal, .. } => refusal.remedy(name),
             Self::DuplicateKey { .. } => {
                 "The view's query must return one row for each key of a unique index: mend the query, \
                  or drop the index."

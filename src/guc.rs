@@ -31,6 +31,7 @@ static LOG_RETENTION: Text = Text::new(Some(c"7d"));
 static LOG_MAX_ROWS: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static LOG_MIN_DURATION: Text = Text::new(Some(c"0"));
 static NOTIFY: GucSetting<bool> = GucSetting::<bool>::new(true);
+static AUTO_FULL: GucSetting<bool> = GucSetting::<bool>::new(false);
 
 type Text = GucSetting<Option<CString>>;
 
@@ -197,6 +198,14 @@ pub fn define() {
         GucContext::Suset,
         GucFlags::default(),
     );
+    GucRegistry::define_bool_guc(
+        c"cache_refresher.auto_full",
+        c"Lets method auto take full for a populated view where that is much cheaper.",
+        c"Readers are shut out while such a refresh runs: after one that changed most rows, or of a badly bloated view.",
+        &AUTO_FULL,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
     guc_hooks::reserve_prefix();
 }
 
@@ -309,6 +318,8 @@ pub struct RefreshSettings {
     pub log_min_duration: Option<Duration>,
     /// Whether to send NOTIFY.
     pub notify: bool,
+    /// Whether `auto` may shut readers out where that is much cheaper.
+    pub auto_full: bool,
 }
 
 /// How much history is kept. Zero is without bound.
@@ -330,6 +341,7 @@ pub fn refresh_settings() -> RefreshSettings {
         retention: retention(),
         log_min_duration: duration::parse(&text(&LOG_MIN_DURATION)).ok(),
         notify: NOTIFY.get(),
+        auto_full: AUTO_FULL.get(),
     }
 }
 

@@ -1,4 +1,6 @@
-//! `refresh`, `refresh_all`, and what the two functions for existing callers need.
+//! `refresh` and its kin, `explain`, and what the two functions for existing callers need.
+
+use std::time::Duration;
 
 use cache_refresher_core::method::Requested;
 use cache_refresher_core::order;
@@ -11,11 +13,11 @@ use pgrx::prelude::*;
 use super::registration;
 use crate::catalog::view::{self, View};
 use crate::catalog::{binding, history::milliseconds, registry};
-use crate::error::{Error, Result};
+use crate::error::{Error, RefusalText, Result};
 use crate::guc;
 use crate::pg::{clock, report, transaction};
-use crate::refresh::privilege;
 use crate::refresh::session::{self, Answer};
+use crate::refresh::{self, privilege};
 
 /// A row of `cache_refresher.refresh_result`. The functions below spell it out once more, since pgrx
 /// does not look through an alias.
@@ -38,6 +40,7 @@ fn refresh(
     view: Option<Oid>,
     method: Option<String>,
     max_age: Option<Interval>,
+    cascade: Option<bool>,
 ) -> std::result::Result<
     TableIterator<
         'static,
@@ -57,7 +60,76 @@ fn refresh(
     ErrorReport,
 > {
     let view = view.ok_or(Error::NullArgument { argument: "view" })?;
-    Ok(TableIterator::once(refresh_one(view, method, max_age)?))
+    let first = refresh_one(view, method.clone(), max_age)?;
+    let mut rows = vec![first];
+    if cascade.unwrap_or(false) {
+        rows.extend(refresh_readers(view, method, max_age)?);
+    }
+    Ok(TableIterator::new(rows))
+}
+
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn refresh_together(
+    views: Option<Vec<Option<Oid>>>,
+    method: Option<String>,
+) -> std::result::Result<
+    TableIterator<
+        'static,
+        (
+            name!(view, Oid),
+            name!(outcome, &'static str),
+            name!(method, Option<&'static str>),
+            name!(reason, Option<String>),
+            name!(duration_ms, Option<f64>),
+            name!(rows_total, Option<i64>),
+            name!(rows_inserted, Option<i64>),
+            name!(rows_updated, Option<i64>),
+            name!(rows_deleted, Option<i64>),
+            name!(data_as_of, Option<TimestampWithTimeZone>),
+        ),
+    >,
+    ErrorReport,
+> {
+    let views = views.ok_or(Error::NullArgument { argument: "views" })?;
+    let ids: Option<Vec<u32>> = views.iter().map(|view| view.map(Oid::to_u32)).collect();
+    let ids = ids.ok_or(Error::NullArgument { argument: "views" })?;
+    let ordered: Vec<Oid> =
+        order::refresh_order(&ids, &view::reads_of(&ids)?).into_iter().map(Oid::from).collect();
+    let answers =
+        session::refresh_together(&ordered, requested(method)?, &guc::refresh_settings())?;
+    Ok(TableIterator::new(answers.into_iter().map(row)))
+}
+
+#[pg_extern(sql = false)]
+fn explain(
+    view: Option<Oid>,
+) -> std::result::Result<
+    TableIterator<
+        'static,
+        (
+            name!(method, &'static str),
+            name!(possible, bool),
+            name!(chosen, bool),
+            name!(reason, String),
+            name!(remedy, Option<String>),
+        ),
+    >,
+    ErrorReport,
+> {
+    let view = super::view(view)?;
+    privilege::require_see(&view)?;
+    let options = refresh::explain(&view, &guc::refresh_settings())?;
+    Ok(TableIterator::new(options.into_iter().map(move |option| {
+        let (reason, remedy) = match option.verdict {
+            Ok(reason) => (reason.to_owned(), None),
+            Err(refusal) => {
+                let refusal = RefusalText(refusal);
+                (refusal.to_string(), Some(refusal.remedy(&view.name.to_string())))
+            }
+        };
+        (option.method.as_str(), option.verdict.is_ok(), option.chosen, reason, remedy)
+    })))
 }
 
 #[pg_extern(sql = false)]
@@ -101,17 +173,40 @@ fn refresh_one(view: Oid, method: Option<String>, max_age: Option<Interval>) -> 
     session::refresh(view, method, max_age, &guc::refresh_settings()).map(row)
 }
 
-/// Every registered view that the caller may refresh, parents before children. Each in a
-/// subtransaction: one that fails is reported, and the others go on.
+/// Every registered view that the caller may refresh.
 fn all(method: Option<String>, max_age: Option<Interval>) -> Result<Vec<Row>> {
     let method = requested(method)?;
     let max_age = max_age.map(|age| clock::from_interval("max_age", &age)).transpose()?;
-    let settings = guc::refresh_settings();
     session::require_transaction()?;
     binding::reconcile()?;
     let registered: Vec<u32> = registry::all()?.into_iter().map(|entry| entry.view).collect();
+    each(&registered, &view::reads()?, method, max_age)
+}
+
+/// The registered views that read a view that was just refreshed, directly or through others.
+fn refresh_readers(
+    view: Oid,
+    method: Option<String>,
+    max_age: Option<Interval>,
+) -> Result<Vec<Row>> {
+    let method = requested(method)?;
+    let max_age = max_age.map(|age| clock::from_interval("max_age", &age)).transpose()?;
+    binding::reconcile()?;
+    let reads = view::reads()?;
+    each(&order::readers(view.to_u32(), &reads), &reads, method, max_age)
+}
+
+/// Those of the views that the caller may refresh, parents before children. Each in a
+/// subtransaction: one that fails is reported, and the others go on.
+fn each(
+    views: &[u32],
+    reads: &[(u32, u32)],
+    method: Option<Requested>,
+    max_age: Option<Duration>,
+) -> Result<Vec<Row>> {
+    let settings = guc::refresh_settings();
     let mut rows = Vec::new();
-    for view in order::refresh_order(&registered, &view::reads()?) {
+    for view in order::refresh_order(views, reads) {
         let oid = Oid::from(view);
         if !privilege::may_refresh(&View::find(oid)?)? {
             continue;

@@ -90,6 +90,36 @@ impl View {
     }
 }
 
+/// What of a view's past and present can make rebuilding it the cheaper way.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Condition {
+    /// The last refresh that counted changes has changed half of the rows or more.
+    pub mostly_changed: bool,
+    /// The table takes four times the pages that its rows need, by the planner's statistics.
+    pub bloated: bool,
+}
+
+/// Only the last refreshes count, so that diff is tried again now and then. 28 bytes: header and line
+/// pointer of a row; 8152: what a page has to offer.
+const CONDITION: &str = "
+SELECT coalesce((SELECT h.rows_inserted + h.rows_updated + h.rows_deleted >= greatest(h.rows_total, 1) / 2.0
+                   FROM (SELECT * FROM _cache_refresher.history
+                          WHERE view = c.oid AND outcome = 'refreshed' ORDER BY id DESC LIMIT 10) h
+                  WHERE h.method = 'diff' ORDER BY h.id DESC LIMIT 1), false),
+       c.reltuples > 0
+       AND c.relpages > 100 + 4 * c.reltuples / 8152
+                      * (28 + (SELECT sum(s.stawidth) FROM pg_statistic s WHERE s.starelid = c.oid))
+       IS TRUE
+  FROM pg_class c WHERE c.oid = $1";
+
+/// The condition of a view.
+pub fn condition(view: Oid) -> Result<Condition> {
+    let rows = query::select_current(CONDITION, &[view.into()], |row| {
+        Ok(Condition { mostly_changed: row.required(1)?, bloated: row.required(2)? })
+    })?;
+    Ok(rows.into_iter().next().unwrap_or_default())
+}
+
 const UNIQUE_COLUMNS: &str = "
 SELECT DISTINCT a.attnum
   FROM pg_index i
@@ -149,7 +179,7 @@ pub fn sources(view: Oid) -> Result<Vec<Source>> {
 
 const READS: &str = "
 WITH RECURSIVE reads (view, source, relkind) AS (
-    SELECT b.view, b.view, 'v'::\"char\" FROM _cache_refresher.binding b
+    SELECT v, v, 'v'::\"char\" FROM unnest($1) v
      UNION
     SELECT s.view, c.oid, c.relkind
       FROM reads s
@@ -161,9 +191,18 @@ WITH RECURSIVE reads (view, source, relkind) AS (
 )
 SELECT view, source FROM reads WHERE relkind = 'm'";
 
+const REGISTERED: &str = "SELECT view FROM _cache_refresher.binding";
+
 /// Which registered view reads which materialized view, through plain views too.
 pub fn reads() -> Result<Vec<(u32, u32)>> {
-    query::select_current(READS, &[], |row| {
+    let registered = query::select_current(REGISTERED, &[], |row| row.required::<Oid>(1))?;
+    reads_of(&registered.into_iter().map(Oid::to_u32).collect::<Vec<u32>>())
+}
+
+/// Which of these views reads which materialized view, through plain views too.
+pub fn reads_of(views: &[u32]) -> Result<Vec<(u32, u32)>> {
+    let views: Vec<Oid> = views.iter().copied().map(Oid::from).collect();
+    query::select_current(READS, &[views.into()], |row| {
         Ok((row.required::<Oid>(1)?.to_u32(), row.required::<Oid>(2)?.to_u32()))
     })
 }

@@ -22,7 +22,7 @@ pub(super) struct KeyColumn {
     /// The operator that sorts as the index does.
     pub sort: pg_sys::Oid,
     pub nulls_first: bool,
-    descending: bool,
+    pub descending: bool,
     collation: pg_sys::Oid,
     compare: *mut pg_sys::FmgrInfo,
 }

@@ -21,6 +21,41 @@ impl ActiveSnapshot {
     }
 }
 
+/// A snapshot for several steps of one transaction: each sees what was committed when it was taken,
+/// and in addition what the steps before have done.
+pub struct SharedSnapshot(pg_sys::Snapshot);
+
+impl SharedSnapshot {
+    /// Takes a snapshot of now, after the locks that its users rely on.
+    pub fn take() -> Self {
+        // SAFETY: a transaction is open; Drop gives the registration back.
+        unsafe {
+            pg_sys::CommandCounterIncrement();
+            Self(pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot()))
+        }
+    }
+
+    /// Makes it the active one.
+    pub fn activate(&self) -> ActiveSnapshot {
+        // SAFETY: registered until dropped; the copy is popped by Drop of the active one.
+        unsafe {
+            pg_sys::CommandCounterIncrement();
+            pg_sys::PushCopiedSnapshot(self.0);
+            pg_sys::UpdateActiveSnapshotCommandId();
+        }
+        ActiveSnapshot(())
+    }
+}
+
+impl Drop for SharedSnapshot {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: registered by `take`; after an ERROR the transaction sees to it.
+            unsafe { pg_sys::UnregisterSnapshot(self.0) };
+        }
+    }
+}
+
 impl Drop for ActiveSnapshot {
     fn drop(&mut self) {
         if !std::thread::panicking() {

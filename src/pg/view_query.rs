@@ -125,6 +125,10 @@ unsafe fn sorted(
             (*clause).eqop = key.equality;
             (*clause).sortop = key.sort;
             (*clause).nulls_first = key.nulls_first;
+            #[cfg(feature = "pg18")]
+            {
+                (*clause).reverse_sort = key.descending;
+            }
             sort = pg_sys::lappend(sort, clause.cast());
         }
         let source = node::<pg_sys::RangeTblEntry>(pg_sys::NodeTag::T_RangeTblEntry);

@@ -17,7 +17,7 @@ pub mod summary;
 use std::time::Duration;
 
 use cache_refresher_core::duration;
-use cache_refresher_core::method::{self, Facts, Method, Requested};
+use cache_refresher_core::method::{self, Choice, Facts, Method, MethodOption, Requested};
 use cache_refresher_core::outcome::RowCounts;
 use cache_refresher_core::progress::{Phase, Progress};
 use cache_refresher_core::time::Timestamp;
@@ -26,7 +26,7 @@ use pgrx::{PgSqlErrorCode, PgTryBuilder};
 
 use crate::catalog::content;
 use crate::catalog::registry::Registration;
-use crate::catalog::view::{self, View};
+use crate::catalog::view::{self, Condition, Source, View};
 use crate::error::{Error, Result, refused};
 use crate::guc::RefreshSettings;
 use crate::pg::deadline::Deadline;
@@ -62,6 +62,22 @@ pub struct Done {
     pub summary: Option<serde_json::Value>,
 }
 
+/// A refresh from its start to its end.
+struct Refresh<'a> {
+    oid: Oid,
+    registration: Option<&'a Registration>,
+    request: Request<'a>,
+    settings: &'a RefreshSettings,
+    running: RunningMark,
+    started_at: Timestamp,
+}
+
+/// A view and its sources, locked, and the method that was decided on under the lock.
+struct Locked {
+    choice: Choice,
+    sources: Vec<Source>,
+}
+
 /// Refreshes a view. The caller holds its refresh lock and has checked the caller's rights.
 ///
 /// `on_sources` is told early whether other servers are read, since it matters on failure too.
@@ -72,50 +88,55 @@ fn run(
     settings: &RefreshSettings,
     on_sources: impl FnOnce(bool),
 ) -> Result<Done> {
-    let started_at = clock::now();
-    let running = RunningMark::set(
-        identity::current_database(),
-        oid.to_u32(),
-        request.role.to_u32(),
-        started_at,
-    );
-    let limit = registration
-        .and_then(|registration| registration.policy.timeout)
-        .unwrap_or(settings.timeout);
-    let _codes = CodeRecorder::start();
-    let name = View::find(oid)?.name.to_string();
-    let deadline = Deadline::after(limit);
-    let done = cancelled_as_timeout(name, limit, || {
-        lock_and_rebuild(oid, registration, request, settings, &running, started_at, on_sources)
-    });
-    drop(deadline);
-    done
+    let refresh = Refresh::begin(oid, registration, request, settings);
+    refresh.limited(|| {
+        let locked = refresh.lock()?;
+        on_sources(locked.sources.iter().any(|source| source.foreign));
+        // Only now, with all locks held, the time and the snapshot: whatever committed before is in
+        // the view.
+        refresh.rebuild(&locked, clock::now(), ActiveSnapshot::take)
+    })
 }
 
-fn lock_and_rebuild(
-    oid: Oid,
-    registration: Option<&Registration>,
-    request: Request,
-    settings: &RefreshSettings,
-    running: &RunningMark,
-    started_at: Timestamp,
-    on_sources: impl FnOnce(bool),
-) -> Result<Done> {
-    let requested = request
-        .method
-        .or(registration.and_then(|registration| registration.policy.method))
-        .unwrap_or(Requested::Auto);
-    let decide = |view: &View| {
-        let facts =
-            Facts { populated: view.populated, unique_key: !view.key.is_empty(), heap: view.heap };
-        method::choose(requested, facts)
+impl<'a> Refresh<'a> {
+    fn begin(
+        oid: Oid,
+        registration: Option<&'a Registration>,
+        request: Request<'a>,
+        settings: &'a RefreshSettings,
+    ) -> Self {
+        let started_at = clock::now();
+        let role = request.role.to_u32();
+        let running =
+            RunningMark::set(identity::current_database(), oid.to_u32(), role, started_at);
+        Self { oid, registration, request, settings, running, started_at }
+    }
+
+    /// Runs a part of the refresh under the time limit of the view.
+    fn limited<R>(&self, body: impl FnOnce() -> Result<R>) -> Result<R> {
+        let limit = self
+            .registration
+            .and_then(|registration| registration.policy.timeout)
+            .unwrap_or(self.settings.timeout);
+        let _codes = CodeRecorder::start();
+        let name = View::find(self.oid)?.name.to_string();
+        let deadline = Deadline::after(limit);
+        let result = cancelled_as_timeout(name, limit, body);
+        drop(deadline);
+        result
+    }
+
+    fn decide(&self, view: &View) -> Result<Choice> {
+        let registered = self.registration.and_then(|registration| registration.policy.method);
+        let requested = self.request.method.or(registered).unwrap_or_default();
+        method::choose(requested, facts(view, self.settings.auto_full)?)
             .map_err(|refusal| refused(&view.name.to_string(), requested, refusal))
-    };
-    let mut view = View::find(oid)?;
-    let mut choice = decide(&view)?;
-    let sources;
-    {
-        let lock_timeout = settings::milliseconds(settings.lock_timeout);
+    }
+
+    /// Locks the view and all that it reads, to the end of the transaction.
+    fn lock(&self) -> Result<Locked> {
+        let mut choice = self.decide(&View::find(self.oid)?)?;
+        let lock_timeout = settings::milliseconds(self.settings.lock_timeout);
         let _patience = Scope::enter(
             identity::current_role(),
             Restriction::LocalUserIdChange,
@@ -124,65 +145,96 @@ fn lock_and_rebuild(
         // Until the lock is held, somebody may drop the index or populate the view: decide again
         // under the lock, and take the other lock where the decision is another one.
         loop {
-            lock::relation(oid, lock_for(choice.method));
-            view = View::find(oid)?;
-            let again = decide(&view)?;
+            lock::relation(self.oid, lock_for(choice.method));
+            let again = self.decide(&View::find(self.oid)?)?;
             let settled = again.method == choice.method;
             choice = again;
             if settled {
                 break;
             }
         }
-        sources = view::sources(oid)?;
-        on_sources(sources.iter().any(|source| source.foreign));
+        let sources = view::sources(self.oid)?;
         for source in &sources {
             lock::relation(source.oid, RelationLock::AccessShare);
         }
+        Ok(Locked { choice, sources })
     }
-    let parents = sources.iter().filter(|source| source.materialized).map(|source| source.oid);
-    // Only now, with all locks held, the time and the snapshot: whatever committed before
-    // `snapshot_at` is in the view.
-    let snapshot_at = clock::now();
-    let data_as_of = content::data_as_of(snapshot_at, parents.collect())?;
-    let pinned = settings::pinned(settings.lock_timeout)?;
-    running.report(Progress::begin(Phase::Querying, None));
-    let rows = loop {
-        // A schema can be renamed in spite of all locks, and the statement goes by name.
-        view = View::find(oid)?;
-        let _snapshot = ActiveSnapshot::take();
-        let restriction = match choice.method {
-            // CONCURRENTLY makes a temporary table. The server restricts the query itself.
-            Method::Full | Method::Concurrent => Restriction::LocalUserIdChange,
-            Method::Diff => Restriction::RestrictedOperation,
+
+    /// Brings a locked view up to date with what `snapshot` sees, which is what had been committed
+    /// at `snapshot_at`.
+    fn rebuild(
+        &self,
+        locked: &Locked,
+        snapshot_at: Timestamp,
+        snapshot: impl Fn() -> ActiveSnapshot,
+    ) -> Result<Done> {
+        let Locked { choice, sources } = locked;
+        let parents = sources.iter().filter(|source| source.materialized).map(|source| source.oid);
+        let data_as_of = content::data_as_of(snapshot_at, parents.collect())?;
+        let pinned = settings::pinned(self.settings.lock_timeout)?;
+        self.running.report(Progress::begin(Phase::Querying, None));
+        let (view, rows) = loop {
+            // A schema can be renamed in spite of all locks, and the statement goes by name.
+            let view = View::find(self.oid)?;
+            let _snapshot = snapshot();
+            let restriction = match choice.method {
+                // CONCURRENTLY makes a temporary table. The server restricts the query itself.
+                Method::Full | Method::Concurrent => Restriction::LocalUserIdChange,
+                Method::Diff => Restriction::RestrictedOperation,
+            };
+            let scope = Scope::enter(view.owner, restriction, &settings::refs(&pinned));
+            let rows = match choice.method {
+                Method::Full => rebuild::full(&view),
+                Method::Concurrent => rebuild::concurrently(&view),
+                Method::Diff => Some(diff::refresh(&view, &self.running)?),
+            };
+            drop(scope);
+            if let Some(rows) = rows {
+                break (view, rows);
+            }
         };
-        let _scope = Scope::enter(view.owner, restriction, &settings::refs(&pinned));
-        let rows = match choice.method {
-            Method::Full => rebuild::full(&view),
-            Method::Concurrent => rebuild::concurrently(&view),
-            Method::Diff => break diff::refresh(&view, running)?,
+        self.running.report(Progress::begin(Phase::Finishing, None));
+        let registered =
+            self.registration.and_then(|registration| registration.policy.summary.as_ref());
+        let summary = match registered {
+            Some(summary) if summary.owner == view.owner_name => {
+                Some(summary::run(&view, &summary.query, self.settings.lock_timeout)?)
+            }
+            _ => None,
         };
-        if let Some(total) = rows {
-            break RowCounts { total, changes: None };
-        }
-    };
-    running.report(Progress::begin(Phase::Finishing, None));
-    let summary = match registration.and_then(|registration| registration.policy.summary.as_ref()) {
-        Some(summary) if summary.owner == view.owner_name => {
-            Some(summary::run(&view, &summary.query, settings.lock_timeout)?)
-        }
-        _ => None,
-    };
-    Ok(Done {
-        view,
-        method: choice.method,
-        reason: choice.reason,
-        started_at,
-        duration: clock::now().since(started_at),
-        snapshot_at,
-        data_as_of,
-        rows,
-        summary,
+        Ok(Done {
+            view,
+            method: choice.method,
+            reason: choice.reason,
+            started_at: self.started_at,
+            duration: clock::now().since(self.started_at),
+            snapshot_at,
+            data_as_of,
+            rows,
+            summary,
+        })
+    }
+}
+
+/// What the choice of a method depends on.
+fn facts(view: &View, auto_full: bool) -> Result<Facts> {
+    // Only worth a look where it can make a difference.
+    let condition = if auto_full { view::condition(view.oid)? } else { Condition::default() };
+    Ok(Facts {
+        populated: view.populated,
+        unique_key: !view.key.is_empty(),
+        heap: view.heap,
+        auto_full,
+        mostly_changed: condition.mostly_changed,
+        bloated: condition.bloated,
     })
+}
+
+/// Each method for a view, and which one the next refresh takes.
+pub fn explain(view: &View, settings: &RefreshSettings) -> Result<Vec<MethodOption>> {
+    let registration = Registration::find(view.oid)?;
+    let requested = registration.and_then(|registration| registration.policy.method);
+    Ok(method::explain(requested.unwrap_or_default(), facts(view, settings.auto_full)?))
 }
 
 fn lock_for(method: Method) -> RelationLock {

@@ -1,23 +1,24 @@
 //! Methods `full` and `concurrent`: the server's own REFRESH MATERIALIZED VIEW.
 
+use cache_refresher_core::outcome::RowCounts;
+
 use crate::catalog::view::View;
 use crate::pg::statement;
 
-/// New content under an ACCESS EXCLUSIVE lock: readers wait. Returns the rows of the view,
-/// or nothing if its name has changed under it.
-pub fn full(view: &View) -> Option<i64> {
+/// New content under an ACCESS EXCLUSIVE lock: readers wait. Nothing if the view's name has changed
+/// under it.
+pub fn full(view: &View) -> Option<RowCounts> {
     refresh(view, false)
 }
 
-/// New content is computed beside the old one, and the difference applied: readers go on.
-/// Returns the rows of the view,
-/// or nothing if its name has changed under it.
-pub fn concurrently(view: &View) -> Option<i64> {
+/// New content is computed beside the old one, and the difference applied: readers go on. Nothing if
+/// the view's name has changed under it.
+pub fn concurrently(view: &View) -> Option<RowCounts> {
     refresh(view, true)
 }
 
-fn refresh(view: &View, concurrently: bool) -> Option<i64> {
+fn refresh(view: &View, concurrently: bool) -> Option<RowCounts> {
     let (schema, name) = view.name.to_c();
     statement::refresh_materialized_view(view.oid, &schema, &name, concurrently)
-        .map(|rows| i64::try_from(rows).unwrap_or(i64::MAX))
+        .map(|rows| RowCounts { total: i64::try_from(rows).unwrap_or(i64::MAX), changes: None })
 }

@@ -8,7 +8,7 @@ use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::view_state;
 use pgrx::pg_sys::Oid;
 
-use super::{Request, privilege, record, run};
+use super::{Done, Refresh, Request, privilege, record, run};
 use crate::catalog::content::{self, Content};
 use crate::catalog::registry::{self, Registration};
 use crate::catalog::view::View;
@@ -19,6 +19,7 @@ use crate::pg::deadline::Deadline;
 use crate::pg::lock::RefreshLock;
 use crate::pg::report::Caught;
 use crate::pg::shared::{self, Failure, Text};
+use crate::pg::snapshot::SharedSnapshot;
 use crate::pg::{clock, hooks, identity, snapshot, transaction};
 
 /// What a caller is told.
@@ -87,6 +88,46 @@ pub fn refresh(
     logging_failure(oid, called_at, || refresh_locked(oid, method, settings))
 }
 
+/// Refreshes views, in the order given, under one snapshot: they agree with each other. A failure of
+/// one is one of all.
+pub fn refresh_together(
+    oids: &[Oid],
+    method: Option<Requested>,
+    settings: &RefreshSettings,
+) -> Result<Vec<Answer>> {
+    require_transaction()?;
+    for &oid in oids {
+        privilege::require_refresh(&View::find(oid)?)?;
+    }
+    // By OID, so that two such calls do not wait for each other in a circle.
+    let mut sorted = oids.to_vec();
+    sorted.sort_unstable_by_key(|oid| oid.to_u32());
+    for oid in sorted {
+        RefreshLock::acquire(registry::oid()?, oid);
+    }
+    let registrations: Vec<Option<Registration>> =
+        oids.iter().map(|&oid| find_registration(oid)).collect::<Result<_>>()?;
+    let request = Request { trigger: "manual", method, role: identity::current_role() };
+    let called_at = clock::now();
+    let mut refreshes = Vec::with_capacity(oids.len());
+    for (&oid, registration) in oids.iter().zip(&registrations) {
+        let refresh = Refresh::begin(oid, registration.as_ref(), request, settings);
+        let locked = logging_failure(oid, called_at, || refresh.limited(|| refresh.lock()))?;
+        refreshes.push((refresh, locked));
+    }
+    let snapshot_at = clock::now();
+    let snapshot = SharedSnapshot::take();
+    let mut answers = Vec::with_capacity(oids.len());
+    for (refresh, locked) in &refreshes {
+        answers.push(logging_failure(refresh.oid, called_at, || {
+            let done =
+                refresh.limited(|| refresh.rebuild(locked, snapshot_at, || snapshot.activate()))?;
+            recorded(&done, request, refresh.registration.is_some(), settings)
+        })?);
+    }
+    Ok(answers)
+}
+
 /// A refresh writes, and what it writes must be of now.
 pub fn require_transaction() -> Result<()> {
     snapshot::require_writable("refresh a materialized view")?;
@@ -121,19 +162,29 @@ fn refresh_locked(
     let registration = find_registration(oid)?;
     let request = Request { trigger: "manual", method, role: identity::current_role() };
     let done = run(oid, registration.as_ref(), request, settings, |_| ())?;
-    let before = attempts::find(oid)?;
+    recorded(&done, request, registration.is_some(), settings)
+}
+
+/// Records a refresh, and tells the scheduler.
+fn recorded(
+    done: &Done,
+    request: Request,
+    registered: bool,
+    settings: &RefreshSettings,
+) -> Result<Answer> {
+    let before = attempts::find(done.view.oid)?;
     let finished_at = done.started_at.plus(done.duration);
     let after = view_state::after_success(&before, done.started_at, finished_at);
-    record::success(&done, request, &Default::default(), &after, settings)?;
-    record::log_success(&done, settings);
+    record::success(done, request, &Default::default(), &after, settings)?;
+    record::log_success(done, settings);
     if before.suspended {
         // Nothing was scheduled, and perhaps no scheduler runs.
         hooks::registry_changed();
-    } else if registration.is_some() {
+    } else if registered {
         hooks::view_refreshed();
     }
     Ok(Answer {
-        view: oid,
+        view: done.view.oid,
         outcome: Outcome::Refreshed,
         method: Some(done.method),
         reason: done.reason.to_owned(),

@@ -87,6 +87,12 @@ pub struct Facts {
     pub unique_key: bool,
     /// Its table is an ordinary heap, whose rows diff knows how to write.
     pub heap: bool,
+    /// Readers may be shut out for a refresh that is much cheaper that way.
+    pub auto_full: bool,
+    /// The last refresh that counted has changed most rows.
+    pub mostly_changed: bool,
+    /// Its table is several times larger than its rows need.
+    pub bloated: bool,
 }
 
 /// A method, and why it was taken.
@@ -112,11 +118,17 @@ pub enum Refusal {
 }
 
 /// Chooses the method of one refresh. `auto` never falls back to a method that shuts readers out,
-/// except for a view that cannot be read anyway: who wants that says `full`.
+/// except for a view that cannot be read anyway, and where a setting allows it.
 pub fn choose(requested: Requested, facts: Facts) -> Result<Choice, Refusal> {
     let take = |method, reason| Ok(Choice { method, reason });
     match requested {
         Requested::Auto if !facts.populated => take(Method::Full, "first population"),
+        Requested::Auto if facts.auto_full && facts.mostly_changed => {
+            take(Method::Full, "most rows change, and auto_full is on")
+        }
+        Requested::Auto if facts.auto_full && facts.bloated => {
+            take(Method::Full, "the view is bloated, and auto_full is on")
+        }
         Requested::Auto if facts.heap => take(Method::Diff, "writes only what differs"),
         Requested::Auto if facts.unique_key => {
             take(Method::Concurrent, "the access method is not heap")
@@ -133,11 +145,50 @@ pub fn choose(requested: Requested, facts: Facts) -> Result<Choice, Refusal> {
     }
 }
 
+/// What can be said of one method for one view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MethodOption {
+    /// The method.
+    pub method: Requested,
+    /// Whether it is the one that the next refresh takes.
+    pub chosen: bool,
+    /// What it means for this view, or why it cannot be taken.
+    pub verdict: Result<&'static str, Refusal>,
+}
+
+/// Each method for a view that is registered with `requested`.
+pub fn explain(requested: Requested, facts: Facts) -> Vec<MethodOption> {
+    let next = choose(requested, facts).ok();
+    [Requested::Full, Requested::Concurrent, Requested::Diff, Requested::Delta]
+        .into_iter()
+        .map(|method| {
+            let choice = choose(method, facts);
+            let taken = choice.ok().map(|choice| choice.method);
+            let chosen = taken.is_some() && taken == next.map(|choice| choice.method);
+            let verdict = choice.map(|choice| match (next, choice.method) {
+                (Some(next), _) if chosen && requested == Requested::Auto => next.reason,
+                (_, Method::Full) => "possible, and shuts readers out while it runs",
+                (_, Method::Concurrent) => "possible, and keeps VACUUM out while it runs",
+                (_, Method::Diff) if facts.unique_key => "possible, tells rows apart by their key",
+                (_, Method::Diff) => "possible, tells rows apart as a whole",
+            });
+            MethodOption { method, chosen, verdict }
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const READY: Facts = Facts { populated: true, unique_key: true, heap: true };
+    const READY: Facts = Facts {
+        populated: true,
+        unique_key: true,
+        heap: true,
+        auto_full: false,
+        mostly_changed: false,
+        bloated: false,
+    };
     const NO_INDEX: Facts = Facts { unique_key: false, ..READY };
     const OTHER_TABLE: Facts = Facts { heap: false, ..READY };
     const OTHER_WITHOUT_INDEX: Facts = Facts { heap: false, ..NO_INDEX };
@@ -169,6 +220,36 @@ mod tests {
         ] {
             assert_eq!(choose(requested, facts), expected, "{requested:?} {facts:?}");
         }
+    }
+
+    #[test]
+    fn readers_are_shut_out_only_with_leave() {
+        for (auto_full, mostly_changed, bloated, expected) in [
+            (false, true, true, Method::Diff),
+            (true, false, false, Method::Diff),
+            (true, true, false, Method::Full),
+            (true, false, true, Method::Full),
+        ] {
+            let facts = Facts { auto_full, mostly_changed, bloated, ..READY };
+            assert_eq!(choose(Requested::Auto, facts).map(|choice| choice.method), Ok(expected));
+            assert_eq!(
+                choose(Requested::Diff, facts).map(|choice| choice.method),
+                Ok(Method::Diff)
+            );
+        }
+    }
+
+    #[test]
+    fn every_option_is_explained_and_at_most_one_is_chosen() {
+        let chosen = |requested, facts| {
+            let options = explain(requested, facts);
+            assert_eq!(options.len(), 4);
+            options.into_iter().filter(|option| option.chosen).map(|option| option.method).next()
+        };
+        assert_eq!(chosen(Requested::Auto, READY), Some(Requested::Diff));
+        assert_eq!(chosen(Requested::Auto, EMPTY), Some(Requested::Full));
+        assert_eq!(chosen(Requested::Concurrent, READY), Some(Requested::Concurrent));
+        assert_eq!(chosen(Requested::Auto, OTHER_WITHOUT_INDEX), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::{BinaryHeap, HashMap};
 
 use petgraph::Direction::{Incoming, Outgoing};
 use petgraph::graphmap::DiGraphMap;
+use petgraph::visit::Bfs;
 
 /// Sorts views so that each comes after those that it reads, and in the order given where that
 /// leaves a choice (Kahn's algorithm with a heap). `reads` holds pairs of a view and one that it
@@ -60,6 +61,22 @@ pub fn refresh_order(ids: &[u32], reads: &[(u32, u32)]) -> Vec<u32> {
     order
 }
 
+/// The views that read `view`, directly or through each other, in no particular order.
+pub fn readers(view: u32, reads: &[(u32, u32)]) -> Vec<u32> {
+    let mut graph: DiGraphMap<u32, ()> = DiGraphMap::new();
+    graph.add_node(view);
+    for &(reader, read) in reads {
+        graph.add_edge(read, reader, ());
+    }
+    let mut found = Vec::new();
+    let mut walk = Bfs::new(&graph, view);
+    while let Some(reader) = walk.next(&graph) {
+        found.push(reader);
+    }
+    found.retain(|reader| *reader != view);
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +107,14 @@ mod tests {
     fn a_circle_and_what_is_behind_it_come_last() {
         let reads = [(1, 2), (2, 1), (3, 1), (5, 5)];
         assert_eq!(refresh_order(&[3, 2, 1, 4, 5], &reads), [4, 5, 3, 2, 1]);
+    }
+
+    #[test]
+    fn readers_are_found_through_others() {
+        let mut found = readers(10, &[(40, 20), (40, 30), (20, 10), (30, 10), (5, 6)]);
+        found.sort_unstable();
+        assert_eq!(found, [20, 30, 40]);
+        assert!(readers(40, &[(40, 20)]).is_empty());
     }
 
     #[test]

@@ -79,6 +79,19 @@ pub struct RowChanges {
     pub deleted: i64,
 }
 
+impl RowCounts {
+    /// Fewer changes than this leave statistics as good as they were.
+    const FEW: i64 = 1000;
+
+    /// Whether a tenth of the rows or more have changed: more than the planner should plan by old
+    /// statistics until autovacuum comes around.
+    pub fn outdate_statistics(&self) -> bool {
+        self.changes.is_some_and(|changes| {
+            changes.total() >= Self::FEW && changes.total() >= self.total / 10
+        })
+    }
+}
+
 impl RowChanges {
     /// All of them.
     pub const fn total(self) -> i64 {
@@ -89,6 +102,18 @@ impl RowChanges {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn statistics_go_stale_with_a_tenth_of_the_rows() {
+        let counts = |total, updated| RowCounts {
+            total,
+            changes: Some(RowChanges { updated, ..RowChanges::default() }),
+        };
+        assert!(counts(10_000, 1000).outdate_statistics());
+        assert!(!counts(10_001, 999).outdate_statistics());
+        assert!(!counts(100, 100).outdate_statistics(), "few rows");
+        assert!(!RowCounts { total: 10_000, changes: None }.outdate_statistics());
+    }
 
     #[test]
     fn every_word_reads_back_and_others_are_refused() {
