@@ -8,7 +8,7 @@ use cache_refresher_core::view_state::{self, History, Verdict};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 
-use super::{Done, Request, policy, record, run};
+use super::{Done, Request, policy, record, run, statistics};
 use crate::catalog::attempts;
 use crate::catalog::content::{self, Content};
 use crate::catalog::registry::{self, Registration};
@@ -47,6 +47,7 @@ pub fn execute(job: Job, settings: &RefreshSettings) -> Report {
     let report = match end {
         Ok(End::Refreshed(done, history)) => {
             record::log_success(&done, settings);
+            statistics::renew(&done);
             Report::Ended(history)
         }
         Ok(End::NotNeeded(history)) => Report::Ended(history),

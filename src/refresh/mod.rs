@@ -12,6 +12,7 @@ mod rebuild;
 mod record;
 pub mod session;
 mod settings;
+mod statistics;
 pub mod summary;
 
 use std::time::Duration;
@@ -59,6 +60,8 @@ pub struct Done {
     pub snapshot_at: Timestamp,
     pub data_as_of: Option<Timestamp>,
     pub rows: RowCounts,
+    /// The view had no content before.
+    pub first: bool,
     pub summary: Option<serde_json::Value>,
 }
 
@@ -173,9 +176,11 @@ impl<'a> Refresh<'a> {
         let data_as_of = content::data_as_of(snapshot_at, parents.collect())?;
         let pinned = settings::pinned(self.settings.lock_timeout)?;
         self.running.report(Progress::begin(Phase::Querying, None));
+        let mut first;
         let (view, rows) = loop {
             // A schema can be renamed in spite of all locks, and the statement goes by name.
             let view = View::find(self.oid)?;
+            first = !view.populated;
             let _snapshot = snapshot();
             let restriction = match choice.method {
                 // CONCURRENTLY makes a temporary table. The server restricts the query itself.
@@ -211,6 +216,7 @@ impl<'a> Refresh<'a> {
             snapshot_at,
             data_as_of,
             rows,
+            first,
             summary,
         })
     }
