@@ -106,6 +106,7 @@ fn next_refresh_at(
 }
 
 #[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
 fn running_views() -> TableIterator<
     'static,
     (

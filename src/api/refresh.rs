@@ -102,6 +102,7 @@ fn refresh_together(
 }
 
 #[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
 fn explain(
     view: Option<Oid>,
 ) -> std::result::Result<

@@ -42,10 +42,36 @@ pub fn refresh_materialized_view(
         if pg_sys::get_relname_relid(name.as_ptr(), namespace) != view {
             return None;
         }
+        Some(run_utility(refresh.cast(), &text))
+    }
+}
+
+/// ANALYZE of a table, unless somebody holds a lock against it.
+pub fn analyze(table: pg_sys::Oid) {
+    // SAFETY: as above; the table goes by its OID.
+    unsafe {
+        let statement = node::<pg_sys::VacuumStmt>(pg_sys::NodeTag::T_VacuumStmt);
+        let option =
+            pg_sys::makeDefElem(pg_sys::pstrdup(c"skip_locked".as_ptr()), std::ptr::null_mut(), -1);
+        let none = std::ptr::null_mut();
+        let target = pg_sys::makeVacuumRelation(none, table, std::ptr::null_mut());
+        (*statement).options = pg_sys::lappend(std::ptr::null_mut(), option.cast());
+        (*statement).rels = pg_sys::lappend(std::ptr::null_mut(), target.cast());
+        run_utility(statement.cast(), c"ANALYZE of a materialized view");
+    }
+}
+
+/// Runs a utility statement inside the present transaction; the rows that it processed.
+///
+/// # Safety
+/// A statement as the parser would have made it.
+unsafe fn run_utility(statement: *mut pg_sys::Node, text: &CStr) -> u64 {
+    // SAFETY: the caller vouches for the statement; the rest is what the server's own callers give.
+    unsafe {
         let planned = node::<pg_sys::PlannedStmt>(pg_sys::NodeTag::T_PlannedStmt);
         (*planned).commandType = pg_sys::CmdType::CMD_UTILITY;
         (*planned).canSetTag = true;
-        (*planned).utilityStmt = refresh.cast();
+        (*planned).utilityStmt = statement;
         let mut completion = pg_sys::QueryCompletion::default();
         pg_sys::ProcessUtility(
             planned,
@@ -58,7 +84,7 @@ pub fn refresh_materialized_view(
             &mut completion,
         );
         pg_sys::CommandCounterIncrement();
-        Some(completion.nprocessed)
+        completion.nprocessed
     }
 }
 

@@ -1,13 +1,10 @@
 //! Statistics for the planner after large changes, so that nobody plans by old ones until autovacuum
 //! comes around.
 
-use pgrx::Spi;
-
 use super::Done;
 use crate::catalog::view::View;
-use crate::error::Error;
 use crate::pg::identity::{Restriction, Scope};
-use crate::pg::{report, transaction};
+use crate::pg::{report, statement, transaction};
 
 /// Analyzes a view whose refresh has committed, in a transaction of its own, if that has changed much.
 pub fn renew(done: &Done) {
@@ -15,7 +12,7 @@ pub fn renew(done: &Done) {
     if !done.first && !done.rows.outdate_statistics() {
         return;
     }
-    let analyzed = transaction::run(|| analyze(&done.view).unwrap_or_else(|error| error.raise()));
+    let analyzed = transaction::run(|| analyze(&done.view));
     if let Err(caught) = analyzed {
         let message =
             format!("cache_refresher: cannot analyze {}: {}", done.view.name, caught.message);
@@ -23,12 +20,12 @@ pub fn renew(done: &Done) {
     }
 }
 
-fn analyze(view: &View) -> Result<(), Error> {
+fn analyze(view: &View) {
     let _scope = Scope::enter(
         view.owner,
         Restriction::RestrictedOperation,
         &[(c"search_path", c"pg_catalog, pg_temp")],
     );
     // Whoever holds a lock against it, VACUUM above all, renews them himself or changes the view again.
-    Ok(Spi::run(&format!("ANALYZE (SKIP_LOCKED) {}", view.name))?)
+    statement::analyze(view.oid);
 }
