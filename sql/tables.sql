@@ -76,6 +76,7 @@ CREATE TABLE _cache_refresher.attempts (
     failed_rounds        integer NOT NULL DEFAULT 0,
     consecutive_failures integer NOT NULL DEFAULT 0,
     failing_since        timestamptz,
+    changed_at           timestamptz,
     suspended            boolean NOT NULL DEFAULT false,
     refreshes            bigint NOT NULL DEFAULT 0,
     failures             bigint NOT NULL DEFAULT 0,
@@ -89,6 +90,7 @@ CREATE TABLE _cache_refresher.attempts (
     CONSTRAINT attempts_error_is_whole CHECK ((error_sqlstate IS NULL) = (error_message IS NULL))
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE _cache_refresher.attempts IS 'outcome of the latest attempts of each view, and totals';
+COMMENT ON COLUMN _cache_refresher.attempts.changed_at IS 'end of the last refresh that brought new rows, or cannot tell: views that follow this one are due from then on';
 COMMENT ON COLUMN _cache_refresher.attempts.attempt IS 'retries used in the current round';
 
 -- No foreign key: history outlives registrations and views, until retention takes it.

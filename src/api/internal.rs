@@ -86,6 +86,7 @@ fn next_refresh_at(
         consecutive_failures: count(consecutive_failures),
         suspended: suspended.unwrap_or(false),
         failing_since: None,
+        changed_at: None,
     };
     // A row that an administrator has spoilt is not scheduled, and must not spoil the view of the rest.
     // When it is due does not depend on what would follow from failures to come.

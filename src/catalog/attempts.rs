@@ -12,19 +12,19 @@ use crate::pg::clock;
 
 const FIND: &str = "
 SELECT last_started_at, last_finished_at, retry_at, attempt, failed_rounds, consecutive_failures,
-       suspended, failing_since
+       suspended, failing_since, changed_at
   FROM _cache_refresher.attempts WHERE view = $1";
 
 const SAVE: &str = "
 INSERT INTO _cache_refresher.attempts AS a
        (view, last_started_at, last_finished_at, retry_at, attempt, failed_rounds,
         consecutive_failures, suspended, refreshes, failures, cancellations,
-        error_sqlstate, error_message, failing_since)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+        error_sqlstate, error_message, failing_since, changed_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
 ON CONFLICT (view) DO UPDATE
    SET last_started_at = $2, last_finished_at = $3, retry_at = $4, attempt = $5,
        failed_rounds = $6, consecutive_failures = $7, suspended = $8,
-       failing_since = $14, refreshes = a.refreshes + $9, failures = a.failures + $10,
+       failing_since = $14, changed_at = $15, refreshes = a.refreshes + $9, failures = a.failures + $10,
        cancellations = a.cancellations + $11,
        error_sqlstate = CASE WHEN $9 = 1 THEN NULL ELSE coalesce($12, a.error_sqlstate) END,
        error_message = CASE WHEN $9 = 1 THEN NULL ELSE coalesce($13, a.error_message) END
@@ -36,7 +36,7 @@ UPDATE _cache_refresher.attempts
        failing_since = NULL
  WHERE view = $1";
 
-/// The eight columns of a history, from `first` on; a row that is missing reads as never tried.
+/// The nine columns of a history, from `first` on; a row that is missing reads as never tried.
 pub fn history(row: &Row, first: usize) -> Result<History> {
     let time = |column| -> Result<Option<Timestamp>> {
         Ok(row.optional::<TimestampWithTimeZone>(column)?.map(clock::from_sql))
@@ -53,6 +53,7 @@ pub fn history(row: &Row, first: usize) -> Result<History> {
         consecutive_failures: count(first + 5)?,
         suspended: row.optional(first + 6)?.unwrap_or(false),
         failing_since: time(first + 7)?,
+        changed_at: time(first + 8)?,
     })
 }
 
@@ -90,6 +91,7 @@ pub fn save(
             error.map(|(sqlstate, _)| sqlstate).into(),
             error.map(|(_, message)| message).into(),
             time(history.failing_since).into(),
+            time(history.changed_at).into(),
         ],
         |row| row.required(1),
     )?;

@@ -53,7 +53,7 @@ SELECT r.view_schema, r.view_name, r.refresh_interval, r.schedule, r.time_zone, 
        r.summary_query, r.summary_owner, r.paused, r.registered_at,
        c.oid, c.relispopulated,
        a.last_started_at, a.last_finished_at, a.retry_at, a.attempt, a.failed_rounds,
-       a.consecutive_failures, a.suspended, a.failing_since
+       a.consecutive_failures, a.suspended, a.failing_since, a.changed_at
   FROM _cache_refresher.registry r
   JOIN _cache_refresher.binding b ON (b.view_schema, b.view_name) = (r.view_schema, r.view_name)
   JOIN pg_class c ON c.oid = b.view AND c.relkind = 'm'

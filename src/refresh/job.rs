@@ -107,7 +107,8 @@ fn refresh(
         Request { trigger: job.why.as_str(), method: None, role: identity::current_role() };
     let done = run(oid, Some(&registration), request, settings, |reads| foreign.set(reads))?;
     let finished_at = done.started_at.plus(done.duration);
-    let after = view_state::after_success(&history, done.started_at, finished_at);
+    let after =
+        view_state::after_success(&history, done.started_at, finished_at, done.rows.brings_new());
     record::success(&done, request, &history, &after, settings)?;
     Ok(End::Refreshed(Box::new(done), after))
 }

@@ -1,6 +1,6 @@
 //! From what a view is registered with, and the settings, to what the core schedules by.
 
-use cache_refresher_core::interval::{self, IntervalSettings};
+use cache_refresher_core::interval::{self, IntervalSettings, IntervalSource};
 use cache_refresher_core::schedule::{CronSchedule, Phase, Schedule};
 use cache_refresher_core::view_state::Policy;
 
@@ -38,4 +38,12 @@ pub fn of(
         suspend_after: failures.suspend_after,
         paused: registration.paused,
     })
+}
+
+/// Whether a view has no pace of its own: neither registered nor set for it by name.
+pub fn is_inherited(registration: &Registration, intervals: &IntervalSettings) -> bool {
+    let (name, policy) = (&registration.name, &registration.policy);
+    let (_, source) =
+        interval::effective(intervals, &name.schema, &name.name, policy.refresh_interval);
+    policy.schedule.is_none() && source == IntervalSource::DefaultSetting
 }

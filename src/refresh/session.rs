@@ -174,7 +174,8 @@ fn recorded(
 ) -> Result<Answer> {
     let before = attempts::find(done.view.oid)?;
     let finished_at = done.started_at.plus(done.duration);
-    let after = view_state::after_success(&before, done.started_at, finished_at);
+    let after =
+        view_state::after_success(&before, done.started_at, finished_at, done.rows.brings_new());
     record::success(done, request, &Default::default(), &after, settings)?;
     record::log_success(done, settings);
     if before.suspended {

@@ -3,14 +3,14 @@
 //! It lives while something is due soon. What it knows it derives from the catalogs at its start and
 //! whenever somebody pokes; workers report the rest through shared memory.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use cache_refresher_core::board::{Board, Due, ViewEntry};
 use cache_refresher_core::pool::Placement;
 use cache_refresher_core::time::Timestamp;
 
-use crate::catalog::view::ViewName;
+use crate::catalog::view::{self, ViewName};
 use crate::catalog::{binding, query, registry};
 use crate::error::Result;
 use crate::guc;
@@ -322,6 +322,10 @@ fn log_missing(name: &ViewName) {
 /// What is registered and exists.
 fn entries() -> Result<Vec<ViewEntry>> {
     let settings = guc::refresh_settings();
+    let mut parents: HashMap<u32, Vec<u32>> = HashMap::new();
+    for (view, parent) in view::reads()? {
+        parents.entry(view).or_default().push(parent);
+    }
     let mut entries = Vec::new();
     for entry in registry::all()? {
         match policy::of(&entry.registration, &settings.intervals, settings.failures) {
@@ -331,6 +335,8 @@ fn entries() -> Result<Vec<ViewEntry>> {
                 history: entry.history,
                 populated: entry.populated,
                 registered_at: entry.registration.registered_at,
+                parents: parents.remove(&entry.view).unwrap_or_default(),
+                follows: policy::is_inherited(&entry.registration, &settings.intervals),
             }),
             // One bad row must not keep the others from being refreshed.
             Err(error) => report::log(

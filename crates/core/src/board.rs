@@ -9,11 +9,18 @@
 //!  postponed    by the time to look again; then back to the queue, with its place by due time kept
 //!  neither      paused, suspended, or without a further slot
 //! ```
+//!
+//! Views may read other views. Parents come first: a view whose time has come is not handed out while
+//! something that it reads, through others too, is due as well or runs. So the bottom of a diamond is
+//! refreshed once, after both sides. This is a matter of economy, not of rightness, and so it has an
+//! end: a view waits for others no longer than one interval of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
+use crate::schedule::Schedule;
 use crate::time::Timestamp;
-use crate::view_state::{History, NextDue, Policy, Why, next_due};
+use crate::view_state::{History, NextDue, Policy, Why, following, next_due};
 
 /// OID of a materialized view.
 pub type ViewId = u32;
@@ -31,6 +38,20 @@ pub struct ViewEntry {
     pub populated: bool,
     /// Since when it is registered.
     pub registered_at: Timestamp,
+    /// The views that it reads. Those that are not on the board don't matter.
+    pub parents: Vec<ViewId>,
+    /// It has no pace of its own: new rows in what it reads make it due.
+    pub follows: bool,
+}
+
+impl ViewEntry {
+    /// How long it lets others go first.
+    const fn patience(&self) -> Duration {
+        match self.policy.schedule {
+            Schedule::Interval(interval) => interval,
+            Schedule::Cron(_) => Duration::from_secs(60),
+        }
+    }
 }
 
 /// A view whose time has come.
@@ -50,8 +71,11 @@ pub struct Board {
     views: BTreeMap<ViewId, View>,
     queue: BTreeSet<(Timestamp, ViewId)>,
     postponed: BTreeSet<(Timestamp, ViewId)>,
-    /// Kept apart from `views`: who is unregistered while running is running still.
-    running: BTreeSet<ViewId>,
+    /// With what made them due. Kept apart from `views`: who is unregistered while running is
+    /// running still.
+    running: BTreeMap<ViewId, NextDue>,
+    /// Who follows a view.
+    followers: BTreeMap<ViewId, Vec<ViewId>>,
     /// The latest time that we were told; an earlier one means that the clock went back.
     now: Option<Timestamp>,
 }
@@ -72,19 +96,19 @@ impl Board {
         let mut previous = std::mem::take(&mut self.views);
         self.queue.clear();
         self.postponed.clear();
+        self.followers.clear();
         for entry in entries {
             let id = entry.id;
+            for parent in entry.parents.iter().filter(|_| entry.follows) {
+                self.followers.entry(*parent).or_default().push(id);
+            }
             let not_before = previous
                 .remove(&id)
                 .filter(|view| view.entry == entry)
                 .and_then(|view| view.not_before);
-            let due = due_of(&entry, now);
-            self.views.insert(id, View { entry, due, not_before });
+            self.views.insert(id, View { entry, due: NextDue::Never, not_before });
         }
-        let ids: Vec<ViewId> = self.views.keys().copied().collect();
-        for id in ids {
-            self.enqueue(id);
-        }
+        self.schedule_all(now);
     }
 
     /// Takes in what has become of a view. Unknown views are ignored: they were unregistered
@@ -92,13 +116,20 @@ impl Board {
     pub fn apply(&mut self, id: ViewId, history: History, populated: bool, now: Timestamp) {
         self.observe(now);
         self.dequeue(id);
+        let mut changed = false;
         if let Some(view) = self.views.get_mut(&id) {
+            changed = view.entry.history.changed_at != history.changed_at;
             view.entry.history = history;
             view.entry.populated = populated;
-            view.due = due_of(&view.entry, now);
             view.not_before = None;
         }
-        self.enqueue(id);
+        self.schedule(id, now);
+        if changed {
+            for follower in self.followers.get(&id).cloned().unwrap_or_default() {
+                self.dequeue(follower);
+                self.schedule(follower, now);
+            }
+        }
     }
 
     /// Somebody else refreshes the view: look again at `until`. It keeps its place among those
@@ -114,7 +145,8 @@ impl Board {
     /// Marks a view as running: it is not due until [`finish`](Self::finish).
     pub fn start(&mut self, id: ViewId) {
         self.dequeue(id);
-        self.running.insert(id);
+        let due = self.views.get(&id).map_or(NextDue::Never, |view| view.due);
+        self.running.insert(id, due);
     }
 
     /// Takes the running mark away. What came of the refresh is told by [`apply`](Self::apply),
@@ -126,7 +158,8 @@ impl Board {
         self.enqueue(id);
     }
 
-    /// Up to `limit` views that are due and not running, longest-waiting first. Does not mark them.
+    /// Up to `limit` views that are due and not running, and have nothing to wait for,
+    /// longest-waiting first. Does not mark them.
     pub fn due(&mut self, now: Timestamp, limit: usize) -> Vec<Due> {
         self.observe(now);
         while let Some(&(until, id)) = self.postponed.first()
@@ -141,12 +174,47 @@ impl Board {
         self.queue
             .iter()
             .take_while(|(due_at, _)| *due_at <= now)
+            .filter(|(due_at, id)| !self.waits(*id, *due_at, now))
             .filter_map(|&(due_at, id)| match self.views.get(&id)?.due {
                 NextDue::At(_, why) => Some(Due { id, due_at, why }),
                 NextDue::Never => None,
             })
             .take(limit)
             .collect()
+    }
+
+    /// Whether something that a view reads goes first. What became due later does not, or a view
+    /// that is always due would keep its readers waiting; but what follows others comes of something
+    /// that was due before.
+    fn waits(&self, id: ViewId, due_at: Timestamp, now: Timestamp) -> bool {
+        let Some(view) = self.views.get(&id).filter(|view| !view.entry.parents.is_empty()) else {
+            return false;
+        };
+        if due_at.plus(view.entry.patience()) <= now {
+            return false;
+        }
+        let mut seen = BTreeSet::from([id]);
+        let mut open: Vec<ViewId> = view.entry.parents.clone();
+        while let Some(ancestor) = open.pop() {
+            if !seen.insert(ancestor) {
+                continue;
+            }
+            let Some(view) = self.views.get(&ancestor) else { continue };
+            let due = self.running.get(&ancestor).or_else(|| {
+                // Postponed is being refreshed by somebody else.
+                Some(&view.due).filter(|due| matches!(due, NextDue::At(at, _) if *at <= now))
+            });
+            let goes_first = due.is_some_and(|due| match *due {
+                NextDue::At(_, Why::Parent) => true,
+                NextDue::At(at, _) => at <= due_at,
+                NextDue::Never => false,
+            });
+            if goes_first {
+                return true;
+            }
+            open.extend(&view.entry.parents);
+        }
+        false
     }
 
     /// When to look again: the earliest due time of the views that are not running. It may have
@@ -182,18 +250,37 @@ impl Board {
         self.queue.clear();
         self.postponed.clear();
         for view in self.views.values_mut() {
-            view.due = due_of(&view.entry, now);
             view.not_before = None;
         }
+        self.schedule_all(now);
+    }
+
+    fn schedule_all(&mut self, now: Timestamp) {
         let ids: Vec<ViewId> = self.views.keys().copied().collect();
         for id in ids {
-            self.enqueue(id);
+            self.schedule(id, now);
         }
+    }
+
+    /// Computes anew when a view is due, and puts it where it belongs.
+    fn schedule(&mut self, id: ViewId, now: Timestamp) {
+        let Some(View { entry, .. }) = self.views.get(&id) else { return };
+        let mut due = due_of(entry, now);
+        if entry.follows {
+            let parents = entry.parents.iter().filter_map(|parent| self.views.get(parent));
+            let changed_at = parents.filter_map(|parent| parent.entry.history.changed_at).max();
+            // A time in the future comes of a clock that went back.
+            due = following(due, &entry.history, changed_at.filter(|at| *at <= now));
+        }
+        if let Some(view) = self.views.get_mut(&id) {
+            view.due = due;
+        }
+        self.enqueue(id);
     }
 
     /// Puts a view into the set where it belongs, if any.
     fn enqueue(&mut self, id: ViewId) {
-        if self.running.contains(&id) {
+        if self.running.contains_key(&id) {
             return;
         }
         let Some(View { due: NextDue::At(due_at, _), not_before, .. }) = self.views.get(&id) else {

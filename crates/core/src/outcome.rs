@@ -83,6 +83,11 @@ impl RowCounts {
     /// Fewer changes than this leave statistics as good as they were.
     const FEW: i64 = 1000;
 
+    /// Whether the view shows something new; true where the method does not tell.
+    pub fn brings_new(&self) -> bool {
+        self.changes.is_none_or(|changes| changes.total() > 0)
+    }
+
     /// Whether a tenth of the rows or more have changed: more than the planner should plan by old
     /// statistics until autovacuum comes around.
     pub fn outdate_statistics(&self) -> bool {

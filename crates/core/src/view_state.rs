@@ -57,6 +57,8 @@ pub struct History {
     pub consecutive_failures: u32,
     /// End of the first failure since the last success.
     pub failing_since: Option<Timestamp>,
+    /// End of the last refresh that brought new rows, or cannot tell: what reads the view may be due.
+    pub changed_at: Option<Timestamp>,
     /// Failed too long: nothing runs until somebody resumes or refreshes it.
     pub suspended: bool,
 }
@@ -70,6 +72,8 @@ pub enum Why {
     Interval,
     /// A slot of its cron schedule has come.
     Schedule,
+    /// It has no pace of its own, and a view that it reads has new rows.
+    Parent,
     /// It failed, and is tried again.
     Retry,
 }
@@ -81,6 +85,7 @@ impl Why {
             Self::Unpopulated => "never populated",
             Self::Interval => "interval",
             Self::Schedule => "schedule",
+            Self::Parent => "parent",
             Self::Retry => "retry",
         }
     }
@@ -154,10 +159,36 @@ fn next_slot(policy: &Policy, since: Timestamp, now: Timestamp) -> NextDue {
     after(since).map_or(NextDue::Never, |slot| NextDue::At(slot, why))
 }
 
-/// After a refresh that succeeded, whoever asked for it: all failures are forgotten.
+/// When a view is due that follows others, of which one got new rows at `changed_at`: at once, unless
+/// it has been refreshed since. What it has to wait for by its own history, it waits for.
 #[must_use]
-pub fn after_success(_history: &History, started: Timestamp, finished: Timestamp) -> History {
-    History { last_started: Some(started), last_finished: Some(finished), ..History::default() }
+pub fn following(due: NextDue, history: &History, changed_at: Option<Timestamp>) -> NextDue {
+    match (due, changed_at) {
+        (NextDue::At(slot, Why::Interval | Why::Schedule), Some(changed_at))
+            if changed_at < slot
+                && history.last_started.is_none_or(|started| started < changed_at) =>
+        {
+            NextDue::At(changed_at, Why::Parent)
+        }
+        _ => due,
+    }
+}
+
+/// After a refresh that succeeded, whoever asked for it: all failures are forgotten. `changed` tells
+/// whether it brought new rows; true where the method cannot tell.
+#[must_use]
+pub fn after_success(
+    history: &History,
+    started: Timestamp,
+    finished: Timestamp,
+    changed: bool,
+) -> History {
+    History {
+        last_started: Some(started),
+        last_finished: Some(finished),
+        changed_at: if changed { Some(finished) } else { history.changed_at },
+        ..History::default()
+    }
 }
 
 /// After a refresh that failed, and what follows from it. `entropy` is any number, for the jitter.
@@ -222,6 +253,7 @@ pub fn resumed(history: &History) -> History {
     History {
         last_started: history.last_started,
         last_finished: history.last_finished,
+        changed_at: history.changed_at,
         ..History::default()
     }
 }
@@ -253,7 +285,7 @@ mod tests {
     }
 
     fn success(finished: Timestamp) -> History {
-        after_success(&History::default(), finished.minus(SECOND), finished)
+        after_success(&History::default(), finished.minus(SECOND), finished, true)
     }
 
     fn due(history: &History, now: Timestamp) -> NextDue {
@@ -291,6 +323,30 @@ mod tests {
             due(&history, slot().plus(MINUTE * 60)),
             NextDue::At(slot().plus(MINUTE), Why::Interval)
         );
+    }
+
+    #[test]
+    fn a_view_follows_what_it_reads_unless_it_shows_it_already() {
+        let (started, finished) = (slot(), slot().plus(SECOND));
+        let history = after_success(&History::default(), started, finished, true);
+        let due = due(&history, finished);
+        assert_eq!(following(due, &history, None), due);
+        assert_eq!(following(due, &history, Some(started)), due, "seen");
+        let changed_at = started.plus(SECOND * 2);
+        let follows = NextDue::At(changed_at, Why::Parent);
+        assert_eq!(following(due, &history, Some(changed_at)), follows);
+        assert_eq!(following(due, &history, Some(slot().plus(MINUTE * 2))), due, "due before");
+        assert_eq!(following(NextDue::Never, &history, Some(changed_at)), NextDue::Never);
+        let retry = NextDue::At(slot().plus(MINUTE), Why::Retry);
+        assert_eq!(following(retry, &history, Some(changed_at)), retry);
+    }
+
+    #[test]
+    fn a_refresh_without_new_rows_leaves_the_time_of_the_last_ones() {
+        let first = after_success(&History::default(), slot(), slot().plus(SECOND), true);
+        let second = after_success(&first, slot().plus(MINUTE), slot().plus(MINUTE), false);
+        assert_eq!(second.changed_at, Some(slot().plus(SECOND)));
+        assert_eq!(resumed(&second).changed_at, second.changed_at);
     }
 
     #[test]
@@ -418,7 +474,7 @@ mod tests {
             ..success(slot())
         };
         let finished = slot().plus(SECOND);
-        assert_eq!(after_success(&failing, slot(), finished), success(finished));
+        assert_eq!(after_success(&failing, slot(), finished, true), success(finished));
         assert_eq!(resumed(&failing), success(slot()));
     }
 

@@ -207,7 +207,7 @@ proptest! {
         let mut now = Timestamp::from_pg(800_000_000_000_000);
         let registered_at = now;
         let entry = |id: ViewId, history: History| ViewEntry {
-            id, policy: policy(id), history, populated: true, registered_at,
+            id, policy: policy(id), history, populated: true, registered_at, parents: Vec::new(), follows: false,
         };
         let mut registered: BTreeSet<ViewId> = (1..6).collect();
         let mut histories = [History::default(); 6];
@@ -237,7 +237,7 @@ proptest! {
                 }
                 Event::Succeed(id) if running.remove(&id) => {
                     let history = &mut histories[id as usize];
-                    *history = after_success(history, now, now);
+                    *history = after_success(history, now, now, true);
                     ends(id, *history, &mut board, now);
                 }
                 Event::Fail(id, entropy) if running.remove(&id) => {

@@ -121,7 +121,7 @@ impl Server {
                 after_failure(&entry.policy, &entry.history, started, self.now, entropy).0
             } else {
                 entry.populated = true;
-                after_success(&entry.history, started, self.now)
+                after_success(&entry.history, started, self.now, true)
             };
             self.board.apply(id, entry.history, entry.populated, self.now);
             self.board.finish(id, self.now);
@@ -156,6 +156,8 @@ fn view(id: ViewId, interval: Duration) -> ViewEntry {
         history: History::default(),
         populated: true,
         registered_at: START,
+        parents: Vec::new(),
+        follows: false,
     }
 }
 
