@@ -4,24 +4,24 @@
 --     psql -XAt -d postgres -f examples/from_pg_cron.sql > move.sql
 --     psql -X -v ON_ERROR_STOP=1 -f move.sql
 --
--- Jobs that do more than one REFRESH are left alone. A plain REFRESH becomes method => 'full', which
--- shuts readers out as it did before; leave that out for views with a unique index.
+-- Jobs that do more than one REFRESH are left alone. With or without CONCURRENTLY, and with or without
+-- a unique index, the view is refreshed by the method auto from then on, beside its readers. Where most
+-- of its rows change each time, a plain REFRESH may be cheaper: add method => 'full' then.
 
 WITH job AS (
     SELECT jobid, schedule, database,
            regexp_match(command,
-               '^\s*refresh\s+materialized\s+view\s+(concurrently\s+)?([^\s;]+)\s*;?\s*$', 'i') AS words
+               '^\s*refresh\s+materialized\s+view\s+(?:concurrently\s+)?([^\s;]+)\s*;?\s*$', 'i') AS words
       FROM cron.job
      WHERE active
 )
 SELECT format(E'\\connect %I\n', database)
     || 'CREATE EXTENSION IF NOT EXISTS cache_refresher;' || E'\n'
-    || format('SELECT cache_refresher.register(%L, %s%s);', words[2],
+    || format('SELECT cache_refresher.register(%L, %s);', words[1],
               CASE WHEN schedule ~ 'second' THEN format('refresh_interval => %L', schedule)
                    ELSE format('schedule => %L, time_zone => %L',
                                replace(schedule, '$', 'L'),
-                               coalesce(current_setting('cron.timezone', true), 'GMT')) END,
-              CASE WHEN words[1] IS NULL THEN ', method => ''full''' END)
+                               coalesce(current_setting('cron.timezone', true), 'GMT')) END)
     || format(E'\n\\connect %I\nSELECT cron.unschedule(%s);\n', current_database(), jobid)
   FROM job
  WHERE words IS NOT NULL

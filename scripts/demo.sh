@@ -278,7 +278,16 @@ job=$!
 videos="$(shown vod_db videos)"
 wait "$job"
 echo
-ok "streams_with_users_cache (every 2 s) showed it after $(cat "$work/streams") s, videos_with_users_cache (every 3 s) after $videos s"
+note "What those two refreshes wrote:"
+written="FROM cache_refresher.refresh_log WHERE rows_updated > 0"
+for database in streams_db vod_db; do
+  show "$database" "SELECT view_name, method, reason, rows_total, rows_inserted, rows_updated, rows_deleted $written"
+  expect "what the refresh in $database wrote" \
+    "$(query "$database" "SELECT count(*) || ' ' || min(concat_ws(' ', method, rows_inserted, rows_updated, rows_deleted)) $written")" \
+    "1 diff 0 1 0"
+done
+echo
+ok "streams_with_users_cache (every 2 s) showed it after $(cat "$work/streams") s, videos_with_users_cache (every 3 s) after $videos s; one row of 10,000 was written in each"
 
 heading "How fresh is it?"
 
@@ -320,22 +329,25 @@ echo
   || die "the listener received no event"
 ok "refresh_streams_cache() answered with what it did, and a listener was told"
 
-heading "Readers go on reading during a refresh"
+heading "Readers and VACUUM go on during a refresh"
 
-note "One session refreshes, and keeps its transaction open; another one reads:"
+note "One session refreshes, and keeps its transaction open; others read and vacuum:"
 reader="$("$bin/psql" -XAtq -v ON_ERROR_STOP=1 -d streams_db <<SQL
 BEGIN;
 SELECT outcome || ' with ' || method FROM refresh_streams_cache();
 \! PGOPTIONS='-c statement_timeout=2s' '$bin/psql' -XAtq -d streams_db -c '\\timing on' -c 'SELECT count(*) FROM streams_with_users_cache'
+\! PGOPTIONS='-c statement_timeout=2s' '$bin/psql' -XAt -d streams_db -c 'VACUUM streams_with_users_cache'
 COMMIT;
 SQL
 )"
 mapfile -t reader <<<"$reader"
 expect "what the reader counted" "${reader[1]:-nothing}" 10000
+expect "what VACUUM answered" "${reader[3]:-nothing}" VACUUM
 note "    first session    ${reader[0]}, not committed yet"
 note "    second session   ${reader[1]} rows in ${reader[2]#Time: }"
+note "    third session    ${reader[3]}, done"
 echo
-ok "a reader was not kept waiting by a refresh under way"
+ok "neither a reader nor VACUUM was kept waiting by a refresh under way"
 
 heading "auth_db goes away, and comes back"
 

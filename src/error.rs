@@ -107,10 +107,9 @@ impl RefusalText {
     /// What to do about it, as a sentence.
     pub fn remedy(&self, view: &str) -> String {
         match self.0 {
-            Refusal::NoUniqueIndex => format!(
-                "Create one with CREATE UNIQUE INDEX ON {view} (…), or use method diff, which needs \
-                 none."
-            ),
+            Refusal::NoUniqueIndex => {
+                format!("Create one with CREATE UNIQUE INDEX ON {view} (…), or use method auto.")
+            }
             Refusal::NotPopulated => "Use method auto or full for the first time.".to_owned(),
             Refusal::NotHeap => format!(
                 "Use method concurrent or full, or ALTER MATERIALIZED VIEW {view} SET ACCESS METHOD \

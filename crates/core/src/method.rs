@@ -167,10 +167,10 @@ pub fn explain(requested: Requested, facts: Facts) -> Vec<MethodOption> {
             let chosen = taken.is_some() && taken == next.map(|choice| choice.method);
             let verdict = choice.map(|choice| match (next, choice.method) {
                 (Some(next), _) if chosen && requested == Requested::Auto => next.reason,
-                (_, Method::Full) => "possible, and shuts readers out while it runs",
-                (_, Method::Concurrent) => "possible, and keeps VACUUM out while it runs",
-                (_, Method::Diff) if facts.unique_key => "possible, tells rows apart by their key",
-                (_, Method::Diff) => "possible, tells rows apart as a whole",
+                (_, Method::Full) => "shuts readers out while it runs",
+                (_, Method::Concurrent) => "keeps VACUUM out while it runs",
+                (_, Method::Diff) if facts.unique_key => "tells rows apart by their key",
+                (_, Method::Diff) => "tells rows apart as a whole",
             });
             MethodOption { method, chosen, verdict }
         })

@@ -51,6 +51,7 @@ SELECT * FROM cache_refresher.refresh_all(max_age => '-1 hour');
 
 -- A view that fails is reported, with its remedy, and the others go on.
 DROP INDEX left_id_idx;
+SELECT cache_refresher.alter('"left"', method => 'concurrent');
 UPDATE t SET value = 3;
 SELECT view, outcome, method, reason, rows_total, data_as_of IS NULL AS no_time FROM cache_refresher.refresh_all() ORDER BY view::text;
 TABLE bottom;

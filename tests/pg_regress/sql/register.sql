@@ -73,7 +73,6 @@ SELECT cache_refresher.register('w', method => 'FULL');
 SELECT cache_refresher.register('w', method => 'skip');
 SELECT cache_refresher.register('w', method => '');
 -- What is to come is refused, not ignored.
-SELECT cache_refresher.register('w', method => 'diff');
 SELECT cache_refresher.register('w', method => 'delta');
 SELECT cache_refresher.register('w', min_interval => '1 minute', max_interval => '1 hour');
 SELECT cache_refresher.register('w', max_interval => '1 hour');

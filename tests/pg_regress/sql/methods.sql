@@ -1,0 +1,77 @@
+-- Which method is taken, why, and what each leaves behind.
+CREATE EXTENSION cache_refresher;
+CREATE TABLE t (id int PRIMARY KEY, value int);
+INSERT INTO t SELECT id, 0 FROM generate_series(1, 10) id;
+CREATE MATERIALIZED VIEW v AS SELECT id, value FROM t;
+CREATE UNIQUE INDEX ON v (id);
+CREATE MATERIALIZED VIEW bare AS SELECT value FROM t;
+CREATE MATERIALIZED VIEW empty AS SELECT id FROM t WITH NO DATA;
+CREATE ACCESS METHOD regress_heap TYPE TABLE HANDLER heap_tableam_handler;
+CREATE MATERIALIZED VIEW other USING regress_heap AS SELECT id FROM t;
+
+-- What can be done with each, and what auto takes.
+SELECT * FROM cache_refresher.explain('v');
+SELECT * FROM cache_refresher.explain('bare');
+SELECT * FROM cache_refresher.explain('empty');
+SELECT * FROM cache_refresher.explain('other');
+SELECT outcome, method, reason FROM cache_refresher.refresh('other', 'diff');
+CREATE UNIQUE INDEX ON other (id);
+SELECT outcome, method, reason FROM cache_refresher.refresh('other');
+-- What it is registered with.
+SELECT cache_refresher.register('v', method => 'concurrent');
+SELECT method, chosen, reason FROM cache_refresher.explain('v');
+SELECT cache_refresher.alter('v', method => 'diff');
+SELECT method, chosen, reason FROM cache_refresher.explain('v');
+SELECT cache_refresher.explain(NULL);
+SELECT cache_refresher.explain('t');
+CREATE ROLE regress_cr_app;
+SET ROLE regress_cr_app;
+SELECT * FROM cache_refresher.explain('v');
+RESET ROLE;
+DROP ROLE regress_cr_app;
+
+-- Only what differs is written, and counted.
+CREATE FUNCTION answer(r cache_refresher.refresh_result) RETURNS text LANGUAGE sql
+RETURN format('%s: %s rows, %s inserted, %s updated, %s deleted', r.method, r.rows_total, r.rows_inserted, r.rows_updated, r.rows_deleted);
+SELECT answer(r) FROM cache_refresher.refresh('v') r;
+UPDATE t SET value = 1 WHERE id <= 3;
+DELETE FROM t WHERE id = 10;
+INSERT INTO t VALUES (11, 0), (12, 0);
+SELECT answer(r) FROM cache_refresher.refresh('v') r;
+SELECT answer(r) FROM cache_refresher.refresh('v') r;
+SELECT count(*) FROM (TABLE v EXCEPT ALL TABLE t) x;
+-- Without a key, as bags.
+SELECT answer(r) FROM cache_refresher.refresh('bare') r;
+SELECT value, count(*) FROM bare GROUP BY value ORDER BY value;
+SELECT rows_total, rows_inserted, rows_updated, rows_deleted FROM cache_refresher.refresh_log ORDER BY id DESC LIMIT 1;
+-- The other methods don't tell.
+SELECT answer(r) FROM cache_refresher.refresh('v', 'full') r;
+SELECT answer(r) FROM cache_refresher.refresh('v', 'concurrent') r;
+
+-- With leave, auto shuts readers out where most rows change, and tries diff again now and then.
+UPDATE t SET value = value + 1;
+SELECT answer(r) FROM cache_refresher.refresh('v') r;
+SELECT cache_refresher.unregister('v');
+SELECT method, reason FROM cache_refresher.refresh('v');
+UPDATE t SET value = value + 1;
+SELECT answer(r) FROM cache_refresher.refresh('v') r;
+SET cache_refresher.auto_full = on;
+SELECT method, reason FROM cache_refresher.explain('v') WHERE chosen;
+SELECT method, reason FROM cache_refresher.refresh('v');
+RESET cache_refresher.auto_full;
+SELECT method, reason FROM cache_refresher.refresh('v');
+
+-- A key that comes twice: nothing is changed.
+CREATE TABLE doubled (id int);
+INSERT INTO doubled VALUES (1), (2);
+CREATE MATERIALIZED VIEW d AS SELECT id FROM doubled;
+CREATE UNIQUE INDEX ON d (id);
+INSERT INTO doubled VALUES (2), (3);
+SELECT cache_refresher.refresh('d');
+\echo :LAST_ERROR_SQLSTATE
+TABLE d;
+
+DROP EXTENSION cache_refresher CASCADE;
+DROP MATERIALIZED VIEW v, bare, empty, other, d;
+DROP ACCESS METHOD regress_heap;
+DROP TABLE t, doubled;
