@@ -154,7 +154,7 @@ CREATE FUNCTION _cache_refresher.next_refresh_at(
     last_started_at timestamptz, last_finished_at timestamptz, retry_at timestamptz,
     attempt integer, failed_rounds integer, consecutive_failures integer, suspended boolean)
 RETURNS timestamptz LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'next_refresh_at_wrapper';
-COMMENT ON FUNCTION _cache_refresher.next_refresh_at IS 'when a view is due next; the scheduler decides by the same code';
+COMMENT ON FUNCTION _cache_refresher.next_refresh_at IS 'when a view is due next by its own schedule; the scheduler decides by the same code';
 
 CREATE FUNCTION _cache_refresher.running_views()
 RETURNS TABLE (view oid, phase text, rows_done bigint, rows_expected bigint,

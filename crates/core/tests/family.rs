@@ -1,5 +1,8 @@
 //! Views that read views: who goes first, and who follows.
 
+// Clippy takes only functions marked #[test] for tests; helpers may panic here too.
+#![allow(clippy::unwrap_used)]
+
 use std::time::Duration;
 
 use cache_refresher_core::backoff::RetryPolicy;

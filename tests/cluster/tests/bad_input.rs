@@ -147,7 +147,6 @@ fn unknown_methods_and_settings_are_refused() {
 fn what_is_still_to_come_is_refused_as_not_supported() {
     let mut db = start("not_supported");
     for argument in [
-        "method => 'diff'",
         "method => 'delta'",
         "on_change => true",
         "min_interval => '1 minute'",
@@ -158,7 +157,6 @@ fn what_is_still_to_come_is_refused_as_not_supported() {
         refused(&mut db, &format!("register('w', {argument})"), "0A000");
         refused(&mut db, &format!("alter('v', {argument})"), "0A000");
     }
-    refused(&mut db, "refresh('v', method => 'diff')", "0A000");
     refused(&mut db, "refresh('v', method => 'delta')", "0A000");
 }
 
@@ -189,35 +187,31 @@ fn summary_queries_that_cannot_work_are_refused() {
 }
 
 #[test]
-fn a_populated_view_without_a_unique_index_is_not_locked_behind_ones_back() {
+fn a_method_that_needs_a_unique_index_is_not_replaced_behind_ones_back() {
     let mut db = start("no_index");
-    for call in ["refresh('bare')", "refresh('bare', method => 'concurrent')"] {
-        refused(&mut db, call, "55000");
-        let refusal = db.error_of(&format!("SELECT cache_refresher.{call}"));
-        assert!(refusal.hint().unwrap().contains("CREATE UNIQUE INDEX"), "{refusal:?}");
-    }
+    let concurrent = "refresh('bare', method => 'concurrent')";
+    refused(&mut db, concurrent, "55000");
+    let refusal = db.error_of(&format!("SELECT cache_refresher.{concurrent}"));
+    assert!(refusal.hint().unwrap().contains("CREATE UNIQUE INDEX"), "{refusal:?}");
     // Neither of these is a usable one.
     db.run("CREATE UNIQUE INDEX ON bare (id) WHERE id > 0; CREATE UNIQUE INDEX ON bare ((id + 1))");
-    refused(&mut db, "refresh('bare')", "55000");
-    assert_eq!(
-        db.get::<String>("SELECT method FROM cache_refresher.refresh('bare', method => 'full')"),
-        "full",
-        "asked for"
-    );
+    refused(&mut db, concurrent, "55000");
+    let method_of = |db: &mut Scratch, call: &str| -> String {
+        db.get(&format!("SELECT method FROM cache_refresher.{call}"))
+    };
+    assert_eq!(method_of(&mut db, "refresh('bare')"), "diff", "needs none");
+    assert_eq!(method_of(&mut db, "refresh('bare', method => 'full')"), "full", "asked for");
     db.run("SELECT cache_refresher.register('bare', method => 'full')");
-    assert_eq!(db.get::<String>("SELECT method FROM cache_refresher.refresh('bare')"), "full");
-    db.run("SELECT cache_refresher.alter('bare', reset => '{method}'); CREATE UNIQUE INDEX ON bare (id)");
-    assert_eq!(
-        db.get::<String>("SELECT method FROM cache_refresher.refresh('bare')"),
-        "concurrent"
-    );
+    assert_eq!(method_of(&mut db, "refresh('bare')"), "full");
+    db.run("SELECT cache_refresher.alter('bare', method => 'concurrent'); CREATE UNIQUE INDEX ON bare (id)");
+    assert_eq!(method_of(&mut db, "refresh('bare')"), "concurrent");
 }
 
 #[test]
-fn a_scheduled_refresh_without_a_unique_index_fails_visibly() {
+fn a_scheduled_refresh_that_needs_a_unique_index_fails_visibly() {
     let mut db = Scratch::new("no_index_scheduled");
     db.run("CREATE MATERIALIZED VIEW bare AS SELECT 1 AS id");
-    db.register("bare", "300 ms");
+    db.run("SELECT cache_refresher.register('bare', '300 ms', method => 'concurrent')");
     db.wait(
         "it failed",
         "SELECT count(*) > 0 FROM cache_refresher.refresh_log WHERE outcome = 'failed' AND sqlstate = '55000'",

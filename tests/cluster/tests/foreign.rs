@@ -73,7 +73,7 @@ fn the_functions_for_existing_callers_refresh_both_caches() {
         "SELECT outcome = 'refreshed' AND method = 'full' AND rows_total = 300 FROM refresh_videos_cache()"
     ));
     auth_db.run("UPDATE users SET username = 'renamed' WHERE id = 1");
-    assert!(vod_db.get::<bool>("SELECT method = 'concurrent' FROM refresh_videos_cache()"));
+    assert!(vod_db.get::<bool>("SELECT method = 'diff' FROM refresh_videos_cache()"));
     assert!(vod_db.get::<bool>(
         "SELECT bool_and(username = 'renamed') FROM videos_with_users_cache WHERE user_id = 1"
     ));

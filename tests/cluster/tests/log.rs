@@ -12,7 +12,7 @@ fn each_refresh_that_ran_has_exactly_one_row() {
         assert_eq!(db.refreshes("v"), count);
     }
     assert!(db.get::<bool>(
-        "SELECT bool_and(trigger = 'manual' AND method = 'concurrent' AND rows_total = 30
+        "SELECT bool_and(trigger = 'manual' AND method = 'diff' AND rows_total = 30
                 AND role_name = 'postgres' AND view_schema = 'public' AND reason IS NOT NULL
                 AND duration_ms > 0 AND data_as_of >= started_at - interval '1 ms'
                 AND sqlstate IS NULL AND message IS NULL)
@@ -281,7 +281,7 @@ fn each_refresh_notifies_with_its_commit() {
     let payload = &payloads[0];
     assert!(payload["view"].as_str().unwrap().contains('v'), "{payload}");
     assert_eq!(payload["outcome"], "refreshed");
-    assert_eq!(payload["method"], "concurrent");
+    assert_eq!(payload["method"], "diff");
     assert_eq!(payload["rows"], 12);
     assert!(payload["duration_ms"].as_f64().unwrap() > 0.0);
     let logged = db.get::<bool>(&format!(
@@ -314,9 +314,8 @@ fn the_server_log_tells_of_each_refresh_that_was_slow_enough() {
     app.create_view("quick", 1000);
     app.create_paced_view("slow");
     app.set_pace("slow", 0.3);
-    let told = |view: &str| {
-        server.log_lines(&["refreshed", &format!("public.{view} "), "concurrent", "rows"])
-    };
+    let told =
+        |view: &str| server.log_lines(&["refreshed", &format!("public.{view} "), "diff", "rows"]);
 
     app.register("slow", "500 ms");
     app.register("quick", "300 ms");

@@ -12,7 +12,7 @@ fn a_registered_view_shows_changed_rows_again_and_again() {
         db.wait_until_shown("v", value);
     }
     assert!(db.get::<bool>(
-        "SELECT bool_and(method = 'concurrent' AND rows_total = 100 AND outcome = 'refreshed')
+        "SELECT bool_and(method = 'diff' AND rows_total = 100 AND outcome = 'refreshed')
          FROM cache_refresher.refresh_log WHERE trigger = 'interval'"
     ));
 }
@@ -294,4 +294,46 @@ fn a_view_on_a_view_is_as_old_as_what_it_reads() {
         db.get::<String>(&format!("SELECT cache_refresher.freshness('{view}') ->> 'data_as_of'"))
     };
     assert_eq!(age(&mut db, "child"), age(&mut db, "parent"));
+}
+
+#[test]
+fn views_on_views_follow_what_they_read() {
+    let mut db = Scratch::new("family");
+    db.run(
+        "CREATE TABLE t (id int PRIMARY KEY, value int); INSERT INTO t VALUES (1, 1);
+         CREATE MATERIALIZED VIEW top AS SELECT * FROM t;
+         CREATE MATERIALIZED VIEW one AS SELECT * FROM top;
+         CREATE MATERIALIZED VIEW two AS SELECT id, value FROM top;
+         CREATE MATERIALIZED VIEW bottom AS SELECT one.value + two.value AS value FROM one, two;
+         SELECT cache_refresher.register('bottom'), cache_refresher.register('two'),
+                cache_refresher.register('one'), cache_refresher.register('top', '1 hour')",
+    );
+    // The default interval is minutes: nothing but the change brings these on.
+    db.run("UPDATE t SET value = 2");
+    db.refresh("top");
+    db.wait("the change has come through", "SELECT value = 4 FROM bottom");
+    assert!(db.get::<bool>(
+        "SELECT bool_and(trigger = 'parent' AND refreshes = 1)
+           FROM (SELECT trigger, count(*) OVER (PARTITION BY view_name) AS refreshes
+                   FROM cache_refresher.refresh_log WHERE view_name <> 'top') x"
+    ));
+    // The same rows again are no news.
+    db.refresh("top");
+    db.stays_unrefreshed("one", millis(300));
+}
+
+#[test]
+fn a_worker_renews_statistics_that_a_refresh_has_outdated() {
+    let mut db = Scratch::new("statistics");
+    db.run(
+        "CREATE TABLE t AS SELECT 1 AS value FROM generate_series(1, 2000);
+         CREATE MATERIALIZED VIEW v WITH (autovacuum_enabled = false) AS SELECT value FROM t;
+         ANALYZE v;
+         INSERT INTO t SELECT 2 FROM generate_series(1, 2000)",
+    );
+    db.register("v", "200 ms");
+    db.wait(
+        "analyzed",
+        "SELECT n_distinct = 2 FROM pg_stats WHERE tablename = 'v' AND attname = 'value'",
+    );
 }

@@ -96,7 +96,8 @@ fn interrupt(name: &'static str, statement: &str, sqlstate: &str) {
         let (pid, diff) = start_diff(db.server(), &mut other, name, phase);
         assert!(other.get::<bool>(&statement.replace("{pid}", &pid.to_string())));
         let error = diff.join().unwrap().unwrap_err();
-        assert_eq!(state_of(&error), sqlstate, "{error}");
+        // The end of a connection may overtake what the server said of it.
+        assert!(error.is_closed() || state_of(&error) == sqlstate, "{error}");
         assert_unharmed(&mut db, &before, phase);
     }
 }
