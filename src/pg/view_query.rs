@@ -10,25 +10,39 @@ use super::relation::Relation;
 use super::row::ExecutorRow;
 use super::statement::node;
 
-/// Plans the query of a view and runs it under the active snapshot; `on_row` gets each row, in the
-/// order given or as they come, and says whether it wants more. Returns the number of rows.
-///
-/// The caller holds locks on the view and on everything that it reads, and has set the identity and
-/// the settings that hold for it. The plan may be a parallel one: `on_row` must not write to tables.
-pub fn run(
-    view: &Relation,
-    order: Option<&KeyOrder>,
-    on_row: &mut dyn FnMut(ExecutorRow) -> bool,
-) -> u64 {
-    // SAFETY: the steps and their order are those of the server's own refresh; trees are allocated in
-    // the present memory context, and the rule's own is copied before it is rewritten.
-    unsafe {
-        let planned = pg_sys::pg_plan_query(
-            rewritten(view, order),
-            TEXT.as_ptr(),
-            pg_sys::CURSOR_OPT_PARALLEL_OK as i32,
-            std::ptr::null_mut(),
-        );
+/// The query of a view, planned.
+pub struct ViewQuery(*mut pg_sys::PlannedStmt);
+
+impl ViewQuery {
+    /// Plans the query, to return its rows in the order given or as they come.
+    ///
+    /// The caller holds locks on the view and on everything that it reads, and has set the identity
+    /// and the settings that hold for it.
+    pub fn plan(view: &Relation, order: Option<&KeyOrder>) -> Self {
+        // SAFETY: trees are allocated in the present memory context, which outlives this.
+        unsafe {
+            Self(pg_sys::pg_plan_query(
+                rewritten(view, order),
+                TEXT.as_ptr(),
+                pg_sys::CURSOR_OPT_PARALLEL_OK as i32,
+                std::ptr::null_mut(),
+            ))
+        }
+    }
+
+    /// Whether the first rows come long before the last, by the planner's estimate.
+    pub fn returns_early(&self) -> bool {
+        // SAFETY: planned by `plan`.
+        let (startup, total) = unsafe {
+            let plan = (*self.0).planTree;
+            ((*plan).startup_cost, (*plan).total_cost)
+        };
+        startup * 4.0 < total
+    }
+
+    /// Runs it under the active snapshot; `on_row` gets each row and says whether it wants more. The
+    /// plan may be a parallel one: `on_row` must not write to tables. Returns the number of rows.
+    pub fn run(self, on_row: &mut dyn FnMut(ExecutorRow) -> bool) -> u64 {
         let mut receiver = Receiver {
             base: pg_sys::DestReceiver {
                 receiveSlot: Some(receive),
@@ -39,26 +53,30 @@ pub fn run(
             },
             on_row,
         };
-        pg_sys::PushCopiedSnapshot(pg_sys::GetActiveSnapshot());
-        pg_sys::UpdateActiveSnapshotCommandId();
-        let query = pg_sys::CreateQueryDesc(
-            planned,
-            TEXT.as_ptr(),
-            pg_sys::GetActiveSnapshot(),
-            std::ptr::null_mut(),
-            (&raw mut receiver).cast(),
-            std::ptr::null_mut(),
-            std::ptr::null_mut(),
-            0,
-        );
-        pg_sys::ExecutorStart(query, 0);
-        run_to_end(query);
-        let rows = (*(*query).estate).es_processed;
-        pg_sys::ExecutorFinish(query);
-        pg_sys::ExecutorEnd(query);
-        pg_sys::FreeQueryDesc(query);
-        pg_sys::PopActiveSnapshot();
-        rows
+        // SAFETY: the steps and their order are those of the server's own refresh; the receiver
+        // outlives them.
+        unsafe {
+            pg_sys::PushCopiedSnapshot(pg_sys::GetActiveSnapshot());
+            pg_sys::UpdateActiveSnapshotCommandId();
+            let query = pg_sys::CreateQueryDesc(
+                self.0,
+                TEXT.as_ptr(),
+                pg_sys::GetActiveSnapshot(),
+                std::ptr::null_mut(),
+                (&raw mut receiver).cast(),
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                0,
+            );
+            pg_sys::ExecutorStart(query, 0);
+            run_to_end(query);
+            let rows = (*(*query).estate).es_processed;
+            pg_sys::ExecutorFinish(query);
+            pg_sys::ExecutorEnd(query);
+            pg_sys::FreeQueryDesc(query);
+            pg_sys::PopActiveSnapshot();
+            rows
+        }
     }
 }
 

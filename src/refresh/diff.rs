@@ -6,7 +6,6 @@ use std::panic::AssertUnwindSafe;
 use cache_refresher_core::diff::{Diff, Step};
 use cache_refresher_core::outcome::{RowChanges, RowCounts};
 use cache_refresher_core::progress::{Phase, Progress};
-
 use pgrx::{PgSqlErrorCode, PgTryBuilder};
 
 use crate::catalog::view::{self, View};
@@ -19,7 +18,7 @@ use crate::pg::row::RowId;
 use crate::pg::row_streams::{Changes, Identity, RowStreams};
 use crate::pg::shared::RunningMark;
 use crate::pg::table_writer::TableWriter;
-use crate::pg::view_query;
+use crate::pg::view_query::ViewQuery;
 
 /// Brings the view up to date with what the active snapshot sees. The caller holds ROW EXCLUSIVE on
 /// the view and locks on its sources, and runs as the view's owner.
@@ -55,17 +54,20 @@ fn compare(
     running: &RunningMark,
 ) -> Option<(u64, Changes)> {
     let work_mem = memory::work_mem();
+    let query = memory.run(|| ViewQuery::plan(relation, order));
     let streams = RowStreams::begin(relation, memory, identity, order, work_mem);
     let mut diff = if order.is_some() {
         Diff::ordered(streams, work_mem / 2)
     } else {
-        let worth_it = if may_start_again { relation.estimated_rows() / 4 } else { 0 };
+        // To run the query twice is worth it only if little of it is lost.
+        let early = may_start_again && query.returns_early();
+        let worth_it = if early { relation.estimated_rows() / 4 } else { 0 };
         Diff::natural(streams, work_mem / 2, worth_it)
     };
     let mut scattered = false;
     let mut meter = Meter::begin(running, Phase::Comparing, relation.estimated_rows());
     let total = memory.run(|| {
-        view_query::run(relation, order, &mut |row| {
+        query.run(&mut |row| {
             diff.rows().set_new(&row);
             meter.count();
             scattered = diff.new_row() == Step::StartAgain;
@@ -106,7 +108,8 @@ struct Meter<'a> {
     progress: Progress,
 }
 
-/// Telling others takes a lock in shared memory.
+/// Telling others takes a lock in shared memory; the first rows are told of more often, for those that
+/// come slowly.
 const TELL_EVERY: u64 = 4096;
 
 impl<'a> Meter<'a> {
@@ -118,7 +121,8 @@ impl<'a> Meter<'a> {
 
     fn count(&mut self) {
         self.progress.rows_done += 1;
-        if self.progress.rows_done.is_multiple_of(TELL_EVERY) {
+        let done = self.progress.rows_done;
+        if done.is_multiple_of(TELL_EVERY) || (done < TELL_EVERY && done.is_power_of_two()) {
             self.running.report(self.progress);
         }
     }

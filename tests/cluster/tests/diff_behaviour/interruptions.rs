@@ -1,76 +1,9 @@
 //! A diff that is cut off, while it reads or while it writes, has changed nothing.
 
-use std::thread::JoinHandle;
-
-use cluster_tests::{PATIENCE, Scratch, Server, Session, Signal, millis, state_of};
-use postgres::Error;
+use cluster_tests::{PATIENCE, Scratch, Server, Session, Signal, state_of};
 
 use crate::counts;
-
-const ROWS: i64 = 100;
-
-/// What a diff is doing when it is cut off.
-#[derive(Clone, Copy, Debug)]
-enum Phase {
-    /// It runs the view's query and reads the view.
-    Reading,
-    /// It writes rows and index entries.
-    Writing,
-}
-
-const PHASES: [Phase; 2] = [Phase::Reading, Phase::Writing];
-
-impl Phase {
-    /// Column of `pace` with the seconds that each row takes.
-    const fn column(self) -> &'static str {
-        match self {
-            Self::Reading => "reading",
-            Self::Writing => "writing",
-        }
-    }
-}
-
-/// View `v`, whose query takes a while for each row as `pace` says, and so does an index on it.
-fn create_slow_view(db: &mut Session) {
-    db.run(&format!(
-        "CREATE TABLE pace (reading float8 NOT NULL, writing float8 NOT NULL);
-         INSERT INTO pace VALUES (0, 0);
-         CREATE FUNCTION slowly(value int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$
-         BEGIN
-             PERFORM pg_catalog.pg_sleep(writing) FROM public.pace;
-             RETURN value;
-         END $$;
-         CREATE TABLE t (id int PRIMARY KEY, value int);
-         INSERT INTO t SELECT i, 0 FROM generate_series(1, {ROWS}) i;
-         CREATE MATERIALIZED VIEW v AS
-             SELECT id, value, pg_sleep(reading) IS NULL AS slept FROM t CROSS JOIN pace;
-         CREATE UNIQUE INDEX ON v (id);
-         CREATE INDEX ON v (slowly(value))"
-    ));
-}
-
-/// Changes all rows of the source and starts a diff that is in the middle of that phase.
-fn start_diff(
-    server: &Server,
-    db: &mut Session,
-    name: &str,
-    phase: Phase,
-) -> (i32, JoinHandle<Result<(), Error>>) {
-    db.run(&format!("UPDATE t SET value = value + 1; UPDATE pace SET {} = 0.1", phase.column()));
-    let statement = "SELECT cache_refresher.refresh('v', method => 'diff')";
-    let diff = server.background(name, statement);
-    let asleep = "SELECT min(pid) FROM pg_stat_activity
-                  WHERE datname = current_database() AND wait_event = 'PgSleep'";
-    let mut pid = None;
-    server.wait_until("the diff is under way", PATIENCE, || {
-        pid = db.get::<Option<i32>>(asleep);
-        pid.is_some()
-    });
-    // A few rows further on.
-    std::thread::sleep(millis(500));
-    assert!(!diff.is_finished());
-    (pid.unwrap(), diff)
-}
+use crate::slow::{PHASES, Phase, ROWS, create_slow_view, start_diff};
 
 /// The view shows the old rows and is sound; the next refresh brings the new ones.
 fn assert_unharmed(db: &mut Session, before: &str, phase: Phase) {

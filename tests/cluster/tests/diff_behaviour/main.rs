@@ -5,7 +5,9 @@ mod interruptions;
 mod keys;
 mod locks;
 mod memory;
+mod progress;
 mod readers;
+mod slow;
 mod surroundings;
 mod writes;
 
