@@ -28,8 +28,8 @@ Usage: benches [PART]... [ROWS]
   queries      status and freshness with 1,000 views
   methods      diff beside full and concurrent, views on 10,000, 100,000 and 1,000,000 rows
 
-Without a part: all of them, in about twelve minutes; methods without the largest views, which take
-about twenty minutes more. ROWS is the most that methods works on.";
+Without a part: all of them, in about thirteen minutes; methods without the largest views, which take
+about a quarter of an hour more. ROWS is the most that methods works on.";
 
 const PARTS: [&str; 5] = ["overhead", "punctuality", "idle", "queries", "methods"];
 
