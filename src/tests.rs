@@ -153,7 +153,7 @@ mod tests {
         set_up();
         become_somebody_else();
         let before = session();
-        for method in ["concurrent", "full"] {
+        for method in ["concurrent", "diff", "full"] {
             assert_eq!(
                 caught(&format!("SELECT cache_refresher.refresh('v', '{method}')")),
                 "00000"
@@ -169,7 +169,7 @@ mod tests {
         become_somebody_else();
         run("UPDATE t SET n = 0");
         let before = session();
-        for method in ["concurrent", "full"] {
+        for method in ["concurrent", "diff", "full"] {
             let state = caught(&format!("SELECT cache_refresher.refresh('v', '{method}')"));
             assert_eq!(state, "22012", "{method}");
             assert_eq!(session(), before, "{method}");
@@ -260,7 +260,7 @@ mod tests {
                  state text;
              BEGIN
                  FOR row IN SELECT * FROM v LOOP
-                     state := caught($q$SELECT cache_refresher.refresh('v')$q$);
+                     state := caught($q$SELECT cache_refresher.refresh('v', method => 'concurrent')$q$);
                      ASSERT state = '55006', state;
                  END LOOP;
              END $$");
