@@ -60,7 +60,7 @@ SELECT c.oid::regclass AS view,
 COMMENT ON VIEW cache_refresher.status IS 'one row per registered view: how it is kept fresh, and how fresh it is';
 COMMENT ON COLUMN cache_refresher.status.data_as_of IS 'time whose data the content shows; NULL if not known of a materialized view that it reads';
 COMMENT ON COLUMN cache_refresher.status.interval_source IS 'the registry or the setting that the interval comes from';
-COMMENT ON COLUMN cache_refresher.status.next_refresh_at IS 'by its own schedule; a view without a pace of its own is refreshed also when what it reads has new rows';
+COMMENT ON COLUMN cache_refresher.status.next_refresh_at IS 'by its own schedule; new rows in what it reads can bring a view on earlier';
 COMMENT ON COLUMN cache_refresher.status.dead_rows IS 'old versions of rows that VACUUM has not removed yet';
 COMMENT ON COLUMN cache_refresher.status.last_error IS 'shown to those with the rights of the view''s owner';
 
