@@ -72,7 +72,8 @@ setup_pgrx() {
   fi
 }
 
-install_missing_packages build-essential pkg-config clang libclang-dev
+# cargo-pgrx itself links OpenSSL.
+install_missing_packages build-essential pkg-config libssl-dev clang libclang-dev
 setup_rust
 
 [ "$#" -gt 0 ] || set -- 15

@@ -31,6 +31,16 @@ impl Session {
         self.run(&format!("UPDATE {name}_pace SET seconds = {seconds}"));
     }
 
+    /// Waits until a refresh of a paced view in this database is in the middle of its query, so
+    /// that a new pace is for the next one.
+    pub fn wait_until_pacing(&mut self) {
+        self.wait(
+            "a refresh is in the middle of its query",
+            "SELECT count(*) > 0 FROM pg_stat_activity
+             WHERE datname = current_database() AND wait_event = 'PgSleep'",
+        );
+    }
+
     /// View `name(id, quotient)` that fails with division by zero (22012) after `break_view`.
     pub fn create_fragile_view(&mut self, name: &str) {
         self.run(&format!(

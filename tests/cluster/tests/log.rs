@@ -89,7 +89,7 @@ fn cancel_ends_a_workers_refresh_and_is_logged() {
     db.set_pace("v", 600.0);
     assert!(!db.get::<bool>("SELECT cache_refresher.cancel('v')"), "nothing runs");
     db.register("v", "300 ms");
-    db.wait_for_state("v", "running");
+    db.wait_until_pacing();
     db.set_pace("v", 0.0);
     assert!(db.get::<bool>("SELECT cache_refresher.cancel('v')"));
     db.wait_for(
