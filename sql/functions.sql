@@ -118,6 +118,10 @@ CREATE FUNCTION cache_refresher.revoke_refresh(view regclass, role regrole)
 RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'revoke_refresh_wrapper';
 COMMENT ON FUNCTION cache_refresher.revoke_refresh IS 'take back what grant_refresh gave';
 
+CREATE FUNCTION cache_refresher.invalidate(view regclass)
+RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'invalidate_wrapper';
+COMMENT ON FUNCTION cache_refresher.invalidate IS 'say that a view does not show everything, for sources whose changes nobody here can see; it is refreshed soon after the commit if it is registered with on_change';
+
 CREATE FUNCTION cache_refresher.freshness(view regclass)
 RETURNS jsonb LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'freshness_wrapper';
 COMMENT ON FUNCTION cache_refresher.freshness IS 'how fresh a view is, as one JSON document for an API to pass on';
@@ -155,6 +159,23 @@ CREATE FUNCTION _cache_refresher.next_refresh_at(
     attempt integer, failed_rounds integer, consecutive_failures integer, suspended boolean)
 RETURNS timestamptz LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'next_refresh_at_wrapper';
 COMMENT ON FUNCTION _cache_refresher.next_refresh_at IS 'when a view is due next by its own schedule; the scheduler decides by the same code';
+
+CREATE FUNCTION _cache_refresher.staleness(view oid, captured boolean)
+RETURNS TABLE (staleness text, stale_since timestamptz)
+LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'staleness_wrapper';
+COMMENT ON FUNCTION _cache_refresher.staleness IS 'whether a view is proved to be fresh, known to be stale, or neither';
+
+CREATE FUNCTION _cache_refresher.capture_change()
+RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'capture_change';
+COMMENT ON FUNCTION _cache_refresher.capture_change IS 'notes changes of a captured table in its log';
+
+CREATE FUNCTION _cache_refresher.content_replaced()
+RETURNS event_trigger LANGUAGE c AS 'MODULE_PATHNAME', 'content_replaced_wrapper';
+COMMENT ON FUNCTION _cache_refresher.content_replaced IS 'notes that somebody has run REFRESH MATERIALIZED VIEW';
+
+CREATE EVENT TRIGGER cache_refresher_content_replaced ON ddl_command_end
+WHEN TAG IN ('REFRESH MATERIALIZED VIEW') EXECUTE FUNCTION _cache_refresher.content_replaced();
+COMMENT ON EVENT TRIGGER cache_refresher_content_replaced IS 'notes that somebody has run REFRESH MATERIALIZED VIEW';
 
 CREATE FUNCTION _cache_refresher.running_views()
 RETURNS TABLE (view oid, phase text, rows_done bigint, rows_expected bigint,

@@ -9,6 +9,9 @@ CREATE TABLE _cache_refresher.registry (
     schedule         text,
     time_zone        text,
     method           text,
+    on_change        boolean NOT NULL DEFAULT false,
+    debounce         interval,
+    max_staleness    interval,
     timeout          interval,
     summary_query    text,
     summary_owner    text,
@@ -19,6 +22,8 @@ CREATE TABLE _cache_refresher.registry (
     CONSTRAINT registry_time_zone_needs_schedule CHECK (time_zone IS NULL OR schedule IS NOT NULL),
     CONSTRAINT registry_interval_positive CHECK (refresh_interval > interval '0'),
     CONSTRAINT registry_timeout_not_negative CHECK (timeout >= interval '0'),
+    CONSTRAINT registry_debounce_not_negative CHECK (debounce >= interval '0'),
+    CONSTRAINT registry_max_staleness_not_negative CHECK (max_staleness >= interval '0'),
     CONSTRAINT registry_method_known CHECK (method IN ('auto', 'full', 'concurrent', 'diff')),
     CONSTRAINT registry_summary_has_owner CHECK ((summary_query IS NULL) = (summary_owner IS NULL))
 );
@@ -58,6 +63,8 @@ CREATE TABLE _cache_refresher.content (
     method       text NOT NULL,
     rows_total   bigint,
     summary      jsonb,
+    shown        pg_snapshot NOT NULL,
+    fingerprint  text,
     CONSTRAINT content_pkey PRIMARY KEY (view),
     CONSTRAINT content_duration_not_negative CHECK (duration_ms >= 0),
     CONSTRAINT content_rows_not_negative CHECK (rows_total >= 0)
@@ -65,6 +72,28 @@ CREATE TABLE _cache_refresher.content (
 COMMENT ON TABLE _cache_refresher.content IS 'the last successful refresh of each view: what its content shows';
 COMMENT ON COLUMN _cache_refresher.content.snapshot_at IS 'time of the snapshot under which the view was refreshed';
 COMMENT ON COLUMN _cache_refresher.content.data_as_of IS 'time whose data the content shows: snapshot_at, or less where the view reads materialized views; NULL if not known of one of them';
+
+COMMENT ON COLUMN _cache_refresher.content.shown IS 'the transactions that the content shows';
+COMMENT ON COLUMN _cache_refresher.content.fingerprint IS 'stands for all that the content depends on beside rows; NULL where changes are not all captured';
+
+-- What is captured for whom. A log of the changes of each source, changes_<OID>, is made when the first
+-- view needs it. No foreign keys: it is all derived from the registry, and put right by tidying.
+CREATE TABLE _cache_refresher.capture (
+    view   oid NOT NULL,
+    source oid NOT NULL,
+    CONSTRAINT capture_pkey PRIMARY KEY (view, source)
+);
+CREATE INDEX capture_source_idx ON _cache_refresher.capture (source);
+COMMENT ON TABLE _cache_refresher.capture IS 'which views need the changes of which tables';
+
+-- A log of its own: somebody said that a view does not show everything.
+CREATE TABLE _cache_refresher.invalidation (
+    view oid NOT NULL,
+    xid  xid8 NOT NULL,
+    at   timestamptz NOT NULL
+);
+CREATE INDEX invalidation_view_idx ON _cache_refresher.invalidation (view);
+COMMENT ON TABLE _cache_refresher.invalidation IS 'calls of cache_refresher.invalidate that no refresh has shown yet';
 
 -- How refreshing goes: the input of the next scheduling decision. Also without foreign key.
 CREATE TABLE _cache_refresher.attempts (
@@ -79,6 +108,8 @@ CREATE TABLE _cache_refresher.attempts (
     changed_at           timestamptz,
     suspended            boolean NOT NULL DEFAULT false,
     refreshes            bigint NOT NULL DEFAULT 0,
+    skips                bigint NOT NULL DEFAULT 0,
+    skipped_at           timestamptz,
     failures             bigint NOT NULL DEFAULT 0,
     cancellations        bigint NOT NULL DEFAULT 0,
     error_sqlstate       text,
@@ -86,11 +117,12 @@ CREATE TABLE _cache_refresher.attempts (
     CONSTRAINT attempts_pkey PRIMARY KEY (view),
     CONSTRAINT attempts_counts_not_negative CHECK (
         attempt >= 0 AND failed_rounds >= 0 AND consecutive_failures >= 0
-        AND refreshes >= 0 AND failures >= 0 AND cancellations >= 0),
+        AND refreshes >= 0 AND skips >= 0 AND failures >= 0 AND cancellations >= 0),
     CONSTRAINT attempts_error_is_whole CHECK ((error_sqlstate IS NULL) = (error_message IS NULL))
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE _cache_refresher.attempts IS 'outcome of the latest attempts of each view, and totals';
 COMMENT ON COLUMN _cache_refresher.attempts.changed_at IS 'end of the last refresh that brought new rows, or cannot tell: views that follow this one are due from then on';
+COMMENT ON COLUMN _cache_refresher.attempts.skips IS 'refreshes that were not needed: nothing had changed';
 COMMENT ON COLUMN _cache_refresher.attempts.attempt IS 'retries used in the current round';
 
 -- No foreign key: history outlives registrations and views, until retention takes it.
@@ -117,7 +149,7 @@ CREATE TABLE _cache_refresher.history (
     message       text,
     CONSTRAINT history_pkey PRIMARY KEY (id),
     CONSTRAINT history_outcome_known CHECK (outcome IN ('refreshed', 'skipped', 'failed', 'cancelled')),
-    CONSTRAINT history_trigger_known CHECK (trigger IN ('never populated', 'interval', 'schedule', 'parent', 'retry', 'manual')),
+    CONSTRAINT history_trigger_known CHECK (trigger IN ('never populated', 'interval', 'schedule', 'parent', 'change', 'retry', 'manual')),
     CONSTRAINT history_error_when_not_done CHECK ((outcome IN ('failed', 'cancelled')) = (sqlstate IS NOT NULL))
 );
 CREATE INDEX history_view_idx ON _cache_refresher.history (view, id);

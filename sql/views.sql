@@ -34,10 +34,10 @@ SELECT c.oid::regclass AS view,
                      a.last_started_at, a.last_finished_at, a.retry_at,
                      a.attempt, a.failed_rounds, a.consecutive_failures, a.suspended) END AS next_refresh_at,
        k.refreshed_at AS last_refreshed_at,
-       k.data_as_of,
-       pg_catalog.clock_timestamp() - k.data_as_of AS age,
-       'unknown'::text AS staleness,
-       NULL::timestamptz AS stale_since,
+       f.data_as_of,
+       pg_catalog.clock_timestamp() - f.data_as_of AS age,
+       coalesce(s.staleness, 'unknown') AS staleness,
+       s.stale_since,
        k.rows_total AS rows,
        k.duration_ms AS last_duration_ms,
        a.error_sqlstate AS last_error_sqlstate,
@@ -47,12 +47,18 @@ SELECT c.oid::regclass AS view,
        coalesce(a.failures, 0) AS failures,
        coalesce(a.cancellations, 0) AS cancellations,
        r.registered_at,
-       pg_catalog.pg_stat_get_dead_tuples(c.oid) AS dead_rows
+       pg_catalog.pg_stat_get_dead_tuples(c.oid) AS dead_rows,
+       r.on_change,
+       coalesce(a.skips, 0) AS skips
   FROM _cache_refresher.registry r
   LEFT JOIN _cache_refresher.binding b ON (b.view_schema, b.view_name) = (r.view_schema, r.view_name)
   LEFT JOIN pg_catalog.pg_class c ON c.oid = b.view AND c.relkind = 'm'
   LEFT JOIN _cache_refresher.content k ON k.view = c.oid
   LEFT JOIN _cache_refresher.attempts a ON a.view = c.oid
+  LEFT JOIN LATERAL _cache_refresher.staleness(c.oid, r.on_change) s
+    ON r.on_change OR EXISTS (SELECT FROM _cache_refresher.invalidation i WHERE i.view = c.oid)
+ CROSS JOIN LATERAL (SELECT CASE WHEN s.staleness = 'fresh' THEN pg_catalog.clock_timestamp()
+                                 ELSE k.data_as_of END AS data_as_of) f
  WHERE _cache_refresher.may_see(c.oid)
        -- A view that is gone has no owner: those see it who could make it anew.
     OR (c.oid IS NULL AND pg_catalog.has_schema_privilege(
@@ -61,6 +67,8 @@ COMMENT ON VIEW cache_refresher.status IS 'one row per registered view: how it i
 COMMENT ON COLUMN cache_refresher.status.data_as_of IS 'time whose data the content shows; NULL if not known of a materialized view that it reads';
 COMMENT ON COLUMN cache_refresher.status.interval_source IS 'the registry or the setting that the interval comes from';
 COMMENT ON COLUMN cache_refresher.status.next_refresh_at IS 'by its own schedule; new rows in what it reads can bring a view on earlier';
+COMMENT ON COLUMN cache_refresher.status.staleness IS 'fresh: proved to show all that is committed; stale: it does not; unknown: not all changes of what it reads are captured';
+COMMENT ON COLUMN cache_refresher.status.skips IS 'refreshes that were not needed: nothing had changed';
 COMMENT ON COLUMN cache_refresher.status.dead_rows IS 'old versions of rows that VACUUM has not removed yet';
 COMMENT ON COLUMN cache_refresher.status.last_error IS 'shown to those with the rights of the view''s owner';
 

@@ -48,6 +48,12 @@ pub enum Error {
     IntervalAndSchedule,
     #[error("time_zone needs a schedule")]
     TimeZoneWithoutSchedule,
+    #[error("debounce and max_staleness need on_change")]
+    ReactionWithoutChange,
+    #[error("max_staleness must not be shorter than debounce")]
+    ImpatientReaction,
+    #[error("permission denied to capture changes of {name}")]
+    MayNotCapture { name: String },
     #[error("{what} is not available yet")]
     NotAvailable { what: String },
     #[error("{name} cannot be both set and reset")]
@@ -128,9 +134,10 @@ impl Error {
             Self::NullArgument { .. } => Code::ERRCODE_NULL_VALUE_NOT_ALLOWED,
             Self::NotMaterializedView { .. } => Code::ERRCODE_WRONG_OBJECT_TYPE,
             Self::NoSuchRelation { .. } | Self::NoSuchView { .. } => Code::ERRCODE_UNDEFINED_TABLE,
-            Self::NotOwner { .. } | Self::MayNotRefresh { .. } | Self::MayNotSee { .. } => {
-                Code::ERRCODE_INSUFFICIENT_PRIVILEGE
-            }
+            Self::NotOwner { .. }
+            | Self::MayNotRefresh { .. }
+            | Self::MayNotSee { .. }
+            | Self::MayNotCapture { .. } => Code::ERRCODE_INSUFFICIENT_PRIVILEGE,
             Self::AmbiguousName { .. } => Code::ERRCODE_AMBIGUOUS_ALIAS,
             Self::AlreadyRegistered { .. } => Code::ERRCODE_DUPLICATE_OBJECT,
             Self::NotRegistered { .. } | Self::NotGranted { .. } => Code::ERRCODE_UNDEFINED_OBJECT,
@@ -142,6 +149,8 @@ impl Error {
             | Self::Method(_)
             | Self::IntervalAndSchedule
             | Self::TimeZoneWithoutSchedule
+            | Self::ReactionWithoutChange
+            | Self::ImpatientReaction
             | Self::SetAndReset { .. }
             | Self::NotResettable { .. }
             | Self::SummaryNotSelect => Code::ERRCODE_INVALID_PARAMETER_VALUE,
@@ -231,10 +240,17 @@ impl Error {
                 "Use refresh_interval or schedule, and method auto, full, concurrent or diff."
                     .to_owned()
             }
+            Self::ReactionWithoutChange => {
+                "Give on_change => true as well, or leave them out.".to_owned()
+            }
+            Self::ImpatientReaction => "Give a longer max_staleness, or a shorter debounce.".to_owned(),
+            Self::MayNotCapture { name } => {
+                format!("GRANT TRIGGER ON {name} to the owner of the view.")
+            }
             Self::SetAndReset { .. } => "Do one of them.".to_owned(),
             Self::NotResettable { .. } => {
-                "Names are refresh_interval, schedule, time_zone, method, timeout and \
-                 summary_query."
+                "Names are refresh_interval, schedule, time_zone, method, on_change, debounce, \
+                 max_staleness, timeout and summary_query."
                     .to_owned()
             }
             Self::Refused { name, refusal, .. } => refusal.remedy(name),

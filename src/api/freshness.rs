@@ -1,27 +1,32 @@
 //! How fresh a view is: `freshness`, `age`, `stale_since`, `is_stale`, `assert_fresh`.
 //!
-//! Until changes are captured, nothing is proved: staleness is `unknown`, and no function claims more.
+//! Nothing is claimed that is not proved: where not all changes are captured, staleness is `unknown`.
 
 use std::time::Duration;
 
 use cache_refresher_core::duration;
 use cache_refresher_core::freshness::Freshness;
 use cache_refresher_core::staleness::{self, Staleness};
+use cache_refresher_core::time::Timestamp;
 use pgrx::datum::{Interval, JsonB, TimestampWithTimeZone};
 use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use crate::catalog::capture;
 use crate::catalog::content::{self, Content};
 use crate::catalog::view::View;
 use crate::error::{Error, Result};
 use crate::pg::clock;
-use crate::refresh::privilege;
+use crate::refresh::{freshness as known, privilege};
 
 /// A view that the caller may see, and what it shows.
 struct Seen {
     view: View,
     content: Option<Content>,
+    staleness: Staleness,
+    stale_since: Option<Timestamp>,
+    data_as_of: Option<Timestamp>,
     age: Option<Duration>,
 }
 
@@ -30,22 +35,29 @@ fn see(view: Option<Oid>) -> Result<Seen> {
     privilege::require_see(&view)?;
     // Somebody has emptied it since: what is known of its content does not hold any more.
     let content = if view.populated { content::find(view.oid)? } else { None };
-    let age = content
-        .and_then(|content| content.data_as_of)
-        .map(|data_as_of| clock::now().since(data_as_of));
-    Ok(Seen { view, content, age })
+    let (staleness, stale_since) = match content {
+        Some(_) => known::of_view(view.oid)?,
+        None => (Staleness::Unknown, None),
+    };
+    let now = clock::now();
+    let data_as_of = match staleness {
+        Staleness::Fresh => Some(now),
+        _ => content.and_then(|content| content.data_as_of),
+    };
+    let age = data_as_of.map(|data_as_of| now.since(data_as_of));
+    Ok(Seen { view, content, staleness, stale_since, data_as_of, age })
 }
 
 #[pg_extern(sql = false)]
 fn freshness(view: Option<Oid>) -> std::result::Result<JsonB, ErrorReport> {
-    let Seen { view, content, .. } = see(view)?;
+    let Seen { view, content, staleness, stale_since, data_as_of, .. } = see(view)?;
     let document = Freshness::new(
         view.name.to_string(),
         content.map(|content| content.refreshed_at),
         content.map(|content| content.duration_ms),
-        content.and_then(|content| content.data_as_of),
-        Staleness::Unknown,
-        None,
+        data_as_of,
+        staleness,
+        stale_since,
         clock::now(),
     );
     let json =
@@ -62,8 +74,7 @@ fn age(view: Option<Oid>) -> std::result::Result<Option<Interval>, ErrorReport> 
 fn stale_since(
     view: Option<Oid>,
 ) -> std::result::Result<Option<TimestampWithTimeZone>, ErrorReport> {
-    see(view)?;
-    Ok(None)
+    Ok(see(view)?.stale_since.map(clock::to_sql))
 }
 
 #[pg_extern(sql = false)]
@@ -72,7 +83,8 @@ fn is_stale(
     max_age: Option<Interval>,
 ) -> std::result::Result<Option<bool>, ErrorReport> {
     let max_age = max_age.map(|age| clock::from_interval("max_age", &age)).transpose()?;
-    Ok(staleness::is_stale(Staleness::Unknown, see(view)?.age, max_age))
+    let seen = see(view)?;
+    Ok(staleness::is_stale(seen.staleness, seen.age, max_age))
 }
 
 #[pg_extern(sql = false)]
@@ -83,7 +95,7 @@ fn assert_fresh(
     let max_age = max_age.map(|age| clock::from_interval("max_age", &age)).transpose()?;
     let seen = see(view)?;
     let name = seen.view.name.to_string();
-    match staleness::is_stale(Staleness::Unknown, seen.age, max_age) {
+    match staleness::is_stale(seen.staleness, seen.age, max_age) {
         Some(false) => Ok(()),
         None => Err(Error::FreshnessUnknown { name }.into()),
         Some(true) => {
@@ -102,4 +114,27 @@ fn assert_fresh(
 /// To the millisecond: what a person wants to read.
 fn rounded(age: Duration) -> String {
     duration::format(Duration::from_millis(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)))
+}
+
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)] // pgrx reads no type aliases
+fn staleness(
+    view: Oid,
+    captured: bool,
+) -> std::result::Result<
+    TableIterator<
+        'static,
+        (name!(staleness, &'static str), name!(stale_since, Option<TimestampWithTimeZone>)),
+    >,
+    ErrorReport,
+> {
+    let (staleness, since) = known::of(view, captured)?;
+    Ok(TableIterator::once((staleness.as_str(), since.map(clock::to_sql))))
+}
+
+/// An event trigger: somebody, or our own refresh, which puts it right, has run REFRESH.
+#[pg_extern(sql = false)]
+fn content_replaced() -> std::result::Result<(), ErrorReport> {
+    capture::distrust_refreshed()?;
+    Ok(())
 }

@@ -11,11 +11,12 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::registration;
+use crate::capture;
 use crate::catalog::view::{self, View};
 use crate::catalog::{binding, history::milliseconds, registry};
 use crate::error::{Error, RefusalText, Result};
 use crate::guc;
-use crate::pg::{clock, report, transaction};
+use crate::pg::{clock, report, snapshot, transaction};
 use crate::refresh::session::{self, Answer};
 use crate::refresh::{self, privilege};
 
@@ -33,6 +34,16 @@ type Row = (
     Option<i64>,
     Option<TimestampWithTimeZone>,
 );
+
+/// Says that a view does not show everything.
+#[pg_extern(sql = false)]
+fn invalidate(view: Option<Oid>) -> std::result::Result<(), ErrorReport> {
+    let view = super::view(view)?;
+    privilege::require_refresh(&view)?;
+    snapshot::require_writable("invalidate a materialized view")?;
+    capture::invalidate(view.oid)?;
+    Ok(())
+}
 
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]

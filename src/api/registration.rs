@@ -9,12 +9,13 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::view;
+use crate::capture::install;
 use crate::catalog::registry::{self, Policy, Registration, Summary};
 use crate::catalog::view::{View, ViewName};
 use crate::catalog::{attempts, binding};
 use crate::error::{Error, Result};
 use crate::guc;
-use crate::pg::{clock, identity, snapshot};
+use crate::pg::{clock, identity, report, snapshot};
 use crate::refresh::{policy, privilege, summary};
 
 /// The arguments that `register` and `alter` share.
@@ -40,6 +41,9 @@ impl Arguments {
             "schedule" => self.schedule.is_some(),
             "time_zone" => self.time_zone.is_some(),
             "method" => self.method.is_some(),
+            "on_change" => self.on_change.is_some(),
+            "debounce" => self.debounce.is_some(),
+            "max_staleness" => self.max_staleness.is_some(),
             "timeout" => self.timeout.is_some(),
             "summary_query" => self.summary_query.is_some(),
             _ => false,
@@ -84,7 +88,8 @@ fn register(
     }
     let policy = changed(&view, Policy::default(), arguments)?;
     registry::insert(&view.name, &policy)?;
-    Ok(())
+    capture(&view, &policy)
+        .map_err(Into::into)
 }
 
 #[pg_extern(sql = false)]
@@ -128,7 +133,8 @@ fn alter(
     }
     let policy = changed(&view, policy, arguments)?;
     registry::update(&registration.name, &policy)?;
-    Ok(())
+    capture(&view, &policy)
+        .map_err(Into::into)
 }
 
 #[pg_extern(sql = false)]
@@ -141,6 +147,7 @@ fn unregister(view: Option<String>) -> std::result::Result<(), ErrorReport> {
         None => missing(schema, name)?,
     };
     registry::delete(&name)?;
+    install::tidy()?;
     Ok(())
 }
 
@@ -223,6 +230,12 @@ fn reset_one(policy: &mut Policy, name: &str) -> Result<()> {
         "schedule" => (policy.schedule, policy.time_zone) = (None, None),
         "time_zone" => policy.time_zone = None,
         "method" => policy.method = None,
+        "on_change" => {
+            policy.on_change = false;
+            (policy.debounce, policy.max_staleness) = (None, None);
+        }
+        "debounce" => policy.debounce = None,
+        "max_staleness" => policy.max_staleness = None,
         "timeout" => policy.timeout = None,
         "summary_query" => policy.summary = None,
         _ => {
@@ -248,6 +261,23 @@ fn changed(view: &View, mut policy: Policy, arguments: Arguments) -> Result<Poli
     if let Some(method) = arguments.method {
         policy.method = Some(available(method.parse()?)?);
     }
+    if let Some(on_change) = arguments.on_change {
+        policy.on_change = on_change;
+    }
+    if let Some(debounce) = arguments.debounce {
+        policy.debounce = Some(clock::from_interval("debounce", &debounce)?);
+    }
+    if let Some(max_staleness) = arguments.max_staleness {
+        policy.max_staleness = Some(clock::from_interval("max_staleness", &max_staleness)?);
+    }
+    if !policy.on_change && (policy.debounce.is_some() || policy.max_staleness.is_some()) {
+        return Err(Error::ReactionWithoutChange);
+    }
+    if let (Some(debounce), Some(max_staleness)) = (policy.debounce, policy.max_staleness)
+        && max_staleness < debounce
+    {
+        return Err(Error::ImpatientReaction);
+    }
     if let Some(timeout) = arguments.timeout {
         policy.timeout = Some(clock::from_interval("timeout", &timeout)?);
     }
@@ -267,6 +297,30 @@ fn changed(view: &View, mut policy: Policy, arguments: Arguments) -> Result<Poli
     Ok(policy)
 }
 
+/// Sees to capture as the policy has it. What cannot be captured is told: the view is refreshed by its
+/// interval, and when the application says that something has changed.
+fn capture(view: &View, policy: &Policy) -> Result<()> {
+    if !policy.on_change {
+        return install::tidy();
+    }
+    let uncaptured = install::ensure(view)?;
+    install::tidy()?;
+    if !uncaptured.is_empty() {
+        report::warn(
+            &format!(
+                "changes of what {} reads cannot all be captured: {}",
+                view.name,
+                uncaptured.join(", ")
+            ),
+            Some(
+                "It is refreshed by its interval as well; call cache_refresher.invalidate when \
+                 something there has changed.",
+            ),
+        );
+    }
+    Ok(())
+}
+
 /// A method that views can be registered with now.
 pub(super) fn available(method: Requested) -> Result<Requested> {
     match method {
@@ -282,9 +336,6 @@ fn refuse_what_is_to_come(arguments: &Arguments) -> Result<()> {
     let given = [
         ("min_interval", arguments.min_interval.is_some()),
         ("max_interval", arguments.max_interval.is_some()),
-        ("on_change", arguments.on_change == Some(true)),
-        ("debounce", arguments.debounce.is_some()),
-        ("max_staleness", arguments.max_staleness.is_some()),
     ];
     match given.iter().find(|(_, given)| *given) {
         Some((name, _)) => Err(Error::NotAvailable { what: (*name).to_owned() }),

@@ -19,15 +19,17 @@ const SAVE: &str = "
 INSERT INTO _cache_refresher.attempts AS a
        (view, last_started_at, last_finished_at, retry_at, attempt, failed_rounds,
         consecutive_failures, suspended, refreshes, failures, cancellations,
-        error_sqlstate, error_message, failing_since, changed_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+        error_sqlstate, error_message, failing_since, changed_at, skips, skipped_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
+        CASE WHEN $16 = 1 THEN $3 END)
 ON CONFLICT (view) DO UPDATE
    SET last_started_at = $2, last_finished_at = $3, retry_at = $4, attempt = $5,
        failed_rounds = $6, consecutive_failures = $7, suspended = $8,
        failing_since = $14, changed_at = $15, refreshes = a.refreshes + $9, failures = a.failures + $10,
-       cancellations = a.cancellations + $11,
-       error_sqlstate = CASE WHEN $9 = 1 THEN NULL ELSE coalesce($12, a.error_sqlstate) END,
-       error_message = CASE WHEN $9 = 1 THEN NULL ELSE coalesce($13, a.error_message) END
+       cancellations = a.cancellations + $11, skips = a.skips + $16,
+       skipped_at = CASE WHEN $16 = 1 THEN $3 ELSE a.skipped_at END,
+       error_sqlstate = CASE WHEN $9 + $16 > 0 THEN NULL ELSE coalesce($12, a.error_sqlstate) END,
+       error_message = CASE WHEN $9 + $16 > 0 THEN NULL ELSE coalesce($13, a.error_message) END
 RETURNING a.refreshes + a.failures + a.cancellations";
 
 const RESUME: &str = "
@@ -92,6 +94,7 @@ pub fn save(
             error.map(|(_, message)| message).into(),
             time(history.failing_since).into(),
             time(history.changed_at).into(),
+            counts(Outcome::Skipped).into(),
         ],
         |row| row.required(1),
     )?;

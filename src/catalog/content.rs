@@ -4,6 +4,7 @@ use cache_refresher_core::time::Timestamp;
 use pgrx::datum::{JsonB, TimestampWithTimeZone};
 use pgrx::pg_sys::Oid;
 
+use super::capture::Basis;
 use super::query;
 use crate::error::Result;
 use crate::pg::clock;
@@ -30,11 +31,12 @@ SELECT snapshot_at, data_as_of, refreshed_at, duration_ms, rows_total
 
 const SAVE: &str = "
 INSERT INTO _cache_refresher.content
-       (view, data_as_of, refreshed_at, duration_ms, method, rows_total, summary, snapshot_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+       (view, data_as_of, refreshed_at, duration_ms, method, rows_total, summary, snapshot_at,
+        shown, fingerprint)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::text::pg_snapshot, $10)
 ON CONFLICT (view) DO UPDATE
    SET data_as_of = $2, refreshed_at = $3, duration_ms = $4, method = $5, rows_total = $6,
-       summary = $7, snapshot_at = $8";
+       summary = $7, snapshot_at = $8, shown = $9::text::pg_snapshot, fingerprint = $10";
 
 const OLDEST: &str = "
 SELECT CASE WHEN bool_and(k.data_as_of IS NOT NULL) THEN min(k.data_as_of) END, count(*)
@@ -75,6 +77,7 @@ pub fn data_as_of(snapshot_at: Timestamp, parents: Vec<Oid>) -> Result<Option<Ti
 pub fn save(
     view: Oid,
     content: &Content,
+    basis: &Basis,
     method: &str,
     summary: Option<serde_json::Value>,
 ) -> Result<()> {
@@ -89,6 +92,8 @@ pub fn save(
             content.rows_total.into(),
             summary.map(JsonB).into(),
             clock::to_sql(content.snapshot_at).into(),
+            basis.shown.to_string().into(),
+            basis.fingerprint.as_deref().into(),
         ],
     )
     .map(drop)

@@ -3,6 +3,7 @@
 
 pub mod attempts;
 pub mod binding;
+pub mod capture;
 pub mod content;
 pub mod grant;
 pub mod history;

@@ -20,6 +20,9 @@ pub struct Policy {
     pub schedule: Option<String>,
     pub time_zone: Option<String>,
     pub method: Option<Requested>,
+    pub on_change: bool,
+    pub debounce: Option<Duration>,
+    pub max_staleness: Option<Duration>,
     pub timeout: Option<Duration>,
     pub summary: Option<Summary>,
 }
@@ -43,7 +46,8 @@ pub struct Registration {
 
 const FIND: &str = "
 SELECT r.view_schema, r.view_name, r.refresh_interval, r.schedule, r.time_zone, r.method, r.timeout,
-       r.summary_query, r.summary_owner, r.paused, r.registered_at
+       r.summary_query, r.summary_owner, r.paused, r.registered_at,
+       r.on_change, r.debounce, r.max_staleness
   FROM _cache_refresher.registry r
   JOIN _cache_refresher.binding b ON (b.view_schema, b.view_name) = (r.view_schema, r.view_name)
  WHERE b.view = $1";
@@ -51,6 +55,7 @@ SELECT r.view_schema, r.view_name, r.refresh_interval, r.schedule, r.time_zone, 
 const ALL: &str = "
 SELECT r.view_schema, r.view_name, r.refresh_interval, r.schedule, r.time_zone, r.method, r.timeout,
        r.summary_query, r.summary_owner, r.paused, r.registered_at,
+       r.on_change, r.debounce, r.max_staleness,
        c.oid, c.relispopulated,
        a.last_started_at, a.last_finished_at, a.retry_at, a.attempt, a.failed_rounds,
        a.consecutive_failures, a.suspended, a.failing_since, a.changed_at
@@ -62,14 +67,14 @@ SELECT r.view_schema, r.view_name, r.refresh_interval, r.schedule, r.time_zone, 
 const INSERT: &str = "
 INSERT INTO _cache_refresher.registry
        (view_schema, view_name, refresh_interval, schedule, time_zone, method, timeout,
-        summary_query, summary_owner)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+        summary_query, summary_owner, on_change, debounce, max_staleness)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 ON CONFLICT DO NOTHING";
 
 const UPDATE: &str = "
 UPDATE _cache_refresher.registry
    SET refresh_interval = $3, schedule = $4, time_zone = $5, method = $6, timeout = $7,
-       summary_query = $8, summary_owner = $9
+       summary_query = $8, summary_owner = $9, on_change = $10, debounce = $11, max_staleness = $12
  WHERE (view_schema, view_name) = ($1, $2)";
 
 const SET_PAUSED: &str = "
@@ -106,6 +111,9 @@ fn registration(row: &query::Row) -> Result<Registration> {
             schedule: row.optional(4)?,
             time_zone: row.optional(5)?,
             method: method.map(|method| method.parse()).transpose()?,
+            on_change: row.required(12)?,
+            debounce: interval(13, "debounce")?,
+            max_staleness: interval(14, "max_staleness")?,
             timeout: interval(7, "timeout")?,
             summary,
         },
@@ -142,10 +150,10 @@ pub struct Entry {
 pub fn all() -> Result<Vec<Entry>> {
     query::select_current(ALL, &[], |row| {
         Ok(Entry {
-            view: row.required::<Oid>(12)?.to_u32(),
+            view: row.required::<Oid>(15)?.to_u32(),
             registration: registration(&row)?,
-            populated: row.required(13)?,
-            history: attempts::history(&row, 14)?,
+            populated: row.required(16)?,
+            history: attempts::history(&row, 17)?,
         })
     })
 }
@@ -165,6 +173,9 @@ fn write(sql: &'static str, name: &ViewName, policy: &Policy) -> Result<usize> {
             interval(policy.timeout).into(),
             summary.map(|summary| summary.query.as_str()).into(),
             summary.map(|summary| summary.owner.as_str()).into(),
+            policy.on_change.into(),
+            interval(policy.debounce).into(),
+            interval(policy.max_staleness).into(),
         ],
     )
 }

@@ -294,6 +294,7 @@ struct Pending {
     extension: bool,
     databases: bool,
     settings: Vec<u32>,
+    sources: Vec<u32>,
 }
 
 thread_local! {
@@ -325,9 +326,20 @@ pub fn view_refreshed() {
     }
 }
 
+/// Has the scheduler of this database learn of a change once this transaction commits: of a table, or
+/// by its own OID of a view about which somebody said so.
+pub fn source_changed(source: pg_sys::Oid) {
+    let source = source.to_u32();
+    let known = PENDING.with_borrow(|pending| pending.sources.contains(&source));
+    if shared::is_available() && !known {
+        after_commit(|pending| pending.sources.push(source));
+    }
+}
+
 fn tell() {
     let pending = PENDING.take();
     let here = identity::current_database();
+    shared::sources_changed(here, &pending.sources);
     if pending.extension {
         shared::poke(here);
     } else if pending.views {

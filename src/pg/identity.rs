@@ -35,6 +35,15 @@ impl Scope {
         )
     }
 
+    /// The same where objects are made that stay.
+    pub fn internal_with(restriction: Restriction) -> Self {
+        Self::enter(
+            pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID),
+            restriction,
+            &[(c"search_path", c"pg_catalog, pg_temp"), (c"lock_timeout", c"2000")],
+        )
+    }
+
     /// As `role`, with `settings` in force.
     pub fn enter(role: pg_sys::Oid, restriction: Restriction, settings: &[(&CStr, &CStr)]) -> Self {
         let mut saved_role = pg_sys::InvalidOid;

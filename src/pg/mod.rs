@@ -3,9 +3,11 @@
 #![allow(unsafe_code)]
 
 pub mod background_worker;
+pub mod change_log;
 pub mod clock;
 pub mod databases;
 pub mod deadline;
+pub mod dependency;
 pub mod guc_hooks;
 pub mod hooks;
 pub mod identity;
@@ -14,6 +16,7 @@ pub mod latch;
 pub mod loading;
 pub mod lock;
 pub mod memory;
+pub mod node_tree;
 pub mod relation;
 pub mod report;
 pub mod row;

@@ -15,6 +15,19 @@ impl Relation {
         unsafe { Self(pg_sys::relation_open(oid, pg_sys::NoLock as i32)) }
     }
 
+    /// Opens a relation with a lock against changes of its definition.
+    pub fn open_shared(oid: pg_sys::Oid) -> Self {
+        // SAFETY: raises an ERROR if there is no such relation.
+        unsafe { Self(pg_sys::relation_open(oid, pg_sys::AccessShareLock as i32)) }
+    }
+
+    /// Opens a table with a lock that stays to the end of the transaction; nothing if it is gone.
+    pub(super) fn open_locked(oid: pg_sys::Oid, lock: u32) -> Option<Self> {
+        // SAFETY: waits for the lock; null if there is no such relation.
+        let relation = unsafe { pg_sys::try_table_open(oid, lock as i32) };
+        (!relation.is_null()).then_some(Self(relation))
+    }
+
     pub(super) const fn as_ptr(&self) -> pg_sys::Relation {
         self.0
     }

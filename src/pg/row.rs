@@ -36,8 +36,16 @@ pub struct Values<'a> {
 impl RowType {
     /// Of the rows of a table.
     pub fn of(relation: &Relation) -> Self {
-        let descriptor = relation.descriptor();
-        // SAFETY: the descriptor of an open relation has as many attributes as it says.
+        // SAFETY: the descriptor of an open relation.
+        unsafe { Self::described_by(relation.descriptor()) }
+    }
+
+    /// Of rows with that description.
+    ///
+    /// # Safety
+    /// A valid descriptor.
+    pub(super) unsafe fn described_by(descriptor: pg_sys::TupleDesc) -> Self {
+        // SAFETY: a descriptor has as many attributes as it says.
         let columns = unsafe {
             (0..(*descriptor).natts)
                 .map(|index| {

@@ -85,7 +85,7 @@ const TEXT: &std::ffi::CStr = c"query of a materialized view";
 
 /// # Safety
 /// An open materialized view.
-unsafe fn rewritten(view: &Relation, order: Option<&KeyOrder>) -> *mut pg_sys::Query {
+pub(super) unsafe fn rewritten(view: &Relation, order: Option<&KeyOrder>) -> *mut pg_sys::Query {
     // SAFETY: a materialized view has exactly one rule with exactly one query, as its creation sees
     // to; a row mark or a second query would come of a corrupt catalog.
     unsafe {

@@ -4,12 +4,14 @@ use std::cell::Cell;
 
 use cache_refresher_core::outcome::Outcome;
 use cache_refresher_core::time::Timestamp;
-use cache_refresher_core::view_state::{self, History, Verdict};
+use cache_refresher_core::view_state::{self, History, Verdict, Why};
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 
 use super::{Done, Request, policy, record, run, statistics};
+use crate::capture::install;
 use crate::catalog::attempts;
+use crate::catalog::capture;
 use crate::catalog::content::{self, Content};
 use crate::catalog::registry::{self, Registration};
 use crate::catalog::view;
@@ -41,6 +43,7 @@ pub fn execute(job: Job, settings: &RefreshSettings) -> Report {
     let started_at = clock::now();
     let known = Cell::new(None);
     let foreign = Cell::new(false);
+    complete_capture(job);
     let end = transaction::run(|| {
         refresh(job, settings, &known, &foreign).unwrap_or_else(|error| error.raise())
     });
@@ -81,6 +84,27 @@ pub fn execute(job: Job, settings: &RefreshSettings) -> Report {
     report
 }
 
+/// Makes what is missing of the capture that a view needs: after a restore, with new partitions, or
+/// where somebody has removed a trigger. In a transaction of its own, before the refresh: it takes
+/// stronger locks, and where it fails the refresh works without.
+fn complete_capture(job: Job) {
+    let completed = transaction::run(|| complete(Oid::from(job.view)).map_err(Error::raise));
+    if let Err(caught) = completed {
+        let detail = format!("View with OID {}, SQLSTATE {}.", job.view, caught.sqlstate());
+        let message = format!("cache_refresher: cannot capture changes: {}", caught.message);
+        report::log(&message, Some(&detail), caught.hint.as_deref());
+    }
+}
+
+fn complete(oid: Oid) -> Result<()> {
+    let Some(registration) = Registration::find(oid)? else { return Ok(()) };
+    let proved = || Ok::<_, Error>(capture::basis(oid)?.is_some_and(|basis| basis.fingerprint.is_some()));
+    if registration.policy.on_change && !proved()? && install::is_incomplete(oid)? {
+        install::ensure(&view::View::find(oid)?)?;
+    }
+    Ok(())
+}
+
 fn refresh(
     job: Job,
     settings: &RefreshSettings,
@@ -98,7 +122,9 @@ fn refresh(
     let shown = content::find_current(oid)?;
     let now = clock::now();
     let believable = |content: &Content| content.snapshot_at <= now;
-    if shown.filter(believable).is_some_and(|content| content.snapshot_at >= job.due_at) {
+    // A change may have been committed after a snapshot that was taken after it was made.
+    let timed = job.why != Why::Change;
+    if timed && shown.filter(believable).is_some_and(|content| content.snapshot_at >= job.due_at) {
         return Ok(End::NotNeeded(history));
     }
     background_worker::report_activity(&format!("refresh of {}", registration.name));

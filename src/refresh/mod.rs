@@ -5,6 +5,7 @@
 //! to `run`, under the view's own lock.
 
 mod diff;
+pub mod freshness;
 pub mod job;
 pub mod policy;
 pub mod privilege;
@@ -19,12 +20,14 @@ use std::time::Duration;
 
 use cache_refresher_core::duration;
 use cache_refresher_core::method::{self, Choice, Facts, Method, MethodOption, Requested};
-use cache_refresher_core::outcome::RowCounts;
+use cache_refresher_core::outcome::{Outcome, RowChanges, RowCounts};
 use cache_refresher_core::progress::{Phase, Progress};
 use cache_refresher_core::time::Timestamp;
 use pgrx::pg_sys::Oid;
 use pgrx::{PgSqlErrorCode, PgTryBuilder};
 
+use crate::capture;
+use crate::catalog::capture::Basis;
 use crate::catalog::content;
 use crate::catalog::registry::Registration;
 use crate::catalog::view::{self, Condition, Source, View};
@@ -60,9 +63,20 @@ pub struct Done {
     pub snapshot_at: Timestamp,
     pub data_as_of: Option<Timestamp>,
     pub rows: RowCounts,
+    /// On what the content rests.
+    pub basis: Basis,
+    /// Changes of its sources are captured, as far as they can be.
+    pub captured: bool,
     /// The view had no content before.
     pub first: bool,
     pub summary: Option<serde_json::Value>,
+}
+
+impl Done {
+    /// What came of it.
+    pub fn outcome(&self) -> Outcome {
+        if self.method == Method::Skip { Outcome::Skipped } else { Outcome::Refreshed }
+    }
 }
 
 /// A refresh from its start to its end.
@@ -129,9 +143,13 @@ impl<'a> Refresh<'a> {
         result
     }
 
-    fn decide(&self, view: &View) -> Result<Choice> {
+    fn requested(&self) -> Requested {
         let registered = self.registration.and_then(|registration| registration.policy.method);
-        let requested = self.request.method.or(registered).unwrap_or_default();
+        self.request.method.or(registered).unwrap_or_default()
+    }
+
+    fn decide(&self, view: &View) -> Result<Choice> {
+        let requested = self.requested();
         method::choose(requested, facts(view, self.settings.auto_full)?)
             .map_err(|refusal| refused(&view.name.to_string(), requested, refusal))
     }
@@ -172,37 +190,43 @@ impl<'a> Refresh<'a> {
         snapshot: impl Fn() -> ActiveSnapshot,
     ) -> Result<Done> {
         let Locked { choice, sources } = locked;
+        let captured = self.registration.is_some_and(|registration| registration.policy.on_change);
         let parents = sources.iter().filter(|source| source.materialized).map(|source| source.oid);
         let data_as_of = content::data_as_of(snapshot_at, parents.collect())?;
         let pinned = settings::pinned(self.settings.lock_timeout)?;
         self.running.report(Progress::begin(Phase::Querying, None));
         let mut first;
-        let (view, rows) = loop {
+        let (view, rows, choice, knowledge) = loop {
             // A schema can be renamed in spite of all locks, and the statement goes by name.
             let view = View::find(self.oid)?;
             first = !view.populated;
             let _snapshot = snapshot();
+            let knowledge = capture::examine(self.oid, captured, &settings::text(&pinned))?;
+            let choice = choice.unless_unchanged(self.requested(), knowledge.unchanged);
             let restriction = match choice.method {
                 // CONCURRENTLY makes a temporary table. The server restricts the query itself.
                 Method::Full | Method::Concurrent => Restriction::LocalUserIdChange,
-                Method::Diff => Restriction::RestrictedOperation,
+                Method::Skip | Method::Diff => Restriction::RestrictedOperation,
             };
             let scope = Scope::enter(view.owner, restriction, &settings::refs(&pinned));
             let rows = match choice.method {
+                Method::Skip => Some(unchanged(self.oid)?),
                 Method::Full => rebuild::full(&view),
                 Method::Concurrent => rebuild::concurrently(&view),
                 Method::Diff => Some(diff::refresh(&view, &self.running)?),
             };
             drop(scope);
             if let Some(rows) = rows {
-                break (view, rows);
+                break (view, rows, choice, knowledge);
             }
         };
         self.running.report(Progress::begin(Phase::Finishing, None));
         let registered =
             self.registration.and_then(|registration| registration.policy.summary.as_ref());
         let summary = match registered {
-            Some(summary) if summary.owner == view.owner_name => {
+            Some(summary)
+                if summary.owner == view.owner_name && choice.method != Method::Skip =>
+            {
                 Some(summary::run(&view, &summary.query, self.settings.lock_timeout)?)
             }
             _ => None,
@@ -216,10 +240,18 @@ impl<'a> Refresh<'a> {
             snapshot_at,
             data_as_of,
             rows,
+            basis: knowledge.basis,
+            captured,
             first,
             summary,
         })
     }
+}
+
+/// The rows of a view in which nothing has changed.
+fn unchanged(view: Oid) -> Result<RowCounts> {
+    let total = content::find(view)?.and_then(|content| content.rows_total).unwrap_or_default();
+    Ok(RowCounts { total, changes: Some(RowChanges::default()) })
 }
 
 /// What the choice of a method depends on.
@@ -247,7 +279,7 @@ fn lock_for(method: Method) -> RelationLock {
     match method {
         Method::Full => RelationLock::AccessExclusive,
         Method::Concurrent => RelationLock::Exclusive,
-        Method::Diff => RelationLock::RowExclusive,
+        Method::Skip | Method::Diff => RelationLock::RowExclusive,
     }
 }
 

@@ -1,8 +1,10 @@
 //! From what a view is registered with, and the settings, to what the core schedules by.
 
+use std::time::Duration;
+
 use cache_refresher_core::interval::{self, IntervalSettings, IntervalSource};
 use cache_refresher_core::schedule::{CronSchedule, Phase, Schedule};
-use cache_refresher_core::view_state::Policy;
+use cache_refresher_core::view_state::{Policy, Reaction};
 
 use crate::catalog::registry::Registration;
 use crate::error::Result;
@@ -38,6 +40,22 @@ pub fn of(
         suspend_after: failures.suspend_after,
         paused: registration.paused,
     })
+}
+
+/// How long a view waits for quiet where nobody said.
+const DEFAULT_DEBOUNCE: Duration = Duration::from_secs(1);
+/// How stale it may become meanwhile, where nobody said.
+const DEFAULT_MAX_STALENESS: Duration = Duration::from_secs(10);
+
+/// How a view reacts to changes, if it does.
+pub fn reaction(registration: &Registration) -> Option<Reaction> {
+    let policy = &registration.policy;
+    let given = policy.max_staleness;
+    let debounce = policy
+        .debounce
+        .unwrap_or_else(|| given.map_or(DEFAULT_DEBOUNCE, |most| most.min(DEFAULT_DEBOUNCE)));
+    let max_staleness = given.unwrap_or_else(|| DEFAULT_MAX_STALENESS.max(debounce));
+    policy.on_change.then_some(Reaction { debounce, max_staleness })
 }
 
 /// Whether a view has no pace of its own: neither registered nor set for it by name.

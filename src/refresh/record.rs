@@ -11,10 +11,11 @@ use cache_refresher_core::view_state::{History, Verdict};
 use pgrx::pg_sys::Oid;
 
 use super::{Done, Request};
+use crate::capture;
 use crate::catalog::content::{self, Content};
 use crate::catalog::history::{self, Entry, milliseconds};
 use crate::catalog::view::ViewName;
-use crate::catalog::{attempts, binding, query};
+use crate::catalog::{self, attempts, binding, query};
 use crate::error::Result;
 use crate::guc::{RefreshSettings, Retention};
 use crate::pg::{clock, report};
@@ -33,6 +34,10 @@ pub fn success(
     after: &History,
     settings: &RefreshSettings,
 ) -> Result<()> {
+    if done.outcome() == Outcome::Skipped {
+        // A row for each would drown those that tell something.
+        return attempts::save(done.view.oid, after, Outcome::Skipped, None).map(drop);
+    }
     let shown = Content {
         snapshot_at: done.snapshot_at,
         data_as_of: done.data_as_of,
@@ -40,7 +45,18 @@ pub fn success(
         duration_ms: milliseconds(done.duration),
         rows_total: Some(done.rows.total),
     };
-    content::save(done.view.oid, &shown, done.method.as_str(), done.summary.clone())?;
+    content::save(
+        done.view.oid,
+        &shown,
+        &done.basis,
+        done.method.as_str(),
+        done.summary.clone(),
+    )?;
+    if done.captured {
+        capture::settle(done.view.oid, &done.basis.shown)?;
+    } else {
+        catalog::capture::settle(done.view.oid, &done.basis.shown)?;
+    }
     let tries = attempts::save(done.view.oid, after, Outcome::Refreshed, None)?;
     history::insert(Entry {
         view: done.view.oid,
@@ -139,6 +155,9 @@ pub fn prune_by_age(retention: Retention) -> Result<()> {
 
 /// The server-log line of a refresh.
 pub fn log_success(done: &Done, settings: &RefreshSettings) {
+    if done.outcome() == Outcome::Skipped {
+        return;
+    }
     if settings.log_min_duration.is_some_and(|least| done.duration >= least) {
         report::log(
             &format!(

@@ -186,7 +186,7 @@ fn recorded(
     }
     Ok(Answer {
         view: done.view.oid,
-        outcome: Outcome::Refreshed,
+        outcome: done.outcome(),
         method: Some(done.method),
         reason: done.reason.to_owned(),
         duration: Some(done.duration),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::catalog::view;
 use crate::error::Result;
-use crate::pg::shared;
+use crate::pg::{identity, shared};
 
 /// Names and values to be set.
 pub type Settings = Vec<(&'static CStr, CString)>;
@@ -44,6 +44,15 @@ pub fn pinned(lock_timeout: Duration) -> Result<Settings> {
         }
     }
     Ok(settings)
+}
+
+/// Those of them on which the result of a query may depend, as a text.
+pub fn text(settings: &Settings) -> String {
+    let relevant = [c"TimeZone", c"DateStyle", c"IntervalStyle"].map(|name| {
+        let pinned = settings.iter().find(|(set, _)| *set == name).map(|(_, value)| value.clone());
+        pinned.or_else(|| identity::setting(name)).unwrap_or_default()
+    });
+    relevant.map(|value| value.to_string_lossy().into_owned()).join(", ")
 }
 
 /// The same, borrowed.

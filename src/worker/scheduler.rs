@@ -9,7 +9,9 @@ use std::time::Duration;
 use cache_refresher_core::board::{Board, Due, ViewEntry};
 use cache_refresher_core::pool::Placement;
 use cache_refresher_core::time::Timestamp;
+use pgrx::pg_sys::Oid;
 
+use crate::catalog::capture;
 use crate::catalog::view::{self, ViewName};
 use crate::catalog::{binding, query, registry};
 use crate::error::Result;
@@ -19,7 +21,7 @@ use crate::pg::report::Caught;
 use crate::pg::shared::{self, Job, Knowledge, Report};
 use crate::pg::signals::{self, Signal};
 use crate::pg::{background_worker, clock, identity, latch, report, transaction};
-use crate::refresh::{policy, session};
+use crate::refresh::{freshness, policy, session};
 
 /// A worker that has not come up after this time never will.
 const START_TIMEOUT: Duration = Duration::from_secs(15);
@@ -101,6 +103,7 @@ impl Process {
                 self.reload_at = Some(now);
                 continue;
             }
+            self.take_changes();
             if !guc::enabled() || !guc::databases().contains(&self.name) {
                 break;
             }
@@ -227,6 +230,18 @@ impl Process {
         reload
     }
 
+    /// Learns what has been changed. Where that is too much to tell, the registry is read again, and
+    /// with it what each view does not show.
+    fn take_changes(&mut self) {
+        let Some(changes) = shared::take_changes(self.database) else { return };
+        let now = clock::now();
+        self.active_at = now;
+        match changes.sources() {
+            Some(sources) => sources.iter().for_each(|&source| self.board.changed(source, now)),
+            None => self.reload_at = Some(now),
+        }
+    }
+
     /// Hands out what is due, as far as there are workers.
     fn start_due(&mut self) {
         let now = clock::now();
@@ -337,6 +352,9 @@ fn entries() -> Result<Vec<ViewEntry>> {
                 registered_at: entry.registration.registered_at,
                 parents: parents.remove(&entry.view).unwrap_or_default(),
                 follows: policy::is_inherited(&entry.registration, &settings.intervals),
+                reaction: policy::reaction(&entry.registration),
+                sources: sources_of(&entry)?,
+                stale_since: stale_since(&entry)?,
             }),
             // One bad row must not keep the others from being refreshed.
             Err(error) => report::log(
@@ -347,6 +365,25 @@ fn entries() -> Result<Vec<ViewEntry>> {
         }
     }
     Ok(entries)
+}
+
+/// Of what changes the view is to be told.
+fn sources_of(entry: &registry::Entry) -> Result<Vec<u32>> {
+    if !entry.registration.policy.on_change {
+        return Ok(Vec::new());
+    }
+    let mut sources: Vec<u32> =
+        capture::sources(entry.view.into())?.into_iter().map(Oid::to_u32).collect();
+    sources.push(entry.view);
+    Ok(sources)
+}
+
+/// What was changed while no scheduler listened.
+fn stale_since(entry: &registry::Entry) -> Result<Option<Timestamp>> {
+    if !entry.registration.policy.on_change {
+        return Ok(None);
+    }
+    freshness::stale_since(entry.view.into())
 }
 
 fn is_installed() -> Result<bool> {

@@ -20,10 +20,15 @@ use std::time::Duration;
 
 use crate::schedule::Schedule;
 use crate::time::Timestamp;
-use crate::view_state::{History, NextDue, Policy, Why, following, next_due};
+use crate::view_state::{
+    Change, History, NextDue, Policy, Reaction, Why, following, next_due, reacting,
+};
 
 /// OID of a materialized view.
 pub type ViewId = u32;
+
+/// OID of something that changes.
+pub type SourceId = u32;
 
 /// All that decides when one view is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +47,12 @@ pub struct ViewEntry {
     pub parents: Vec<ViewId>,
     /// It has no pace of its own: new rows in what it reads make it due.
     pub follows: bool,
+    /// How it reacts to changes of its sources, if it does.
+    pub reaction: Option<Reaction>,
+    /// The sources of whose changes we are told. Invalidation goes by the view's own OID.
+    pub sources: Vec<SourceId>,
+    /// Since when it is known not to show all changes.
+    pub stale_since: Option<Timestamp>,
 }
 
 impl ViewEntry {
@@ -76,6 +87,8 @@ pub struct Board {
     running: BTreeMap<ViewId, NextDue>,
     /// Who follows a view.
     followers: BTreeMap<ViewId, Vec<ViewId>>,
+    /// Who reacts to changes of a source.
+    reacting: BTreeMap<SourceId, Vec<ViewId>>,
     /// The latest time that we were told; an earlier one means that the clock went back.
     now: Option<Timestamp>,
 }
@@ -84,6 +97,8 @@ pub struct Board {
 struct View {
     entry: ViewEntry,
     due: NextDue,
+    /// What it does not show yet.
+    change: Option<Change>,
     /// Somebody else is at it: not before this time.
     not_before: Option<Timestamp>,
 }
@@ -97,16 +112,27 @@ impl Board {
         self.queue.clear();
         self.postponed.clear();
         self.followers.clear();
+        self.reacting.clear();
         for entry in entries {
             let id = entry.id;
             for parent in entry.parents.iter().filter(|_| entry.follows) {
                 self.followers.entry(*parent).or_default().push(id);
             }
-            let not_before = previous
-                .remove(&id)
-                .filter(|view| view.entry == entry)
-                .and_then(|view| view.not_before);
-            self.views.insert(id, View { entry, due: NextDue::Never, not_before });
+            for source in entry.sources.iter().filter(|_| entry.reaction.is_some()) {
+                self.reacting.entry(*source).or_default().push(id);
+            }
+            let before = previous.remove(&id);
+            let told = before
+                .as_ref()
+                .and_then(|view| view.change)
+                .and_then(|change| unshown(change, &entry.history));
+            let change = match entry.stale_since {
+                Some(since) => Some(Change::and(told, since.min(now))),
+                None => told,
+            };
+            let not_before =
+                before.filter(|view| view.entry == entry).and_then(|view| view.not_before);
+            self.views.insert(id, View { entry, due: NextDue::Never, change, not_before });
         }
         self.schedule_all(now);
     }
@@ -121,6 +147,7 @@ impl Board {
             changed = view.entry.history.changed_at != history.changed_at;
             view.entry.history = history;
             view.entry.populated = populated;
+            view.change = view.change.and_then(|change| unshown(change, &history));
             view.not_before = None;
         }
         self.schedule(id, now);
@@ -129,6 +156,18 @@ impl Board {
                 self.dequeue(follower);
                 self.schedule(follower, now);
             }
+        }
+    }
+
+    /// Somebody has committed a change of a source.
+    pub fn changed(&mut self, source: SourceId, now: Timestamp) {
+        self.observe(now);
+        for id in self.reacting.get(&source).cloned().unwrap_or_default() {
+            self.dequeue(id);
+            if let Some(view) = self.views.get_mut(&id) {
+                view.change = Some(Change::and(view.change, now));
+            }
+            self.schedule(id, now);
         }
     }
 
@@ -251,6 +290,10 @@ impl Board {
         self.postponed.clear();
         for view in self.views.values_mut() {
             view.not_before = None;
+            view.change = view.change.map(|Change { first, last }| Change {
+                first: first.min(now),
+                last: last.min(now),
+            });
         }
         self.schedule_all(now);
     }
@@ -264,13 +307,16 @@ impl Board {
 
     /// Computes anew when a view is due, and puts it where it belongs.
     fn schedule(&mut self, id: ViewId, now: Timestamp) {
-        let Some(View { entry, .. }) = self.views.get(&id) else { return };
+        let Some(View { entry, change, .. }) = self.views.get(&id) else { return };
         let mut due = due_of(entry, now);
         if entry.follows {
             let parents = entry.parents.iter().filter_map(|parent| self.views.get(parent));
             let changed_at = parents.filter_map(|parent| parent.entry.history.changed_at).max();
             // A time in the future comes of a clock that went back.
             due = following(due, &entry.history, changed_at.filter(|at| *at <= now));
+        }
+        if let Some(reaction) = entry.reaction {
+            due = reacting(due, reaction, *change);
         }
         if let Some(view) = self.views.get_mut(&id) {
             view.due = due;
@@ -301,6 +347,15 @@ impl Board {
         if let Some(until) = *not_before {
             self.postponed.remove(&(until, id));
         }
+    }
+}
+
+/// What of a change is still to be shown. After a failure all of it; a refresh that was cancelled is not
+/// wanted back at once.
+fn unshown(change: Change, history: &History) -> Option<Change> {
+    match history.last_started {
+        Some(started) if history.consecutive_failures == 0 => change.since(started),
+        _ => Some(change),
     }
 }
 

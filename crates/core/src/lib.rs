@@ -27,3 +27,4 @@ pub mod schedule;
 pub mod staleness;
 pub mod time;
 pub mod view_state;
+pub mod visibility;

@@ -57,6 +57,8 @@ impl Requested {
 /// The method that one refresh uses. Delta will join here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
+    /// Nothing has changed: nothing is done.
+    Skip,
     /// REFRESH MATERIALIZED VIEW.
     Full,
     /// REFRESH MATERIALIZED VIEW CONCURRENTLY.
@@ -69,6 +71,7 @@ impl Method {
     /// The word for logs and results.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Skip => "skip",
             Self::Full => "full",
             Self::Concurrent => "concurrent",
             Self::Diff => "diff",
@@ -145,6 +148,22 @@ pub fn choose(requested: Requested, facts: Facts) -> Result<Choice, Refusal> {
     }
 }
 
+const NOTHING_CHANGED: &str = "nothing has changed since the last refresh";
+
+impl Choice {
+    /// What becomes of the choice where it is proved that nothing has changed. Whoever asks for a
+    /// method by name gets it.
+    #[must_use]
+    pub fn unless_unchanged(self, requested: Requested, unchanged: bool) -> Self {
+        match (requested, self.method) {
+            (Requested::Auto, Method::Diff | Method::Concurrent) if unchanged => {
+                Self { method: Method::Skip, reason: NOTHING_CHANGED }
+            }
+            _ => self,
+        }
+    }
+}
+
 /// What can be said of one method for one view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MethodOption {
@@ -171,6 +190,7 @@ pub fn explain(requested: Requested, facts: Facts) -> Vec<MethodOption> {
                 (_, Method::Concurrent) => "keeps VACUUM out while it runs",
                 (_, Method::Diff) if facts.unique_key => "tells rows apart by their key",
                 (_, Method::Diff) => "tells rows apart as a whole",
+                (_, Method::Skip) => NOTHING_CHANGED,
             });
             MethodOption { method, chosen, verdict }
         })

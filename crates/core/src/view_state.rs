@@ -74,6 +74,8 @@ pub enum Why {
     Schedule,
     /// It has no pace of its own, and a view that it reads has new rows.
     Parent,
+    /// A source has changed, or somebody said so.
+    Change,
     /// It failed, and is tried again.
     Retry,
 }
@@ -86,6 +88,7 @@ impl Why {
             Self::Interval => "interval",
             Self::Schedule => "schedule",
             Self::Parent => "parent",
+            Self::Change => "change",
             Self::Retry => "retry",
         }
     }
@@ -98,6 +101,43 @@ pub enum NextDue {
     At(Timestamp, Why),
     /// Not at all, until something about it is changed.
     Never,
+}
+
+/// How a view reacts to changes of its sources.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reaction {
+    /// It waits until the sources have been quiet for so long.
+    pub debounce: Duration,
+    /// But no longer than this after the first change.
+    pub max_staleness: Duration,
+}
+
+/// Changes that a view does not show yet, as far as the scheduler has been told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    /// The earliest.
+    pub first: Timestamp,
+    /// The latest.
+    pub last: Timestamp,
+}
+
+impl Change {
+    /// With one more, at that time.
+    #[must_use]
+    pub fn and(change: Option<Self>, at: Timestamp) -> Self {
+        match change {
+            Some(Self { first, last }) => Self { first: first.min(at), last: last.max(at) },
+            None => Self { first: at, last: at },
+        }
+    }
+
+    /// What is left of it after an attempt that began at `started`: whoever was told of a change before
+    /// that shows it.
+    #[must_use]
+    pub fn since(self, started: Timestamp) -> Option<Self> {
+        let Self { first, last } = self;
+        (last > started).then_some(Self { first: first.max(started), last })
+    }
 }
 
 /// What a failure leads to.
@@ -169,6 +209,20 @@ pub fn following(due: NextDue, history: &History, changed_at: Option<Timestamp>)
                 && history.last_started.is_none_or(|started| started < changed_at) =>
         {
             NextDue::At(changed_at, Why::Parent)
+        }
+        _ => due,
+    }
+}
+
+/// When a view is due that reacts to changes of what it reads: after they have come to rest, at the
+/// latest when its content may not be staler. What it has to wait for by its own history, it waits for.
+#[must_use]
+pub fn reacting(due: NextDue, reaction: Reaction, change: Option<Change>) -> NextDue {
+    let Some(Change { first, last }) = change else { return due };
+    let at = last.plus(reaction.debounce).min(first.plus(reaction.max_staleness));
+    match due {
+        NextDue::At(slot, Why::Interval | Why::Schedule | Why::Parent) if at < slot => {
+            NextDue::At(at, Why::Change)
         }
         _ => due,
     }
@@ -323,6 +377,37 @@ mod tests {
             due(&history, slot().plus(MINUTE * 60)),
             NextDue::At(slot().plus(MINUTE), Why::Interval)
         );
+    }
+
+    #[test]
+    fn a_change_waits_for_quiet_but_not_for_ever() {
+        let reaction = Reaction { debounce: SECOND * 2, max_staleness: SECOND * 5 };
+        let at = |seconds| slot().plus(SECOND * seconds);
+        let interval = NextDue::At(at(60), Why::Interval);
+        let due = |first, last| {
+            let change = Change { first: at(first), last: at(last) };
+            reacting(interval, reaction, Some(change))
+        };
+        assert_eq!(reacting(interval, reaction, None), interval);
+        assert_eq!(due(1, 1), NextDue::At(at(3), Why::Change));
+        assert_eq!(due(1, 3), NextDue::At(at(5), Why::Change));
+        assert_eq!(due(1, 30), NextDue::At(at(6), Why::Change), "max_staleness");
+        assert_eq!(due(59, 59), interval, "the slot comes earlier");
+        let change = Some(Change { first: at(1), last: at(1) });
+        for other in [NextDue::Never, NextDue::At(at(30), Why::Retry)] {
+            assert_eq!(reacting(other, reaction, change), other, "what it has to wait for");
+        }
+    }
+
+    #[test]
+    fn a_refresh_shows_the_changes_of_which_it_was_told_before() {
+        let at = |seconds| slot().plus(SECOND * seconds);
+        let change = Change { first: at(1), last: at(3) };
+        assert_eq!(change.since(at(3)), None);
+        assert_eq!(change.since(at(2)), Some(Change { first: at(2), last: at(3) }));
+        assert_eq!(change.since(at(0)), Some(change));
+        assert_eq!(Change::and(None, at(3)), Change { first: at(3), last: at(3) });
+        assert_eq!(Change::and(Some(change), at(4)), Change { first: at(1), last: at(4) });
     }
 
     #[test]

@@ -34,6 +34,9 @@ fn view(id: ViewId, parents: &[ViewId]) -> ViewEntry {
         registered_at: start(),
         parents: parents.to_vec(),
         follows: !parents.is_empty(),
+        reaction: None,
+        sources: Vec::new(),
+        stale_since: None,
     }
 }
 

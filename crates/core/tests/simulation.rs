@@ -158,6 +158,9 @@ fn view(id: ViewId, interval: Duration) -> ViewEntry {
         registered_at: START,
         parents: Vec::new(),
         follows: false,
+        reaction: None,
+        sources: Vec::new(),
+        stale_since: None,
     }
 }
 

@@ -49,6 +49,45 @@ pub struct Database {
     pub failures: u32,
     /// No scheduler before this time.
     pub not_before: Option<Timestamp>,
+    /// Sources that somebody has changed, which the scheduler has not taken yet.
+    pub changes: Changes,
+}
+
+/// Changes that are reported at once; more are not told apart.
+const MAX_CHANGES: usize = 16;
+
+/// Which sources have changed.
+#[derive(Clone, Copy, Debug)]
+pub struct Changes {
+    sources: [u32; MAX_CHANGES],
+    count: usize,
+}
+
+impl Changes {
+    const NONE: Self = Self { sources: [0; MAX_CHANGES], count: 0 };
+
+    /// The sources; none if there were too many to tell.
+    pub fn sources(&self) -> Option<&[u32]> {
+        self.sources.get(..self.count)
+    }
+
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    fn contains(&self, source: u32) -> bool {
+        self.sources().is_none_or(|sources| sources.contains(&source))
+    }
+
+    fn add(&mut self, source: u32) {
+        if self.contains(source) {
+            return;
+        }
+        if let Some(place) = self.sources.get_mut(self.count) {
+            *place = source;
+        }
+        self.count += 1;
+    }
 }
 
 impl Database {
@@ -61,6 +100,7 @@ impl Database {
         poked: false,
         failures: 0,
         not_before: None,
+        changes: Changes::NONE,
     };
 }
 
@@ -190,7 +230,7 @@ pub fn take_poke(oid: u32) -> bool {
 pub fn detach_scheduler(oid: u32, knowledge: Knowledge, deadline: Option<Timestamp>) -> bool {
     write(
         |shared| match shared.database(oid) {
-            Some(database) if database.poked => false,
+            Some(database) if database.poked || !database.changes.is_empty() => false,
             Some(database) => {
                 (database.scheduler, database.waiting_since) = (Scheduler::None, None);
                 database.knowledge = knowledge;
@@ -245,6 +285,60 @@ pub fn poke_running(oid: u32) {
     if read(|shared| shared.scheduler_pid(oid) != 0, false) {
         poke(oid);
     }
+}
+
+/// Tells the scheduler that these sources have changed, or the launcher if there is none: a new one
+/// sees by itself what is not shown. Costs next to nothing while the same is pending already.
+pub fn sources_changed(oid: u32, sources: &[u32]) {
+    if sources.is_empty() {
+        return;
+    }
+    let pending = read(
+        |shared| {
+            let known = shared.databases.iter().find(|database| database.oid == oid);
+            known.is_some_and(|known| {
+                sources.iter().all(|&source| known.changes.contains(source))
+                    || (known.poked && !matches!(known.scheduler, Scheduler::Running(_)))
+            })
+        },
+        true,
+    );
+    if pending {
+        return;
+    }
+    let pid = write(
+        |shared| match shared.database(oid) {
+            Some(database) => {
+                if let Scheduler::Running(pid) = database.scheduler {
+                    sources.iter().for_each(|&source| database.changes.add(source));
+                    return pid;
+                }
+                database.poked = true;
+                shared.launcher
+            }
+            None => 0,
+        },
+        0,
+    );
+    latch::wake(pid);
+}
+
+/// The sources that have changed since the last call.
+pub fn take_changes(oid: u32) -> Option<Changes> {
+    let any = read(
+        |shared| shared.databases.iter().any(|known| known.oid == oid && !known.changes.is_empty()),
+        false,
+    );
+    if !any {
+        return None;
+    }
+    write(
+        |shared| {
+            let database = shared.database(oid)?;
+            Some(std::mem::replace(&mut database.changes, Changes::NONE))
+        },
+        None,
+    )
 }
 
 /// Has the scheduler and the workers of a database replaced by new ones, which read the database's

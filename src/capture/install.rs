@@ -1,0 +1,124 @@
+//! Triggers and logs on the sources of views: made, extended and removed.
+//!
+//! They are made as the owner of the extension: he owns the log, and nobody else may touch it. Whether
+//! the view's owner may have a trigger on a table is asked before.
+
+use pgrx::Spi;
+use pgrx::pg_sys::Oid;
+use pgrx::spi::{quote_identifier, quote_qualified_identifier};
+
+use crate::catalog::capture::{self, Kind, Leaf, Unused};
+use crate::catalog::view::View;
+use crate::error::{Error, Result};
+use crate::pg::change_log::{self, Watch};
+use crate::pg::identity::{Restriction, Scope};
+use crate::pg::relation::Relation;
+use crate::pg::{dependency, node_tree, transaction};
+
+/// What a view wants to be told of a source.
+pub fn wanted(leaf: &Leaf, whole_rows: bool) -> Watch {
+    Watch { columns: (!whole_rows).then(|| leaf.columns.clone()), kept: Vec::new() }
+}
+
+/// Sees to it that changes of a view's sources are captured, as far as they can be. Returns the names
+/// of the sources where they cannot.
+pub fn ensure(view: &View) -> Result<Vec<String>> {
+    let findings = node_tree::inspect(&Relation::open_shared(view.oid));
+    let mut uncaptured = Vec::new();
+    let mut captured = Vec::new();
+    for leaf in capture::surroundings(view.oid)?.leaves {
+        let name = quote_qualified_identifier(&leaf.schema, &leaf.name);
+        if leaf.kind != Kind::Table {
+            uncaptured.push(name);
+            continue;
+        }
+        if !leaf.allowed {
+            return Err(Error::MayNotCapture { name });
+        }
+        let wanted = wanted(&leaf, findings.whole_rows);
+        let present = leaf.trigger.as_deref().map(|columns| Watch::parse(columns, ""));
+        match present {
+            Some(present) if present.covers(&wanted) => {}
+            Some(present) => create(&leaf, &present.with(&wanted))?,
+            None => create(&leaf, &wanted)?,
+        }
+        capture::add_use(view.oid, leaf.oid)?;
+        captured.push(leaf.oid);
+    }
+    capture::drop_uses(view.oid, captured)?;
+    Ok(uncaptured)
+}
+
+/// As the owner of the extension, with nobody's search_path, and no longer patient than others.
+fn scope() -> Scope {
+    Scope::internal_with(Restriction::LocalUserIdChange)
+}
+
+fn create(leaf: &Leaf, watch: &Watch) -> Result<()> {
+    let _scope = scope();
+    let source = quote_qualified_identifier(&leaf.schema, &leaf.name);
+    let log = format!("_cache_refresher.{}", quote_identifier(change_log::name_of(leaf.oid)));
+    let [columns, kept] = watch.to_arguments();
+    // First the lock against writers, under which nothing can be missed.
+    Spi::run(&format!("LOCK TABLE {source} IN SHARE ROW EXCLUSIVE MODE"))?;
+    if Spi::get_one::<bool>(&format!("SELECT pg_catalog.to_regclass('{log}') IS NULL"))? == Some(true) {
+        Spi::run(&format!(
+            "CREATE TABLE {log} (xid xid8 NOT NULL, at timestamptz NOT NULL, kind \"char\" NOT NULL);
+             COMMENT ON TABLE {log} IS 'changes of a captured table that some view does not show yet';
+             ALTER EXTENSION cache_refresher ADD TABLE {log}"
+        ))?;
+    }
+    Spi::run(&format!(
+        "CREATE OR REPLACE TRIGGER cache_refresher_capture
+             AFTER INSERT OR UPDATE OR DELETE ON {source}
+             FOR EACH ROW EXECUTE FUNCTION _cache_refresher.capture_change('{columns}', '{kept}');
+         CREATE OR REPLACE TRIGGER cache_refresher_truncate
+             AFTER TRUNCATE ON {source}
+             FOR EACH STATEMENT EXECUTE FUNCTION _cache_refresher.capture_change('{columns}', '{kept}');
+         ALTER TABLE {source} ENABLE ALWAYS TRIGGER cache_refresher_capture;
+         ALTER TABLE {source} ENABLE ALWAYS TRIGGER cache_refresher_truncate"
+    ))?;
+    for trigger in [c"cache_refresher_capture", c"cache_refresher_truncate"] {
+        dependency::trigger_goes_with_extension(leaf.oid, trigger);
+    }
+    Ok(())
+}
+
+/// Removes what nobody needs any more, as far as nobody holds a lock against it: the rest is left for
+/// the next time.
+pub fn tidy() -> Result<()> {
+    for unused in capture::unused()? {
+        // Whoever writes to the source just now is not to be waited for.
+        drop(transaction::run_nested(|| remove(&unused).unwrap_or_else(|error| error.raise())));
+    }
+    Ok(())
+}
+
+fn remove(unused: &Unused) -> Result<()> {
+    let _scope = scope();
+    let log = format!("_cache_refresher.{}", quote_identifier(change_log::name_of(unused.oid)));
+    if !unused.name.is_empty() {
+        let source = quote_qualified_identifier(&unused.schema, &unused.name);
+        Spi::run(&format!(
+            "DROP TRIGGER IF EXISTS cache_refresher_capture ON {source};
+             DROP TRIGGER IF EXISTS cache_refresher_truncate ON {source}"
+        ))?;
+    }
+    if Spi::get_one::<bool>(&format!("SELECT pg_catalog.to_regclass('{log}') IS NOT NULL"))? == Some(true)
+    {
+        Spi::run(&format!("ALTER EXTENSION cache_refresher DROP TABLE {log}; DROP TABLE {log}"))?;
+    }
+    Ok(())
+}
+
+/// Whether something of the capture that a view needs is missing and could be made.
+pub fn is_incomplete(view: Oid) -> Result<bool> {
+    let findings = node_tree::inspect(&Relation::open_shared(view));
+    let sources = capture::sources(view)?;
+    Ok(capture::surroundings(view)?.leaves.iter().any(|leaf| {
+        let present = leaf.trigger.as_deref().map(|columns| Watch::parse(columns, ""));
+        let covered =
+            present.is_some_and(|present| present.covers(&wanted(leaf, findings.whole_rows)));
+        leaf.kind == Kind::Table && leaf.allowed && !(covered && sources.contains(&leaf.oid))
+    }))
+}

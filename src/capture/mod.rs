@@ -1,0 +1,100 @@
+//! Change capture: what has happened to the sources of a view since its content was made.
+//!
+//! Triggers write to a log beside each source, in the writer's transaction. A view remembers the
+//! snapshot of its last refresh; its changes are those that this snapshot does not show. What no
+//! trigger sees, above all DDL, shows in a fingerprint of everything that the view's rows depend on.
+
+pub mod install;
+pub mod obstacle;
+
+use cache_refresher_core::staleness::Staleness;
+use cache_refresher_core::time::Timestamp;
+use cache_refresher_core::visibility::Visibility;
+use pgrx::pg_sys::Oid;
+
+use crate::catalog::capture::{self, Basis};
+use crate::error::Result;
+use crate::pg::{change_log, hooks};
+
+/// What is known about the changes of a view's sources, under the active snapshot.
+#[derive(Debug, Clone)]
+pub struct Knowledge {
+    /// What its content will rest on if it is refreshed now.
+    pub basis: Basis,
+    /// Whether it is proved that its content is what the query would return now.
+    pub unchanged: bool,
+}
+
+/// Looks at what a view shows and what has changed. The caller holds locks on the view and its sources;
+/// `captured` says whether it is registered with capture.
+///
+/// `settings` are those under which the query runs: its result may depend on them.
+pub fn examine(view: Oid, captured: bool, settings: &str) -> Result<Knowledge> {
+    let shown = capture::visible_now()?;
+    if !captured {
+        return Ok(Knowledge { basis: Basis { shown, fingerprint: None }, unchanged: false });
+    }
+    let surroundings = capture::surroundings(view)?;
+    let fingerprint = format!("{} {settings}", surroundings.fingerprint);
+    let before = capture::basis(view)?;
+    let trusted = before.filter(|before| before.fingerprint.as_deref() == Some(&fingerprint));
+    if let Some(before) = trusted {
+        let unchanged = unshown_since(view, &before.shown)?.is_none();
+        let basis = Basis { shown, fingerprint: Some(fingerprint) };
+        return Ok(Knowledge { basis, unchanged });
+    }
+    let fingerprint = obstacle::of(view, &surroundings).is_none().then_some(fingerprint);
+    Ok(Knowledge { basis: Basis { shown, fingerprint }, unchanged: false })
+}
+
+/// How stale a view is, by what the calling statement sees.
+pub fn staleness(
+    view: Oid,
+    captured: bool,
+    settings: &str,
+) -> Result<(Staleness, Option<Timestamp>)> {
+    let Some(basis) = capture::basis(view)? else {
+        return Ok((Staleness::Unknown, None));
+    };
+    if let Some(since) = unshown_since(view, &basis.shown)? {
+        return Ok((Staleness::Stale, Some(since)));
+    }
+    let Some(fingerprint) = basis.fingerprint.filter(|_| captured) else {
+        return Ok((Staleness::Unknown, None));
+    };
+    let now = format!("{} {settings}", capture::surroundings(view)?.fingerprint);
+    Ok((if now == fingerprint { Staleness::Fresh } else { Staleness::Unknown }, None))
+}
+
+/// A time at or before the commit of the oldest change that is not shown, and not before it was made.
+fn unshown_since(view: Oid, shown: &Visibility) -> Result<Option<Timestamp>> {
+    let mut since = capture::invalidated_since(view, Some(shown))?;
+    for source in capture::sources(view)? {
+        change_log::read(source, |entry| {
+            if !shown.shows(entry.xid) {
+                since = Some(since.map_or(entry.at, |since| since.min(entry.at)));
+            }
+            true
+        });
+    }
+    Ok(since)
+}
+
+/// Removes what nobody needs any more of what led to a view's new content.
+pub fn settle(view: Oid, shown: &Visibility) -> Result<()> {
+    capture::settle(view, shown)?;
+    for source in capture::sources(view)? {
+        let others = capture::other_consumers(source, view)?;
+        change_log::prune(source, |xid| {
+            shown.shows(xid) && others.iter().all(|other| other.shows(xid))
+        });
+    }
+    Ok(())
+}
+
+/// Marks a view as stale because somebody says so, from the commit of this transaction on.
+pub fn invalidate(view: Oid) -> Result<()> {
+    capture::invalidate(view)?;
+    hooks::source_changed(view);
+    Ok(())
+}

@@ -1,0 +1,70 @@
+//! Why nothing can be proved about a view, in words that tell what to change.
+
+use pgrx::pg_sys::Oid;
+
+use super::install::wanted;
+use crate::catalog::capture::{Kind, Leaf, Surroundings};
+use crate::pg::change_log::Watch;
+use crate::pg::node_tree::{self, Restless};
+use crate::pg::relation::Relation;
+
+/// Why changes of a view are not all seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Obstacle {
+    /// As a clause.
+    pub reason: String,
+    /// As a sentence.
+    pub remedy: String,
+}
+
+/// The first obstacle, if there is one.
+pub fn of(view: Oid, surroundings: &Surroundings) -> Option<Obstacle> {
+    let findings = node_tree::inspect(&Relation::open(view));
+    if let Some(restless) = findings.restless {
+        let reason = match restless {
+            Restless::Function(name) => {
+                format!("its result can change by itself: it calls {name}")
+            }
+            Restless::Sample => "it takes a sample of a table".to_owned(),
+            Restless::SystemColumn => "it reads system columns".to_owned(),
+        };
+        let remedy = "Leave that out of the view's query, or let the interval do its work.";
+        return Some(Obstacle { reason, remedy: remedy.to_owned() });
+    }
+    surroundings.leaves.iter().find_map(|leaf| of_source(leaf, findings.whole_rows))
+}
+
+fn of_source(leaf: &Leaf, whole_rows: bool) -> Option<Obstacle> {
+    let name = pgrx::spi::quote_qualified_identifier(&leaf.schema, &leaf.name);
+    let invalidate = "Call cache_refresher.invalidate when it has changed; the interval sees to the \
+                      rest.";
+    let (reason, remedy) = match leaf.kind {
+        Kind::Foreign => (format!("{name} is a foreign table"), invalidate.to_owned()),
+        Kind::Materialized => (
+            format!("{name} is a materialized view"),
+            "It follows that view where it has no interval of its own.".to_owned(),
+        ),
+        Kind::Unlogged => (
+            format!("{name} is unlogged: a crash empties it unseen"),
+            format!("ALTER TABLE {name} SET LOGGED, or call cache_refresher.invalidate."),
+        ),
+        Kind::RowSecurity => (
+            format!("{name} has row security, whose policies may read anything"),
+            invalidate.to_owned(),
+        ),
+        Kind::Catalog => (format!("{name} is a system catalog"), invalidate.to_owned()),
+        Kind::Table => {
+            let seen = leaf.trigger.as_deref().map(|columns| Watch::parse(columns, ""));
+            if seen.is_some_and(|seen| seen.covers(&wanted(leaf, whole_rows))) {
+                return None;
+            }
+            let remedy = if leaf.allowed {
+                "The next refresh by a worker sets it up.".to_owned()
+            } else {
+                format!("GRANT TRIGGER ON {name} to the owner of the view.")
+            };
+            (format!("changes of {name} are not captured"), remedy)
+        }
+    };
+    Some(Obstacle { reason, remedy })
+}

@@ -1,0 +1,298 @@
+//! What is captured of the sources of views, and what a proof that nothing has changed rests on.
+
+use cache_refresher_core::time::Timestamp;
+use cache_refresher_core::visibility::Visibility;
+use pgrx::datum::TimestampWithTimeZone;
+use pgrx::pg_sys::Oid;
+
+use super::query;
+use crate::error::{Error, Result};
+use crate::pg::clock;
+
+/// A relation whose rows a view shows: a table, a partition, a foreign table, a materialized view.
+#[derive(Debug, Clone)]
+pub struct Leaf {
+    pub oid: Oid,
+    pub schema: String,
+    pub name: String,
+    pub kind: Kind,
+    /// Numbers of the columns that the view's query names.
+    pub columns: Vec<i16>,
+    /// Columns whose changes our trigger there sees, as it was told; nothing without a working trigger.
+    pub trigger: Option<String>,
+    /// The view's owner may have triggers there.
+    pub allowed: bool,
+}
+
+/// Whether changes of a relation can be captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Table,
+    Foreign,
+    Materialized,
+    /// A crash empties it unseen.
+    Unlogged,
+    /// What a policy lets through can change without any row changing.
+    RowSecurity,
+    /// Of the server itself.
+    Catalog,
+}
+
+/// All that a view reads.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    pub leaves: Vec<Leaf>,
+    /// Stands for the definition of everything that the view's rows depend on, and for our triggers:
+    /// as long as it is the same, rows change only where a trigger sees it.
+    pub fingerprint: String,
+}
+
+/// Relations, plain views beneath and functions named there go into the fingerprint; of a trigger also
+/// the transaction that touched it last, since somebody may disable it and enable it again.
+const SURROUNDINGS: &str = "
+WITH RECURSIVE source (oid, relkind) AS (
+    SELECT $1, 'v'::\"char\"
+     UNION
+    SELECT c.oid, c.relkind
+      FROM source s
+      JOIN pg_rewrite w ON w.ev_class = s.oid
+      JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
+                      AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> s.oid
+      JOIN pg_class c ON c.oid = d.refobjid AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+     WHERE s.relkind = 'v'
+), relation (oid, relkind) AS (
+    SELECT oid, relkind FROM source
+     UNION
+    SELECT c.oid, c.relkind
+      FROM relation l JOIN pg_inherits i ON i.inhparent = l.oid JOIN pg_class c ON c.oid = i.inhrelid
+), named (oid, attname) AS (
+    SELECT d.refobjid, a.attname
+      FROM source s
+      JOIN pg_rewrite w ON w.ev_class = s.oid AND s.relkind = 'v'
+      JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
+                      AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid <> 0
+      JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+     UNION
+    SELECT i.inhrelid, n.attname FROM named n JOIN pg_inherits i ON i.inhparent = n.oid
+), line (oid, relkind, text) AS (
+    SELECT c.oid, l.relkind,
+           concat_ws(' ', c.oid, c.relfilenode, c.relkind, c.relpersistence, c.relrowsecurity,
+                     c.relforcerowsecurity, CASE WHEN c.oid = $1 THEN c.relowner END,
+                     (SELECT string_agg(concat_ws(',', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation, a.attgenerated), ';'
+                                        ORDER BY a.attnum)
+                        FROM pg_attribute a
+                       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+                     (SELECT string_agg(i.inhparent::text, ',' ORDER BY i.inhparent) FROM pg_inherits i WHERE i.inhrelid = c.oid),
+                     (SELECT string_agg(concat_ws(',', t.oid, t.xmin, t.tgenabled), ';' ORDER BY t.oid)
+                        FROM pg_trigger t
+                       WHERE t.tgrelid = c.oid AND t.tgname IN ('cache_refresher_capture', 'cache_refresher_truncate')),
+                     (SELECT md5(string_agg(w.ev_action::text, ';' ORDER BY w.oid)) FROM pg_rewrite w WHERE w.ev_class = c.oid AND l.relkind = 'v'))
+      FROM relation l JOIN pg_class c ON c.oid = l.oid
+     UNION ALL
+    SELECT p.oid, 'F', concat_ws(' ', p.oid, p.xmin)
+      FROM source s
+      JOIN pg_rewrite w ON w.ev_class = s.oid AND s.relkind = 'v'
+      JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_proc'::regclass
+      JOIN pg_proc p ON p.oid = d.refobjid
+)
+SELECT f.digest, c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text,
+       c.relrowsecurity OR EXISTS (SELECT FROM pg_inherits i JOIN pg_class u ON u.oid = i.inhparent
+                                    WHERE i.inhrelid = c.oid AND u.relrowsecurity),
+       ARRAY(SELECT DISTINCT a.attnum FROM named m JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = m.attname
+              WHERE m.oid = c.oid ORDER BY 1),
+       (SELECT split_part(encode(t.tgargs, 'escape'), '\\000', 1)
+          FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+         WHERE t.tgrelid = c.oid AND t.tgname = 'cache_refresher_capture' AND t.tgenabled = 'A'
+           AND p.pronamespace = '_cache_refresher'::regnamespace
+           AND to_regclass('_cache_refresher.changes_' || c.oid) IS NOT NULL),
+       has_table_privilege((SELECT v.relowner FROM pg_class v WHERE v.oid = $1), c.oid, 'TRIGGER')
+  FROM (SELECT md5(string_agg(l.text, E'\\n' ORDER BY l.oid, l.text)) AS digest FROM line l) f
+  LEFT JOIN (SELECT DISTINCT l.oid FROM relation l WHERE l.relkind IN ('r', 'f', 'm') AND l.oid <> $1) r ON true
+  LEFT JOIN pg_class c ON c.oid = r.oid
+  LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
+ ORDER BY c.oid";
+
+/// OIDs from here on are those of users' objects.
+const FIRST_USER_OID: u32 = 16384;
+
+/// What a view reads, as it is now.
+pub fn surroundings(view: Oid) -> Result<Surroundings> {
+    let mut fingerprint = String::new();
+    let leaves = query::select_current(SURROUNDINGS, &[view.into()], |row| {
+        fingerprint = row.required(1)?;
+        let Some(oid) = row.optional::<Oid>(2)? else { return Ok(None) };
+        let (relkind, persistence): (String, String) = (row.required(5)?, row.required(6)?);
+        let kind = match (relkind.as_str(), persistence.as_str()) {
+            ("f", _) => Kind::Foreign,
+            ("m", _) => Kind::Materialized,
+            _ if oid.to_u32() < FIRST_USER_OID => Kind::Catalog,
+            (_, "p") if row.required(7)? => Kind::RowSecurity,
+            (_, "p") => Kind::Table,
+            _ => Kind::Unlogged,
+        };
+        Ok(Some(Leaf {
+            oid,
+            schema: row.required(3)?,
+            name: row.required(4)?,
+            kind,
+            columns: row.required(8)?,
+            trigger: row.optional(9)?,
+            allowed: row.required(10)?,
+        }))
+    })?;
+    Ok(Surroundings { leaves: leaves.into_iter().flatten().collect(), fingerprint })
+}
+
+/// On what the content of a view rests: the snapshot of its last refresh, and the fingerprint then,
+/// where there was a proof to be had.
+#[derive(Debug, Clone)]
+pub struct Basis {
+    pub shown: Visibility,
+    pub fingerprint: Option<String>,
+}
+
+const BASIS: &str = "
+SELECT shown::text, fingerprint FROM _cache_refresher.content WHERE view = $1 AND shown IS NOT NULL";
+
+/// On what the view's content rests, as the calling statement sees it.
+pub fn basis(view: Oid) -> Result<Option<Basis>> {
+    let rows = query::select(BASIS, &[view.into()], |row| {
+        Ok(Basis { shown: visibility(row.required(1)?)?, fingerprint: row.optional(2)? })
+    })?;
+    Ok(rows.into_iter().next())
+}
+
+const NOW: &str = "SELECT pg_current_snapshot()::text, pg_current_xact_id_if_assigned()::text";
+
+/// What the active snapshot shows, this transaction's own doings left out: there may be more of them.
+pub fn visible_now() -> Result<Visibility> {
+    let rows = query::select(NOW, &[], |row| Ok((row.required(1)?, row.optional::<String>(2)?)))?;
+    let (shown, own) = rows.into_iter().next().ok_or_else(|| bad("snapshot"))?;
+    let shown = visibility(shown)?;
+    match own {
+        Some(own) => Ok(shown.without(own.parse().map_err(|_| bad("transaction id"))?)),
+        None => Ok(shown),
+    }
+}
+
+fn visibility(text: String) -> Result<Visibility> {
+    text.parse().map_err(|_| bad("snapshot"))
+}
+
+fn bad(what: &str) -> Error {
+    Error::Corrupt(format!("bad {what} in the catalog of cache_refresher"))
+}
+
+const USE: &str = "
+INSERT INTO _cache_refresher.capture (view, source) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+
+/// Notes that a view needs the changes of a source.
+pub fn add_use(view: Oid, source: Oid) -> Result<()> {
+    query::execute(USE, &[view.into(), source.into()]).map(drop)
+}
+
+const DROP_USES: &str = "
+DELETE FROM _cache_refresher.capture c
+ WHERE c.view = $1 AND c.source <> ALL ($2)";
+
+/// Forgets the needs of a view, but for those.
+pub fn drop_uses(view: Oid, keep: Vec<Oid>) -> Result<()> {
+    query::execute(DROP_USES, &[view.into(), keep.into()]).map(drop)
+}
+
+const DROP_ORPHANED_USES: &str = "
+DELETE FROM _cache_refresher.capture c
+ WHERE NOT EXISTS (SELECT FROM _cache_refresher.binding b JOIN _cache_refresher.registry r
+                       ON (r.view_schema, r.view_name) = (b.view_schema, b.view_name)
+                    WHERE b.view = c.view AND r.on_change)";
+
+const UNUSED: &str = "
+SELECT DISTINCT s.oid, coalesce(n.nspname::text, ''), coalesce(c.relname::text, '')
+  FROM (SELECT substr(l.relname, 9)::oid AS oid
+          FROM pg_class l
+         WHERE l.relnamespace = '_cache_refresher'::regnamespace AND l.relkind = 'r' AND l.relname ~ '^changes_[0-9]+$'
+         UNION
+        SELECT t.tgrelid
+          FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid AND p.pronamespace = '_cache_refresher'::regnamespace
+         WHERE t.tgname IN ('cache_refresher_capture', 'cache_refresher_truncate')) s
+  LEFT JOIN pg_class c ON c.oid = s.oid AND c.relkind = 'r'
+  LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.oid IS NULL OR NOT EXISTS (SELECT FROM _cache_refresher.capture k WHERE k.source = s.oid)";
+
+/// A source of which something is left that nobody needs; without a name if it is gone.
+pub struct Unused {
+    pub oid: Oid,
+    pub schema: String,
+    pub name: String,
+}
+
+/// What is left that nobody needs any more.
+pub fn unused() -> Result<Vec<Unused>> {
+    query::execute(DROP_ORPHANED_USES, &[])?;
+    query::select_current(UNUSED, &[], |row| {
+        Ok(Unused { oid: row.required(1)?, schema: row.required(2)?, name: row.required(3)? })
+    })
+}
+
+const SOURCES: &str = "SELECT source FROM _cache_refresher.capture WHERE view = $1";
+
+/// The sources whose changes are captured for a view.
+pub fn sources(view: Oid) -> Result<Vec<Oid>> {
+    query::select_current(SOURCES, &[view.into()], |row| row.required(1))
+}
+
+const CONSUMERS: &str = "
+SELECT k.shown::text
+  FROM _cache_refresher.capture c JOIN _cache_refresher.content k ON k.view = c.view
+ WHERE c.source = $1 AND c.view <> $2 AND k.shown IS NOT NULL AND k.fingerprint IS NOT NULL";
+
+/// What other views show that need the changes of a source.
+pub fn other_consumers(source: Oid, view: Oid) -> Result<Vec<Visibility>> {
+    query::select_current(CONSUMERS, &[source.into(), view.into()], |row| {
+        visibility(row.required(1)?)
+    })
+}
+
+const INVALIDATE: &str = "
+INSERT INTO _cache_refresher.invalidation (view, xid, at)
+VALUES ($1, pg_current_xact_id(), clock_timestamp())";
+
+/// Notes that somebody said that a view does not show everything.
+pub fn invalidate(view: Oid) -> Result<()> {
+    query::execute(INVALIDATE, &[view.into()]).map(drop)
+}
+
+const INVALIDATED: &str = "
+SELECT min(at) FROM _cache_refresher.invalidation
+ WHERE view = $1 AND ($2 IS NULL OR NOT pg_visible_in_snapshot(xid, $2::text::pg_snapshot))";
+
+/// Since when somebody has said so about what is not shown.
+pub fn invalidated_since(view: Oid, shown: Option<&Visibility>) -> Result<Option<Timestamp>> {
+    let arguments = [view.into(), shown.map(ToString::to_string).into()];
+    let rows = query::select(INVALIDATED, &arguments, |row| {
+        Ok(row.optional::<TimestampWithTimeZone>(1)?.map(clock::from_sql))
+    })?;
+    Ok(rows.into_iter().next().flatten())
+}
+
+const SETTLE: &str = "
+DELETE FROM _cache_refresher.invalidation i
+ WHERE i.ctid IN (SELECT k.ctid FROM _cache_refresher.invalidation k
+                   WHERE k.view = $1 AND pg_visible_in_snapshot(k.xid, $2::text::pg_snapshot)
+                     FOR UPDATE SKIP LOCKED)";
+
+/// Removes what has been said about what is shown now.
+pub fn settle(view: Oid, shown: &Visibility) -> Result<()> {
+    query::execute(SETTLE, &[view.into(), shown.to_string().into()]).map(drop)
+}
+
+const DISTRUST_REFRESHED: &str = "
+UPDATE _cache_refresher.content k SET fingerprint = NULL
+ WHERE k.view IN (SELECT d.objid FROM pg_event_trigger_ddl_commands() d)
+   AND k.fingerprint IS NOT NULL";
+
+/// Nothing is proved any more of the views whose content a REFRESH has just replaced: its snapshot may
+/// be older than ours. In an event trigger.
+pub fn distrust_refreshed() -> Result<()> {
+    query::execute(DISTRUST_REFRESHED, &[]).map(drop)
+}

@@ -1,0 +1,224 @@
+//! What the tree of a view's query says about whether its result can change although no row does.
+
+use std::ffi::{CStr, c_int, c_void};
+
+use pgrx::PgList;
+use pgrx::pg_sys::{self, NodeTag, Oid, PgOid};
+
+use super::relation::Relation;
+use super::view_query;
+
+// Walkers, which the generated bindings leave out: their callback is declared without arguments.
+type Walker = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> bool;
+
+unsafe extern "C-unwind" {
+    #[cfg_attr(
+        not(any(feature = "pg14", feature = "pg15")),
+        link_name = "expression_tree_walker_impl"
+    )]
+    fn expression_tree_walker(node: *mut pg_sys::Node, walker: Walker, context: *mut c_void) -> bool;
+    #[cfg_attr(not(any(feature = "pg14", feature = "pg15")), link_name = "query_tree_walker_impl")]
+    fn query_tree_walker(
+        query: *mut pg_sys::Query,
+        walker: Walker,
+        context: *mut c_void,
+        flags: c_int,
+    ) -> bool;
+}
+
+/// Why the result of a query can change by itself, or in a way that no trigger sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Restless {
+    /// It calls a function that may return another value each time.
+    Function(String),
+    /// It takes a sample.
+    Sample,
+    /// It reads system columns, such as ctid.
+    SystemColumn,
+}
+
+/// What is found in a query, as far as it matters to capture.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// Why nothing can be proved about it, if so.
+    pub restless: Option<Restless>,
+    /// It uses rows as a whole: all columns matter.
+    pub whole_rows: bool,
+}
+
+/// Built-in functions that are STABLE only because they depend on settings, which are the same in every
+/// refresh.
+const STEADY: &[&CStr] = &[
+    c"date",
+    c"date_part",
+    c"date_trunc",
+    c"extract",
+    c"interval_pl_timestamptz",
+    c"time",
+    c"timestamp",
+    c"timestamptz",
+    c"timestamptz_mi_interval",
+    c"timestamptz_pl_interval",
+    c"timezone",
+    c"to_char",
+    c"to_date",
+    c"to_timestamp",
+];
+
+/// The same for comparisons of dates and times of several types.
+const STEADY_PREFIXES: &[&[u8]] =
+    &[b"date_cmp_timestamptz", b"date_eq_", b"date_ge_", b"date_gt_", b"date_le_", b"date_lt_",
+      b"date_ne_", b"timestamp_cmp_", b"timestamp_eq_", b"timestamp_ge_", b"timestamp_gt_",
+      b"timestamp_le_", b"timestamp_lt_", b"timestamp_ne_", b"timestamptz_cmp_",
+      b"timestamptz_eq_", b"timestamptz_ge_", b"timestamptz_gt_", b"timestamptz_le_",
+      b"timestamptz_lt_", b"timestamptz_ne_"];
+
+/// Built-in functions that turn values of any type into text: steady for types whose text is.
+const STEADY_FOR_PLAIN_TYPES: &[&CStr] = &[
+    c"anytextcat",
+    c"array_to_string",
+    c"concat",
+    c"concat_ws",
+    c"format",
+    c"json_agg",
+    c"json_build_array",
+    c"json_build_object",
+    c"json_object_agg",
+    c"jsonb_agg",
+    c"jsonb_build_array",
+    c"jsonb_build_object",
+    c"jsonb_object_agg",
+    c"textanycat",
+    c"to_json",
+    c"to_jsonb",
+];
+
+/// Types whose text depends on settings alone: the usual built-in ones. Not among them are types that
+/// show names from the catalogs, and money.
+const PLAIN_TYPES: &[pg_sys::BuiltinOid] = {
+    use pg_sys::BuiltinOid as B;
+    &[
+        B::BOOLOID, B::BYTEAOID, B::CHAROID, B::NAMEOID, B::INT8OID, B::INT2OID, B::INT4OID,
+        B::TEXTOID, B::OIDOID, B::JSONOID, B::JSONBOID, B::FLOAT4OID, B::FLOAT8OID, B::UNKNOWNOID,
+        B::BPCHAROID, B::VARCHAROID, B::DATEOID, B::TIMEOID, B::TIMESTAMPOID, B::TIMESTAMPTZOID,
+        B::INTERVALOID, B::TIMETZOID, B::NUMERICOID, B::UUIDOID, B::INETOID, B::CIDROID,
+        B::MACADDROID,
+    ]
+};
+
+/// Looks through the query of a view, plain views beneath included.
+pub fn inspect(view: &Relation) -> Findings {
+    let mut findings = Findings::default();
+    // SAFETY: an open materialized view; the walker gets the findings that the calls are given.
+    unsafe {
+        let query = view_query::rewritten(view, None);
+        walk(query.cast(), (&raw mut findings).cast());
+    }
+    findings
+}
+
+/// # Safety
+/// A node or null, and the findings.
+unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
+    if node.is_null() {
+        return false;
+    }
+    // SAFETY: each cast follows the node's tag; the findings are those of `inspect`.
+    unsafe {
+        let findings = &mut *context.cast::<Findings>();
+        match (*node).type_ {
+            NodeTag::T_Query => {
+                let flags = pg_sys::QTW_EXAMINE_RTES_BEFORE as c_int;
+                return query_tree_walker(node.cast(), walk, context, flags);
+            }
+            NodeTag::T_RangeTblEntry => {
+                let entry = &*node.cast::<pg_sys::RangeTblEntry>();
+                if !entry.tablesample.is_null() {
+                    findings.restless = Some(Restless::Sample);
+                }
+                // Only what is in it matters, and the caller goes there.
+                return false;
+            }
+            NodeTag::T_Var => match (*node.cast::<pg_sys::Var>()).varattno {
+                0 => findings.whole_rows = true,
+                number if number < 0 => findings.restless = Some(Restless::SystemColumn),
+                _ => {}
+            },
+            NodeTag::T_SQLValueFunction => {
+                findings.restless = Some(Restless::Function("current_timestamp and its kin".to_owned()));
+            }
+            NodeTag::T_NextValueExpr => {
+                findings.restless = Some(Restless::Function("nextval".to_owned()));
+            }
+            _ => {
+                let mut call = Call { findings, node };
+                let call = (&raw mut call).cast();
+                pg_sys::check_functions_in_node(node, Some(look_at_function), call);
+            }
+        }
+        expression_tree_walker(node, walk, context)
+    }
+}
+
+/// A node that calls functions.
+struct Call<'a> {
+    findings: &'a mut Findings,
+    node: *mut pg_sys::Node,
+}
+
+/// # Safety
+/// Called for each function of a node, with a `Call`.
+unsafe extern "C-unwind" fn look_at_function(function: Oid, context: *mut c_void) -> bool {
+    // SAFETY: catalog look-ups; the name is palloc'd, or null where the function is gone.
+    unsafe {
+        let call = &mut *context.cast::<Call>();
+        let volatility = pg_sys::func_volatile(function) as u8;
+        if volatility == pg_sys::PROVOLATILE_IMMUTABLE {
+            return false;
+        }
+        let name = pg_sys::get_func_name(function);
+        if name.is_null() {
+            return false;
+        }
+        let name = CStr::from_ptr(name);
+        let built_in = function.to_u32() < pg_sys::FirstUnpinnedObjectId;
+        let prefixed = || STEADY_PREFIXES.iter().any(|prefix| name.to_bytes().starts_with(prefix));
+        let steady = volatility == pg_sys::PROVOLATILE_STABLE
+            && built_in
+            && (STEADY.contains(&name)
+                || prefixed()
+                || (STEADY_FOR_PLAIN_TYPES.contains(&name) && has_plain_arguments(call.node)));
+        if !steady {
+            call.findings.restless =
+                Some(Restless::Function(name.to_string_lossy().into_owned()));
+        }
+    }
+    false
+}
+
+/// Whether the arguments of a call are of types whose text depends on settings alone.
+///
+/// # Safety
+/// A node that calls a function.
+unsafe fn has_plain_arguments(node: *mut pg_sys::Node) -> bool {
+    // SAFETY: each cast follows the node's tag; arguments are expressions, those of aggregates in
+    // target entries, of which exprType takes the expression.
+    unsafe {
+        let arguments = match (*node).type_ {
+            NodeTag::T_FuncExpr => (*node.cast::<pg_sys::FuncExpr>()).args,
+            NodeTag::T_OpExpr => (*node.cast::<pg_sys::OpExpr>()).args,
+            NodeTag::T_Aggref => (*node.cast::<pg_sys::Aggref>()).args,
+            _ => return false,
+        };
+        PgList::<pg_sys::Node>::from_pg(arguments).iter_ptr().all(|argument| {
+            let expression = match (*argument).type_ {
+                NodeTag::T_TargetEntry => (*argument.cast::<pg_sys::TargetEntry>()).expr.cast(),
+                _ => argument,
+            };
+            let of = pg_sys::exprType(expression);
+            let element = pg_sys::get_element_type(of);
+            let of = if element == pg_sys::InvalidOid { of } else { element };
+            PLAIN_TYPES.iter().any(|plain| plain.oid() == PgOid::from(of))
+        })
+    }
+}

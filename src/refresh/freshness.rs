@@ -1,0 +1,28 @@
+//! How stale a view is: what it rests on, compared with what has been committed.
+
+use cache_refresher_core::staleness::Staleness;
+use cache_refresher_core::time::Timestamp;
+use pgrx::pg_sys::Oid;
+
+use super::settings;
+use crate::capture;
+use crate::catalog::registry::Registration;
+use crate::error::Result;
+use crate::guc;
+
+/// Whether a view is proved to show everything, known not to, or neither; and since when it does not.
+pub fn of(view: Oid, captured: bool) -> Result<(Staleness, Option<Timestamp>)> {
+    let pinned = settings::pinned(guc::refresh_settings().lock_timeout)?;
+    capture::staleness(view, captured, &settings::text(&pinned))
+}
+
+/// The same of a view of which it is not known whether it is captured.
+pub fn of_view(view: Oid) -> Result<(Staleness, Option<Timestamp>)> {
+    let registration = Registration::find(view)?;
+    of(view, registration.is_some_and(|registration| registration.policy.on_change))
+}
+
+/// Since when a captured view is known not to show everything.
+pub fn stale_since(view: Oid) -> Result<Option<Timestamp>> {
+    Ok(of(view, true)?.1)
+}
