@@ -161,6 +161,12 @@ unsafe fn concern(statement: *mut pg_sys::Node) -> Option<Concern> {
                 }
             }
             NodeTag::T_AlterObjectSchemaStmt => Some(Concern::Views),
+            // Partitions come and go, and columns change: what is proved of a view rests on them.
+            NodeTag::T_AlterTableStmt => Some(Concern::Views),
+            NodeTag::T_CreateStmt => {
+                let create = statement.cast::<pg_sys::CreateStmt>();
+                (!(*create).inhRelations.is_null()).then_some(Concern::Views)
+            }
             NodeTag::T_DropStmt => {
                 let drop = statement.cast::<pg_sys::DropStmt>();
                 match (*drop).removeType {

@@ -57,6 +57,11 @@ impl RowType {
         Self { columns, hasher: RandomState::new() }
     }
 
+    /// Of rows with one column, of a type that is stored like that.
+    pub fn of_value(by_value: bool, length: i16) -> Self {
+        Self { columns: vec![Column { by_value, length }], hasher: RandomState::new() }
+    }
+
     /// Whether two rows look the same in all columns.
     pub fn same(&self, left: Values, right: Values) -> bool {
         (0..self.columns.len()).all(|index| self.same_at(index, left, right))
@@ -113,6 +118,20 @@ pub(super) unsafe fn attribute(
         return pg_sys::TupleDescAttr(descriptor, index);
         #[cfg(not(feature = "pg18"))]
         (*descriptor).attrs.as_ptr().offset(index as isize)
+    }
+}
+
+/// A copy of a value in the present memory context, complete in itself.
+///
+/// # Safety
+/// A value of a type that is stored like that.
+pub(super) unsafe fn copy_value(by_value: bool, length: i16, value: Datum) -> Datum {
+    // SAFETY: the caller vouches for the value; a varlena is fetched and decompressed first.
+    unsafe {
+        if length == -1 && !by_value {
+            return Datum::from(pg_sys::pg_detoast_datum_copy(value.cast_mut_ptr()));
+        }
+        pg_sys::datumCopy(value, by_value, i32::from(length))
     }
 }
 

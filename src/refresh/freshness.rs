@@ -6,9 +6,11 @@ use pgrx::pg_sys::Oid;
 
 use super::settings;
 use crate::capture;
+use crate::catalog;
 use crate::catalog::registry::Registration;
 use crate::error::Result;
 use crate::guc;
+use crate::pg::clock;
 
 /// Whether a view is proved to show everything, known not to, or neither; and since when it does not.
 pub fn of(view: Oid, captured: bool) -> Result<(Staleness, Option<Timestamp>)> {
@@ -22,7 +24,12 @@ pub fn of_view(view: Oid) -> Result<(Staleness, Option<Timestamp>)> {
     of(view, registration.is_some_and(|registration| registration.policy.on_change))
 }
 
-/// Since when a captured view is known not to show everything.
+/// Since when a captured view may not show everything: known to be stale, or what it rests on is not as
+/// it was.
 pub fn stale_since(view: Oid) -> Result<Option<Timestamp>> {
-    Ok(of(view, true)?.1)
+    let (staleness, since) = of(view, true)?;
+    let basis = catalog::capture::basis(view)?;
+    let proved_before = basis.is_some_and(|basis| basis.fingerprint.is_some());
+    let lost = staleness == Staleness::Unknown && proved_before;
+    Ok(if lost { Some(clock::now()) } else { since })
 }

@@ -9,19 +9,18 @@ use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::Oid;
 
 use super::{Done, Request, policy, record, run, statistics};
-use crate::capture::install;
+use crate::capture::{self, install};
 use crate::catalog::attempts;
-use crate::catalog::capture;
 use crate::catalog::content::{self, Content};
 use crate::catalog::registry::{self, Registration};
-use crate::catalog::view;
+use crate::catalog::view::{self, View};
 use crate::error::{Error, Result};
 use crate::guc::RefreshSettings;
 use crate::pg::deadline::Deadline;
 use crate::pg::lock::RefreshLock;
 use crate::pg::report::{self, Caught};
 use crate::pg::shared::{Job, Report};
-use crate::pg::{background_worker, clock, identity, signals, transaction};
+use crate::pg::{background_worker, clock, hooks, identity, signals, transaction};
 
 /// What became of the job inside its transaction.
 enum End {
@@ -43,7 +42,6 @@ pub fn execute(job: Job, settings: &RefreshSettings) -> Report {
     let started_at = clock::now();
     let known = Cell::new(None);
     let foreign = Cell::new(false);
-    complete_capture(job);
     let end = transaction::run(|| {
         refresh(job, settings, &known, &foreign).unwrap_or_else(|error| error.raise())
     });
@@ -51,6 +49,7 @@ pub fn execute(job: Job, settings: &RefreshSettings) -> Report {
         Ok(End::Refreshed(done, history)) => {
             record::log_success(&done, settings);
             statistics::renew(&done);
+            complete_capture(&done);
             Report::Ended(history)
         }
         Ok(End::NotNeeded(history)) => Report::Ended(history),
@@ -85,22 +84,27 @@ pub fn execute(job: Job, settings: &RefreshSettings) -> Report {
 }
 
 /// Makes what is missing of the capture that a view needs: after a restore, with new partitions, or
-/// where somebody has removed a trigger. In a transaction of its own, before the refresh: it takes
-/// stronger locks, and where it fails the refresh works without.
-fn complete_capture(job: Job) {
-    let completed = transaction::run(|| complete(Oid::from(job.view)).map_err(Error::raise));
+/// where somebody has removed a trigger. In a transaction of its own, since it takes stronger locks;
+/// what was changed before is shown by one more refresh.
+fn complete_capture(done: &Done) {
+    if !done.captured || done.basis.fingerprint.is_some() {
+        return;
+    }
+    let completed = transaction::run(|| complete(&done.view).unwrap_or_else(|error| error.raise()));
     if let Err(caught) = completed {
-        let detail = format!("View with OID {}, SQLSTATE {}.", job.view, caught.sqlstate());
-        let message = format!("cache_refresher: cannot capture changes: {}", caught.message);
+        let view = &done.view.name;
+        let message =
+            format!("cache_refresher: cannot capture all changes for {view}: {}", caught.message);
+        let detail = format!("SQLSTATE {}.", caught.sqlstate());
         report::log(&message, Some(&detail), caught.hint.as_deref());
     }
 }
 
-fn complete(oid: Oid) -> Result<()> {
-    let Some(registration) = Registration::find(oid)? else { return Ok(()) };
-    let proved = || Ok::<_, Error>(capture::basis(oid)?.is_some_and(|basis| basis.fingerprint.is_some()));
-    if registration.policy.on_change && !proved()? && install::is_incomplete(oid)? {
-        install::ensure(&view::View::find(oid)?)?;
+fn complete(view: &View) -> Result<()> {
+    if install::is_incomplete(view.oid)? {
+        install::ensure(view)?;
+        capture::invalidate(view.oid)?;
+        hooks::registry_changed();
     }
     Ok(())
 }

@@ -9,6 +9,7 @@
 pub mod backoff;
 pub mod board;
 pub mod databases;
+pub mod delta;
 pub mod diff;
 pub mod duration;
 pub mod freshness;

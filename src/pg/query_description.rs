@@ -1,0 +1,353 @@
+//! The query of a view as the core wants it: which tables it joins how, and what its conditions demand.
+
+use std::collections::BTreeSet;
+
+use cache_refresher_core::delta::{Column, Condition, From, JoinKind, Occurrence, Partition, Query};
+use pgrx::PgList;
+use pgrx::pg_sys::{self, NodeTag, Oid};
+
+use super::relation::Relation;
+use super::view_query;
+
+/// A table where it stands in a query. Occurrences are places in the query's range table, from 1.
+#[derive(Debug, Clone, Copy)]
+pub struct Table {
+    pub occurrence: Occurrence,
+    pub oid: Oid,
+    /// Partitions and children are read, too.
+    pub inherits: bool,
+}
+
+/// A query that was understood.
+pub struct Description {
+    pub query: Query,
+    pub tables: Vec<Table>,
+    /// For each column of the view the column of a table that it shows, if it is one.
+    pub outputs: Vec<Option<Column>>,
+    /// Columns that conditions read.
+    pub read_by_conditions: BTreeSet<Column>,
+}
+
+/// What a query has that is not understood, as a clause.
+pub type Strange = &'static str;
+
+/// Describes the query of a view.
+///
+/// # Errors
+/// What it has that is not understood.
+pub fn describe(view: &Relation) -> Result<Description, Strange> {
+    // SAFETY: an open materialized view; the tree is a copy of our own.
+    unsafe { Reader { query: view_query::stored(view), tables: Vec::new() }.describe() }
+}
+
+struct Reader {
+    query: *mut pg_sys::Query,
+    tables: Vec<Table>,
+}
+
+impl Reader {
+    /// # Safety
+    /// The stored query of a materialized view.
+    unsafe fn describe(mut self) -> Result<Description, Strange> {
+        // SAFETY: fields of a query that the parser made; each cast follows a node's tag.
+        unsafe {
+            let query = &*self.query;
+            let strange = [
+                (!query.setOperations.is_null(), "combines queries (UNION, INTERSECT or EXCEPT)"),
+                (!query.cteList.is_null(), "has a WITH clause"),
+                (query.hasSubLinks, "has a subquery in an expression"),
+                (query.hasTargetSRFs, "calls a set-returning function in SELECT"),
+                (!query.groupingSets.is_null(), "has GROUPING SETS, CUBE or ROLLUP"),
+                (!query.limitCount.is_null() || !query.limitOffset.is_null(), "has a LIMIT"),
+            ];
+            if let Some((_, what)) = strange.into_iter().find(|(found, _)| *found) {
+                return Err(what);
+            }
+            let tree = &*query.jointree;
+            let parts = PgList::<pg_sys::Node>::from_pg(tree.fromlist);
+            let parts: Vec<*mut pg_sys::Node> = parts.iter_ptr().collect();
+            let from = parts.into_iter().map(|part| self.from(part)).collect::<Result<_, _>>()?;
+            let mut read = BTreeSet::new();
+            let filter = conjuncts(self.flat(tree.quals))
+                .into_iter()
+                .map(|part| self.condition(part, &mut read))
+                .collect();
+            self.read_in_joins(query.jointree.cast(), &mut read);
+            let targets = PgList::<pg_sys::TargetEntry>::from_pg(query.targetList);
+            let outputs = targets
+                .iter_ptr()
+                .filter(|target| !(**target).resjunk)
+                .map(|target| self.column((*target).expr.cast()))
+                .collect();
+            let description = Query { from: From::Product(from), filter, partitions: self.partitions() };
+            Ok(Description {
+                query: description,
+                tables: self.tables,
+                outputs,
+                read_by_conditions: read,
+            })
+        }
+    }
+
+    /// # Safety
+    /// A node of the join tree.
+    unsafe fn from(&mut self, node: *mut pg_sys::Node) -> Result<From, Strange> {
+        // SAFETY: a join tree holds references, joins and lists of them.
+        unsafe {
+            match (*node).type_ {
+                NodeTag::T_RangeTblRef => {
+                    let index = (*node.cast::<pg_sys::RangeTblRef>()).rtindex;
+                    let table = self.table(index)?;
+                    self.tables.push(table);
+                    Ok(From::Table(table.occurrence))
+                }
+                NodeTag::T_JoinExpr => {
+                    let join = &*node.cast::<pg_sys::JoinExpr>();
+                    let (left, right) = (self.from(join.larg)?, self.from(join.rarg)?);
+                    let (kind, left, right) = match join.jointype {
+                        pg_sys::JoinType::JOIN_INNER => (JoinKind::Inner, left, right),
+                        pg_sys::JoinType::JOIN_LEFT => (JoinKind::Left, left, right),
+                        pg_sys::JoinType::JOIN_RIGHT => (JoinKind::Left, right, left),
+                        _ => (JoinKind::Full, left, right),
+                    };
+                    let on = self.condition(self.flat(join.quals), &mut BTreeSet::new());
+                    Ok(From::Join { kind, left: Box::new(left), right: Box::new(right), on })
+                }
+                _ => Err("has an unusual FROM clause"),
+            }
+        }
+    }
+
+    /// # Safety
+    /// A place in the range table.
+    unsafe fn table(&self, index: i32) -> Result<Table, Strange> {
+        // SAFETY: the range table has an entry at each place that the join tree names.
+        unsafe {
+            let entry = &*entry(self.query, index);
+            if entry.rtekind != pg_sys::RTEKind::RTE_RELATION {
+                return Err("has a subquery or function in FROM");
+            }
+            match entry.relkind as u8 {
+                b'r' | b'p' => Ok(Table {
+                    occurrence: usize::try_from(index).unwrap_or_default(),
+                    oid: entry.relid,
+                    inherits: entry.inh,
+                }),
+                b'v' => Err("reads a plain view"),
+                b'm' => Err("reads a materialized view"),
+                _ => Err("reads a foreign table"),
+            }
+        }
+    }
+
+    /// An expression with columns of joins and groups replaced by what they stand for.
+    ///
+    /// # Safety
+    /// An expression of this query, or null.
+    unsafe fn flat(&self, node: *mut pg_sys::Node) -> *mut pg_sys::Node {
+        if node.is_null() {
+            return node;
+        }
+        // SAFETY: the expression belongs to the query.
+        unsafe {
+            #[cfg(feature = "pg18")]
+            let node = if (*self.query).hasGroupRTE {
+                pg_sys::flatten_group_exprs(std::ptr::null_mut(), self.query, node)
+            } else {
+                node
+            };
+            #[cfg(any(feature = "pg14", feature = "pg15"))]
+            return pg_sys::flatten_join_alias_vars(self.query, node);
+            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+            pg_sys::flatten_join_alias_vars(std::ptr::null_mut(), self.query, node)
+        }
+    }
+
+    /// # Safety
+    /// A flat condition, or null.
+    unsafe fn condition(
+        &self,
+        node: *mut pg_sys::Node,
+        read: &mut BTreeSet<Column>,
+    ) -> Condition {
+        // SAFETY: an expression of this query.
+        unsafe {
+            let columns = columns(node);
+            read.extend(&columns);
+            let reads: BTreeSet<Occurrence> = columns.iter().map(|column| column.of).collect();
+            let rejected = members(pg_sys::find_nonnullable_rels(node));
+            Condition {
+                rejects_nulls_of: &reads & &rejected,
+                reads,
+                equal: conjuncts(node).into_iter().filter_map(|part| equality(part)).collect(),
+            }
+        }
+    }
+
+    /// # Safety
+    /// A node of the join tree.
+    unsafe fn read_in_joins(&self, node: *mut pg_sys::Node, read: &mut BTreeSet<Column>) {
+        // SAFETY: as in `from`.
+        unsafe {
+            match (*node).type_ {
+                NodeTag::T_FromExpr => {
+                    let list = (*node.cast::<pg_sys::FromExpr>()).fromlist;
+                    PgList::<pg_sys::Node>::from_pg(list)
+                        .iter_ptr()
+                        .for_each(|part| self.read_in_joins(part, read));
+                }
+                NodeTag::T_JoinExpr => {
+                    let join = &*node.cast::<pg_sys::JoinExpr>();
+                    read.extend(columns(self.flat(join.quals)));
+                    self.read_in_joins(join.larg, read);
+                    self.read_in_joins(join.rarg, read);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// # Safety
+    /// An expression of this query.
+    unsafe fn column(&self, node: *mut pg_sys::Node) -> Option<Column> {
+        // SAFETY: a flat expression.
+        unsafe { plain_column(self.flat(node)) }
+    }
+
+    /// # Safety
+    /// The query is there.
+    unsafe fn partitions(&self) -> Vec<(Partition, BTreeSet<Column>)> {
+        // SAFETY: clauses refer to entries of the target list.
+        unsafe {
+            let query = &*self.query;
+            let columns_of = |clauses: *mut pg_sys::List| -> BTreeSet<Column> {
+                PgList::<pg_sys::SortGroupClause>::from_pg(clauses)
+                    .iter_ptr()
+                    .filter_map(|clause| {
+                        let target = pg_sys::get_sortgroupclause_tle(clause, query.targetList);
+                        self.column((*target).expr.cast())
+                    })
+                    .collect()
+            };
+            let mut partitions = Vec::new();
+            if query.hasAggs || !query.groupClause.is_null() || !query.havingQual.is_null() {
+                partitions.push((Partition::Group, columns_of(query.groupClause)));
+            }
+            if query.hasDistinctOn {
+                partitions.push((Partition::DistinctOn, columns_of(query.distinctClause)));
+            }
+            if query.hasWindowFuncs {
+                let windows = PgList::<pg_sys::WindowClause>::from_pg(query.windowClause);
+                for window in windows.iter_ptr() {
+                    partitions.push((Partition::Window, columns_of((*window).partitionClause)));
+                }
+            }
+            partitions
+        }
+    }
+}
+
+/// The entry of a range table at that place.
+///
+/// # Safety
+/// There is one.
+pub(super) unsafe fn entry(
+    query: *mut pg_sys::Query,
+    index: i32,
+) -> *mut pg_sys::RangeTblEntry {
+    // SAFETY: the caller vouches for it.
+    unsafe { (*(*(*query).rtable).elements.add(index as usize - 1)).ptr_value.cast() }
+}
+
+/// The parts of a conjunction.
+///
+/// # Safety
+/// An expression or null.
+pub(super) unsafe fn conjuncts(node: *mut pg_sys::Node) -> Vec<*mut pg_sys::Node> {
+    // SAFETY: the server takes a conjunction apart; nothing is none.
+    unsafe {
+        PgList::<pg_sys::Node>::from_pg(pg_sys::make_ands_implicit(node.cast())).iter_ptr().collect()
+    }
+}
+
+/// # Safety
+/// An expression or null.
+unsafe fn columns(node: *mut pg_sys::Node) -> BTreeSet<Column> {
+    // SAFETY: only variables of this query come back: there are no subqueries in it.
+    unsafe {
+        let flags = pg_sys::PVC_RECURSE_AGGREGATES
+            | pg_sys::PVC_RECURSE_WINDOWFUNCS
+            | pg_sys::PVC_RECURSE_PLACEHOLDERS;
+        let variables = pg_sys::pull_var_clause(node, flags as i32);
+        PgList::<pg_sys::Node>::from_pg(variables)
+            .iter_ptr()
+            .filter_map(|variable| plain_column(variable))
+            .collect()
+    }
+}
+
+/// # Safety
+/// An expression or null.
+unsafe fn plain_column(node: *mut pg_sys::Node) -> Option<Column> {
+    // SAFETY: casts follow the tag.
+    unsafe {
+        if node.is_null() || (*node).type_ != NodeTag::T_Var {
+            return None;
+        }
+        let variable = &*node.cast::<pg_sys::Var>();
+        (variable.varlevelsup == 0 && variable.varattno > 0)
+            .then_some(Column { of: variable.varno as usize, number: variable.varattno })
+    }
+}
+
+/// Two columns of one type that a condition equates by that type's own equality.
+///
+/// # Safety
+/// A flat expression.
+unsafe fn equality(node: *mut pg_sys::Node) -> Option<(Column, Column)> {
+    // SAFETY: casts follow tags; an operator with two arguments has two.
+    unsafe {
+        if (*node).type_ != NodeTag::T_OpExpr {
+            return None;
+        }
+        let operation = &*node.cast::<pg_sys::OpExpr>();
+        let arguments = PgList::<pg_sys::Node>::from_pg(operation.args);
+        let [left, right] = arguments.iter_ptr().collect::<Vec<_>>()[..] else { return None };
+        let (left, right) = (unlabelled(left), unlabelled(right));
+        let (left_column, right_column) = (plain_column(left)?, plain_column(right)?);
+        let (left, right) = (&*left.cast::<pg_sys::Var>(), &*right.cast::<pg_sys::Var>());
+        let alike = left.vartype == right.vartype
+            && left.varcollid == right.varcollid
+            && (operation.inputcollid == left.varcollid
+                || left.varcollid == pg_sys::InvalidOid);
+        let own = pg_sys::lookup_type_cache(left.vartype, pg_sys::TYPECACHE_EQ_OPR as i32);
+        (alike && (*own).eq_opr == operation.opno).then_some((left_column, right_column))
+    }
+}
+
+/// # Safety
+/// An expression.
+unsafe fn unlabelled(node: *mut pg_sys::Node) -> *mut pg_sys::Node {
+    // SAFETY: the cast follows the tag.
+    unsafe {
+        match (*node).type_ {
+            NodeTag::T_RelabelType => (*node.cast::<pg_sys::RelabelType>()).arg.cast(),
+            _ => node,
+        }
+    }
+}
+
+/// # Safety
+/// A set or null.
+pub(super) unsafe fn members(set: *mut pg_sys::Bitmapset) -> BTreeSet<usize> {
+    let mut found = BTreeSet::new();
+    let mut member = -1;
+    loop {
+        // SAFETY: asks for the next member, from none on; −2 after the last.
+        member = unsafe { pg_sys::bms_next_member(set, member) };
+        match usize::try_from(member) {
+            Ok(place) => found.insert(place),
+            Err(_) => return found,
+        };
+    }
+}

@@ -1,0 +1,186 @@
+//! The units of a delta: values of one column of a view, and the queries that go by them.
+
+use std::collections::HashMap;
+
+use pgrx::pg_sys::{self, Datum, Oid};
+
+use super::relation::Relation;
+use super::row::{self, RowType, Values};
+use super::statement::node;
+
+/// A column by whose values rows are replaced.
+#[derive(Debug, Clone, Copy)]
+pub struct UnitColumn {
+    /// Its place in the view, from 0.
+    pub place: usize,
+    type_of: Oid,
+    type_modifier: i32,
+    collation: Oid,
+    length: i16,
+    by_value: bool,
+    align: i8,
+    equality: Oid,
+    /// The type that the operator takes, which the column's is as good as.
+    operand: Oid,
+}
+
+impl UnitColumn {
+    /// That column of a view; nothing if its type has no equality that an index can use.
+    pub fn of(view: &Relation, place: usize) -> Option<Self> {
+        // SAFETY: an attribute of an open relation; catalog look-ups.
+        unsafe {
+            let attribute = &*row::attribute(view.descriptor(), i32::try_from(place).ok()?);
+            let type_of = attribute.atttypid;
+            let types = pg_sys::lookup_type_cache(type_of, pg_sys::TYPECACHE_EQ_OPR as i32);
+            let equality = (*types).eq_opr;
+            if equality == pg_sys::InvalidOid {
+                return None;
+            }
+            let (mut left, mut right) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
+            pg_sys::op_input_types(equality, &mut left, &mut right);
+            let usable = left == right
+                && (left == type_of
+                    || (left == pg_sys::TEXTOID && pg_sys::IsBinaryCoercible(type_of, left)));
+            usable.then_some(Self {
+                place,
+                type_of,
+                type_modifier: attribute.atttypmod,
+                collation: attribute.attcollation,
+                length: attribute.attlen,
+                by_value: attribute.attbyval,
+                align: attribute.attalign,
+                equality,
+                operand: left,
+            })
+        }
+    }
+}
+
+/// A set of units.
+pub struct Units {
+    column: UnitColumn,
+    row_type: RowType,
+    places: HashMap<u64, Vec<usize>>,
+    values: Vec<Datum>,
+    null: bool,
+}
+
+impl Units {
+    pub fn of(column: UnitColumn) -> Self {
+        Self {
+            column,
+            row_type: RowType::of_value(column.by_value, column.length),
+            places: HashMap::new(),
+            values: Vec::new(),
+            null: false,
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.values.len() + usize::from(self.null)
+    }
+
+    /// Adds one; copies it into the present memory context if it is new.
+    ///
+    /// # Safety
+    /// A value of the column's type.
+    pub unsafe fn add(&mut self, value: Datum, null: bool) {
+        if null {
+            self.null = true;
+            return;
+        }
+        let (datums, nulls) = ([value], [false]);
+        let row = Values { datums: &datums, nulls: &nulls };
+        let hash = self.row_type.hash(row);
+        let places = self.places.entry(hash).or_default();
+        let known = places.iter().any(|&place| {
+            let datums = [self.values[place]];
+            self.row_type.same(row, Values { datums: &datums, nulls: &nulls })
+        });
+        if !known {
+            places.push(self.values.len());
+            // SAFETY: the caller vouches for the value.
+            self.values.push(unsafe { row::copy_value(self.column.by_value, self.column.length, value) });
+        }
+    }
+
+    /// `column = ANY (units)`, with `OR column IS NULL` where NULL is one of them.
+    ///
+    /// # Safety
+    /// The variable is one of the column, in a query that is being made.
+    pub(super) unsafe fn condition(
+        &self,
+        variable: impl Fn() -> *mut pg_sys::Var,
+    ) -> *mut pg_sys::Node {
+        let UnitColumn { type_of, collation, length, by_value, align, operand, .. } = self.column;
+        // SAFETY: nodes are given what the parser would give them for that text.
+        unsafe {
+            let mut values = self.values.clone();
+            let array = pg_sys::construct_array(
+                values.as_mut_ptr(),
+                values.len() as i32,
+                type_of,
+                i32::from(length),
+                by_value,
+                align,
+            );
+            let array_type = pg_sys::get_array_type(operand);
+            (*array).elemtype = operand;
+            let array = pg_sys::makeConst(array_type, -1, collation, -1, Datum::from(array), false, false);
+            let mut left = variable().cast::<pg_sys::Expr>();
+            if operand != type_of {
+                left = pg_sys::makeRelabelType(
+                    left,
+                    operand,
+                    -1,
+                    collation,
+                    pg_sys::CoercionForm::COERCE_IMPLICIT_CAST,
+                )
+                .cast();
+            }
+            let any = node::<pg_sys::ScalarArrayOpExpr>(pg_sys::NodeTag::T_ScalarArrayOpExpr);
+            (*any).opno = self.column.equality;
+            (*any).useOr = true;
+            (*any).inputcollid = collation;
+            let list = pg_sys::lappend(std::ptr::null_mut(), left.cast());
+            (*any).args = pg_sys::lappend(list, array.cast());
+            (*any).location = -1;
+            pg_sys::set_sa_opfuncid(any);
+            if !self.null {
+                return any.cast();
+            }
+            let null = node::<pg_sys::NullTest>(pg_sys::NodeTag::T_NullTest);
+            (*null).arg = variable().cast();
+            (*null).nulltesttype = pg_sys::NullTestType::IS_NULL;
+            (*null).location = -1;
+            let either = pg_sys::lappend(std::ptr::null_mut(), any.cast());
+            let either = pg_sys::lappend(either, null.cast());
+            pg_sys::makeBoolExpr(pg_sys::BoolExprType::OR_EXPR, either, -1).cast()
+        }
+    }
+
+    pub(super) const fn column(&self) -> UnitColumn {
+        self.column
+    }
+}
+
+impl UnitColumn {
+    /// A variable of the column, in entry 1 of a range table.
+    ///
+    /// # Safety
+    /// To be used in such a query.
+    pub(super) unsafe fn variable(&self) -> *mut pg_sys::Var {
+        // SAFETY: a node of our own.
+        unsafe {
+            pg_sys::makeVar(
+                1,
+                self.place as i16 + 1,
+                self.type_of,
+                self.type_modifier,
+                self.collation,
+                0,
+            )
+        }
+    }
+}
