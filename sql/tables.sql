@@ -24,7 +24,7 @@ CREATE TABLE _cache_refresher.registry (
     CONSTRAINT registry_timeout_not_negative CHECK (timeout >= interval '0'),
     CONSTRAINT registry_debounce_not_negative CHECK (debounce >= interval '0'),
     CONSTRAINT registry_max_staleness_not_negative CHECK (max_staleness >= interval '0'),
-    CONSTRAINT registry_method_known CHECK (method IN ('auto', 'full', 'concurrent', 'diff')),
+    CONSTRAINT registry_method_known CHECK (method IN ('auto', 'full', 'concurrent', 'diff', 'delta')),
     CONSTRAINT registry_summary_has_owner CHECK ((summary_query IS NULL) = (summary_owner IS NULL))
 );
 COMMENT ON TABLE _cache_refresher.registry IS 'one row per registered materialized view; NULL means inherited from the settings';

@@ -104,7 +104,6 @@ impl std::fmt::Display for RefusalText {
             Refusal::NoUniqueIndex => "it has no usable unique index",
             Refusal::NotPopulated => "it has never been populated",
             Refusal::NotHeap => "its access method is not heap",
-            Refusal::NotAvailable(_) => "the method is not available yet",
         })
     }
 }
@@ -121,12 +120,11 @@ impl RefusalText {
                 "Use method concurrent or full, or ALTER MATERIALIZED VIEW {view} SET ACCESS METHOD \
                  heap."
             ),
-            Refusal::NotAvailable(_) => ACCEPTED_METHODS.to_owned(),
         }
     }
 }
 
-const ACCEPTED_METHODS: &str = "Use auto, full, concurrent or diff.";
+const ACCEPTED_METHODS: &str = "Use auto, full, concurrent, diff or delta.";
 
 impl Error {
     fn code(&self) -> Code {
@@ -156,10 +154,7 @@ impl Error {
             | Self::SummaryNotSelect => Code::ERRCODE_INVALID_PARAMETER_VALUE,
             Self::SummaryFails { caught, .. } => caught.code,
             Self::SummaryRows { .. } => Code::ERRCODE_CARDINALITY_VIOLATION,
-            Self::NotAvailable { .. }
-            | Self::Refused { refusal: RefusalText(Refusal::NotAvailable(_)), .. } => {
-                Code::ERRCODE_FEATURE_NOT_SUPPORTED
-            }
+            Self::NotAvailable { .. } => Code::ERRCODE_FEATURE_NOT_SUPPORTED,
             Self::Refused { .. } | Self::FreshnessUnknown { .. } | Self::Stale { .. } => {
                 Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
             }
@@ -237,8 +232,7 @@ impl Error {
                     .to_owned()
             }
             Self::NotAvailable { .. } => {
-                "Use refresh_interval or schedule, and method auto, full, concurrent or diff."
-                    .to_owned()
+                "Use refresh_interval or schedule.".to_owned()
             }
             Self::ReactionWithoutChange => {
                 "Give on_change => true as well, or leave them out.".to_owned()

@@ -10,7 +10,6 @@ use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::registration;
 use crate::capture;
 use crate::catalog::view::{self, View};
 use crate::catalog::{binding, history::milliseconds, registry};
@@ -239,7 +238,7 @@ fn each(
 }
 
 fn requested(method: Option<String>) -> Result<Option<Requested>> {
-    method.map(|method| registration::available(method.parse()?)).transpose()
+    Ok(method.map(|method| method.parse()).transpose()?)
 }
 
 fn row(answer: Answer) -> Row {

@@ -258,11 +258,14 @@ fn changed(view: &View, mut policy: Policy, arguments: Arguments) -> Result<Poli
     if let Some(time_zone) = arguments.time_zone {
         policy.time_zone = Some(time_zone);
     }
-    if let Some(method) = arguments.method {
-        policy.method = Some(available(method.parse()?)?);
-    }
     if let Some(on_change) = arguments.on_change {
         policy.on_change = on_change;
+    }
+    if let Some(method) = arguments.method {
+        let method: Requested = method.parse()?;
+        // Without captured changes there is nothing to go by.
+        policy.on_change |= method == Requested::Delta;
+        policy.method = Some(method);
     }
     if let Some(debounce) = arguments.debounce {
         policy.debounce = Some(clock::from_interval("debounce", &debounce)?);
@@ -319,16 +322,6 @@ fn capture(view: &View, policy: &Policy) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// A method that views can be registered with now.
-pub(super) fn available(method: Requested) -> Result<Requested> {
-    match method {
-        Requested::Auto | Requested::Full | Requested::Concurrent | Requested::Diff => Ok(method),
-        Requested::Delta => {
-            Err(Error::NotAvailable { what: format!("method {}", method.as_str()) })
-        }
-    }
 }
 
 /// The signature is complete; what it promises for later is refused, not ignored.

@@ -3,10 +3,13 @@
 //! They are made as the owner of the extension: he owns the log, and nobody else may touch it. Whether
 //! the view's owner may have a trigger on a table is asked before.
 
+use std::collections::{BTreeSet, HashMap};
+
 use pgrx::Spi;
 use pgrx::pg_sys::Oid;
 use pgrx::spi::{quote_identifier, quote_qualified_identifier};
 
+use super::unit;
 use crate::catalog::capture::{self, Kind, Leaf, Unused};
 use crate::catalog::view::View;
 use crate::error::{Error, Result};
@@ -15,15 +18,44 @@ use crate::pg::identity::{Restriction, Scope};
 use crate::pg::relation::Relation;
 use crate::pg::{dependency, node_tree, transaction};
 
-/// What a view wants to be told of a source.
-pub fn wanted(leaf: &Leaf, whole_rows: bool) -> Watch {
-    Watch { columns: (!whole_rows).then(|| leaf.columns.clone()), kept: Vec::new() }
+/// What a view wants to be told of its sources.
+pub struct Wanted {
+    whole_rows: bool,
+    needs: HashMap<Oid, BTreeSet<i16>>,
+}
+
+impl Wanted {
+    /// By the view's query.
+    pub fn by(view: &Relation) -> Result<Self> {
+        let needs = unit::of(view)?.map(|unit| unit.needs()).unwrap_or_default();
+        Ok(Self { whole_rows: node_tree::inspect(view).whole_rows, needs })
+    }
+
+    /// Of one source.
+    pub fn of(&self, leaf: &Leaf) -> Result<Watch> {
+        let mut kept = BTreeSet::new();
+        for table in &leaf.family {
+            if let Some(numbers) = self.needs.get(table) {
+                let numbers = numbers.iter().copied().collect();
+                kept.extend(capture::numbers_in(*table, numbers, leaf.oid)?);
+            }
+        }
+        Ok(Watch {
+            columns: (!self.whole_rows).then(|| leaf.columns.clone()),
+            kept: kept.into_iter().collect(),
+        })
+    }
+}
+
+/// What is seen of a source.
+pub fn present(leaf: &Leaf) -> Option<Watch> {
+    leaf.trigger.as_deref().map(|columns| Watch::parse(columns, leaf.kept.clone()))
 }
 
 /// Sees to it that changes of a view's sources are captured, as far as they can be. Returns the names
 /// of the sources where they cannot.
 pub fn ensure(view: &View) -> Result<Vec<String>> {
-    let findings = node_tree::inspect(&Relation::open_shared(view.oid));
+    let wanted = Wanted::by(&Relation::open_shared(view.oid))?;
     let mut uncaptured = Vec::new();
     let mut captured = Vec::new();
     for leaf in capture::surroundings(view.oid)?.leaves {
@@ -35,9 +67,8 @@ pub fn ensure(view: &View) -> Result<Vec<String>> {
         if !leaf.allowed {
             return Err(Error::MayNotCapture { name });
         }
-        let wanted = wanted(&leaf, findings.whole_rows);
-        let present = leaf.trigger.as_deref().map(|columns| Watch::parse(columns, ""));
-        match present {
+        let wanted = wanted.of(&leaf)?;
+        match present(&leaf) {
             Some(present) if present.covers(&wanted) => {}
             Some(present) => create(&leaf, &present.with(&wanted))?,
             None => create(&leaf, &wanted)?,
@@ -58,7 +89,7 @@ fn create(leaf: &Leaf, watch: &Watch) -> Result<()> {
     let _scope = scope();
     let source = quote_qualified_identifier(&leaf.schema, &leaf.name);
     let log = format!("_cache_refresher.{}", quote_identifier(change_log::name_of(leaf.oid)));
-    let [columns, kept] = watch.to_arguments();
+    let columns = watch.to_argument();
     // First the lock against writers, under which nothing can be missed.
     Spi::run(&format!("LOCK TABLE {source} IN SHARE ROW EXCLUSIVE MODE"))?;
     if Spi::get_one::<bool>(&format!("SELECT pg_catalog.to_regclass('{log}') IS NULL"))? == Some(true) {
@@ -68,13 +99,22 @@ fn create(leaf: &Leaf, watch: &Watch) -> Result<()> {
              ALTER EXTENSION cache_refresher ADD TABLE {log}"
         ))?;
     }
+    for (number, type_name) in capture::types_of(leaf.oid, watch.kept.clone())? {
+        // A column that is there with another type is of an earlier definition of the table.
+        if !leaf.kept.contains(&number) {
+            Spi::run(&format!(
+                "ALTER TABLE {log} DROP COLUMN IF EXISTS c{number};
+                 ALTER TABLE {log} ADD COLUMN c{number} {type_name}"
+            ))?;
+        }
+    }
     Spi::run(&format!(
         "CREATE OR REPLACE TRIGGER cache_refresher_capture
              AFTER INSERT OR UPDATE OR DELETE ON {source}
-             FOR EACH ROW EXECUTE FUNCTION _cache_refresher.capture_change('{columns}', '{kept}');
+             FOR EACH ROW EXECUTE FUNCTION _cache_refresher.capture_change('{columns}');
          CREATE OR REPLACE TRIGGER cache_refresher_truncate
              AFTER TRUNCATE ON {source}
-             FOR EACH STATEMENT EXECUTE FUNCTION _cache_refresher.capture_change('{columns}', '{kept}');
+             FOR EACH STATEMENT EXECUTE FUNCTION _cache_refresher.capture_change('{columns}');
          ALTER TABLE {source} ENABLE ALWAYS TRIGGER cache_refresher_capture;
          ALTER TABLE {source} ENABLE ALWAYS TRIGGER cache_refresher_truncate"
     ))?;
@@ -113,12 +153,17 @@ fn remove(unused: &Unused) -> Result<()> {
 
 /// Whether something of the capture that a view needs is missing and could be made.
 pub fn is_incomplete(view: Oid) -> Result<bool> {
-    let findings = node_tree::inspect(&Relation::open_shared(view));
+    let wanted = Wanted::by(&Relation::open_shared(view))?;
     let sources = capture::sources(view)?;
-    Ok(capture::surroundings(view)?.leaves.iter().any(|leaf| {
-        let present = leaf.trigger.as_deref().map(|columns| Watch::parse(columns, ""));
-        let covered =
-            present.is_some_and(|present| present.covers(&wanted(leaf, findings.whole_rows)));
-        leaf.kind == Kind::Table && leaf.allowed && !(covered && sources.contains(&leaf.oid))
-    }))
+    for leaf in capture::surroundings(view)?.leaves {
+        if leaf.kind != Kind::Table || !leaf.allowed {
+            continue;
+        }
+        let wanted = wanted.of(&leaf)?;
+        let covered = present(&leaf).is_some_and(|present| present.covers(&wanted));
+        if !covered || !sources.contains(&leaf.oid) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

@@ -6,13 +6,14 @@
 
 pub mod install;
 pub mod obstacle;
+pub mod unit;
 
 use cache_refresher_core::staleness::Staleness;
 use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::visibility::Visibility;
 use pgrx::pg_sys::Oid;
 
-use crate::catalog::capture::{self, Basis};
+use crate::catalog::capture::{self, Basis, Leaf};
 use crate::error::Result;
 use crate::pg::{change_log, hooks};
 
@@ -21,8 +22,18 @@ use crate::pg::{change_log, hooks};
 pub struct Knowledge {
     /// What its content will rest on if it is refreshed now.
     pub basis: Basis,
-    /// Whether it is proved that its content is what the query would return now.
-    pub unchanged: bool,
+    pub changes: Changes,
+}
+
+/// What has happened to the sources of a view since its content was made.
+#[derive(Debug, Clone)]
+pub enum Changes {
+    /// Anything may have.
+    Unknown,
+    /// Nothing: the content is what the query would return now.
+    None,
+    /// What the logs of the leaves say of transactions that were not shown.
+    Some { shown: Visibility, leaves: Vec<Leaf> },
 }
 
 /// Looks at what a view shows and what has changed. The caller holds locks on the view and its sources;
@@ -32,19 +43,26 @@ pub struct Knowledge {
 pub fn examine(view: Oid, captured: bool, settings: &str) -> Result<Knowledge> {
     let shown = capture::visible_now()?;
     if !captured {
-        return Ok(Knowledge { basis: Basis { shown, fingerprint: None }, unchanged: false });
+        return Ok(Knowledge { basis: Basis { shown, fingerprint: None }, changes: Changes::Unknown });
     }
     let surroundings = capture::surroundings(view)?;
     let fingerprint = format!("{} {settings}", surroundings.fingerprint);
     let before = capture::basis(view)?;
     let trusted = before.filter(|before| before.fingerprint.as_deref() == Some(&fingerprint));
     if let Some(before) = trusted {
-        let unchanged = unshown_since(view, &before.shown)?.is_none();
+        let invalidated = capture::invalidated_since(view, Some(&before.shown))?.is_some();
+        let changes = if invalidated {
+            Changes::Unknown
+        } else if unshown_since(view, &before.shown)?.is_none() {
+            Changes::None
+        } else {
+            Changes::Some { shown: before.shown, leaves: surroundings.leaves }
+        };
         let basis = Basis { shown, fingerprint: Some(fingerprint) };
-        return Ok(Knowledge { basis, unchanged });
+        return Ok(Knowledge { basis, changes });
     }
-    let fingerprint = obstacle::of(view, &surroundings).is_none().then_some(fingerprint);
-    Ok(Knowledge { basis: Basis { shown, fingerprint }, unchanged: false })
+    let fingerprint = obstacle::of(view, &surroundings)?.is_none().then_some(fingerprint);
+    Ok(Knowledge { basis: Basis { shown, fingerprint }, changes: Changes::Unknown })
 }
 
 /// How stale a view is, by what the calling statement sees.

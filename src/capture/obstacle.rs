@@ -2,8 +2,9 @@
 
 use pgrx::pg_sys::Oid;
 
-use super::install::wanted;
+use super::install::{self, Wanted};
 use crate::catalog::capture::{Kind, Leaf, Surroundings};
+use crate::error::Result;
 use crate::pg::change_log::Watch;
 use crate::pg::node_tree::{self, Restless};
 use crate::pg::relation::Relation;
@@ -18,8 +19,9 @@ pub struct Obstacle {
 }
 
 /// The first obstacle, if there is one.
-pub fn of(view: Oid, surroundings: &Surroundings) -> Option<Obstacle> {
-    let findings = node_tree::inspect(&Relation::open(view));
+pub fn of(view: Oid, surroundings: &Surroundings) -> Result<Option<Obstacle>> {
+    let relation = Relation::open(view);
+    let findings = node_tree::inspect(&relation);
     if let Some(restless) = findings.restless {
         let reason = match restless {
             Restless::Function(name) => {
@@ -29,12 +31,19 @@ pub fn of(view: Oid, surroundings: &Surroundings) -> Option<Obstacle> {
             Restless::SystemColumn => "it reads system columns".to_owned(),
         };
         let remedy = "Leave that out of the view's query, or let the interval do its work.";
-        return Some(Obstacle { reason, remedy: remedy.to_owned() });
+        return Ok(Some(Obstacle { reason, remedy: remedy.to_owned() }));
     }
-    surroundings.leaves.iter().find_map(|leaf| of_source(leaf, findings.whole_rows))
+    let wanted = Wanted::by(&relation)?;
+    for leaf in &surroundings.leaves {
+        let obstacle = of_source(leaf, &wanted.of(leaf)?);
+        if obstacle.is_some() {
+            return Ok(obstacle);
+        }
+    }
+    Ok(None)
 }
 
-fn of_source(leaf: &Leaf, whole_rows: bool) -> Option<Obstacle> {
+fn of_source(leaf: &Leaf, wanted: &Watch) -> Option<Obstacle> {
     let name = pgrx::spi::quote_qualified_identifier(&leaf.schema, &leaf.name);
     let invalidate = "Call cache_refresher.invalidate when it has changed; the interval sees to the \
                       rest.";
@@ -54,8 +63,7 @@ fn of_source(leaf: &Leaf, whole_rows: bool) -> Option<Obstacle> {
         ),
         Kind::Catalog => (format!("{name} is a system catalog"), invalidate.to_owned()),
         Kind::Table => {
-            let seen = leaf.trigger.as_deref().map(|columns| Watch::parse(columns, ""));
-            if seen.is_some_and(|seen| seen.covers(&wanted(leaf, whole_rows))) {
+            if install::present(leaf).is_some_and(|present| present.covers(wanted)) {
                 return None;
             }
             let remedy = if leaf.allowed {

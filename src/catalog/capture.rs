@@ -22,6 +22,10 @@ pub struct Leaf {
     pub trigger: Option<String>,
     /// The view's owner may have triggers there.
     pub allowed: bool,
+    /// Numbers of the columns whose values its log keeps.
+    pub kept: Vec<i16>,
+    /// Itself and what it is a partition or child of.
+    pub family: Vec<Oid>,
 }
 
 /// Whether changes of a relation can be captured.
@@ -82,6 +86,8 @@ WITH RECURSIVE source (oid, relkind) AS (
                                         ORDER BY a.attnum)
                         FROM pg_attribute a
                        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+                     CASE WHEN c.oid = $1 THEN (SELECT string_agg(i.indexrelid::text, ',' ORDER BY i.indexrelid) FROM pg_index i
+                                                 WHERE i.indrelid = c.oid AND i.indisvalid) END,
                      (SELECT string_agg(i.inhparent::text, ',' ORDER BY i.inhparent) FROM pg_inherits i WHERE i.inhrelid = c.oid),
                      (SELECT string_agg(concat_ws(',', t.oid, t.xmin, t.tgenabled), ';' ORDER BY t.oid)
                         FROM pg_trigger t
@@ -105,7 +111,13 @@ SELECT f.digest, c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.rel
          WHERE t.tgrelid = c.oid AND t.tgname = 'cache_refresher_capture' AND t.tgenabled = 'A'
            AND p.pronamespace = '_cache_refresher'::regnamespace
            AND to_regclass('_cache_refresher.changes_' || c.oid) IS NOT NULL),
-       has_table_privilege((SELECT v.relowner FROM pg_class v WHERE v.oid = $1), c.oid, 'TRIGGER')
+       has_table_privilege((SELECT v.relowner FROM pg_class v WHERE v.oid = $1), c.oid, 'TRIGGER'),
+       ARRAY(SELECT a.attnum FROM pg_attribute k JOIN pg_attribute a
+                ON a.attrelid = c.oid AND a.attnum = substr(k.attname, 2)::int AND a.atttypid = k.atttypid
+              WHERE k.attrelid = to_regclass('_cache_refresher.changes_' || c.oid) AND k.attname ~ '^c[0-9]+$' AND NOT k.attisdropped),
+       ARRAY(WITH RECURSIVE up (oid) AS (
+                SELECT c.oid UNION SELECT i.inhparent FROM up u JOIN pg_inherits i ON i.inhrelid = u.oid)
+             SELECT oid FROM up)
   FROM (SELECT md5(string_agg(l.text, E'\\n' ORDER BY l.oid, l.text)) AS digest FROM line l) f
   LEFT JOIN (SELECT DISTINCT l.oid FROM relation l WHERE l.relkind IN ('r', 'f', 'm') AND l.oid <> $1) r ON true
   LEFT JOIN pg_class c ON c.oid = r.oid
@@ -138,6 +150,8 @@ pub fn surroundings(view: Oid) -> Result<Surroundings> {
             columns: row.required(8)?,
             trigger: row.optional(9)?,
             allowed: row.required(10)?,
+            kept: row.required(11)?,
+            family: row.required(12)?,
         }))
     })?;
     Ok(Surroundings { leaves: leaves.into_iter().flatten().collect(), fingerprint })
@@ -295,4 +309,39 @@ UPDATE _cache_refresher.content k SET fingerprint = NULL
 /// be older than ours. In an event trigger.
 pub fn distrust_refreshed() -> Result<()> {
     query::execute(DISTRUST_REFRESHED, &[]).map(drop)
+}
+
+const NUMBERS_OF: &str = "
+SELECT c.attnum FROM pg_attribute p JOIN pg_attribute c ON c.attrelid = $3 AND c.attname = p.attname AND NOT c.attisdropped
+ WHERE p.attrelid = $1 AND p.attnum = ANY ($2) ORDER BY p.attnum";
+
+/// The numbers that columns of a table have in one of its partitions or children.
+pub fn numbers_in(table: Oid, numbers: Vec<i16>, leaf: Oid) -> Result<Vec<i16>> {
+    if table == leaf {
+        return Ok(numbers);
+    }
+    query::select_current(NUMBERS_OF, &[table.into(), numbers.into(), leaf.into()], |row| {
+        row.required(1)
+    })
+}
+
+const LEADING: &str = "
+SELECT DISTINCT i.indkey[0]
+  FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam AND m.amname = 'btree'
+ WHERE i.indrelid = $1 AND i.indisvalid AND i.indpred IS NULL AND i.indkey[0] > 0 ORDER BY 1";
+
+/// Numbers of the columns by which rows of a view are found through an index.
+pub fn leading_columns(view: Oid) -> Result<Vec<i16>> {
+    query::select_current(LEADING, &[view.into()], |row| row.required(1))
+}
+
+const TYPES_OF: &str = "
+SELECT a.attnum, format_type(a.atttypid, a.atttypmod)::text
+  FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum = ANY ($2) AND NOT a.attisdropped ORDER BY a.attnum";
+
+/// Types of columns of a table, as SQL writes them under a search_path of pg_catalog alone.
+pub fn types_of(table: Oid, numbers: Vec<i16>) -> Result<Vec<(i16, String)>> {
+    query::select_current(TYPES_OF, &[table.into(), numbers.into()], |row| {
+        Ok((row.required(1)?, row.required(2)?))
+    })
 }

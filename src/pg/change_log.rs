@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, CString};
 use std::rc::Rc;
 use std::sync::Once;
 
@@ -96,6 +96,51 @@ pub fn read(source: Oid, mut body: impl FnMut(Entry) -> bool) {
     }
 }
 
+/// Collects values of these columns of the source from the rows of transactions that `is_new` names,
+/// copied into the present memory context, until `body` says that it has enough. False if the log does
+/// not keep one of the columns.
+pub fn collect(
+    source: Oid,
+    numbers: &[i16],
+    is_new: impl Fn(u64) -> bool,
+    mut body: impl FnMut(Kind, Vec<Option<Datum>>) -> bool,
+) -> bool {
+    let Some(log) = find(source).and_then(|log| Relation::open_locked(log, pg_sys::AccessShareLock))
+    else {
+        return false;
+    };
+    // SAFETY: the descriptor of an open relation.
+    let columns = unsafe { kept_columns(log.descriptor()) };
+    let mut places = Vec::with_capacity(numbers.len());
+    for number in numbers {
+        let Some(place) = columns.iter().position(|column| *column == Some(*number)) else {
+            return false;
+        };
+        places.push(place);
+    }
+    let mut scan = Scan::begin(&log);
+    while scan.advance() {
+        pgrx::check_for_interrupts!();
+        let Entry { xid, kind, values, .. } = entry(scan.values());
+        if !is_new(xid) {
+            continue;
+        }
+        let copy = |&place: &usize| {
+            (!values.nulls[place]).then(|| {
+                // SAFETY: a value of that column of the log.
+                unsafe {
+                    let attribute = &*row::attribute(log.descriptor(), (HEAD + place) as i32);
+                    row::copy_value(attribute.attbyval, attribute.attlen, values.datums[place])
+                }
+            })
+        };
+        if !body(kind, places.iter().map(copy).collect()) {
+            break;
+        }
+    }
+    true
+}
+
 /// Removes the rows of which `is_consumed` says that nobody needs them any more; those that somebody
 /// else is removing are left to him.
 pub fn prune(source: Oid, is_consumed: impl Fn(u64) -> bool) {
@@ -135,8 +180,26 @@ fn entry(values: Values) -> Entry {
     }
 }
 
-/// What a trigger was told: the columns whose changes matter, none for all, and those whose values are
-/// kept.
+/// The numbers in the names `c<number>` of the columns of a log; nothing for one that was dropped.
+///
+/// # Safety
+/// The descriptor of an open log.
+unsafe fn kept_columns(descriptor: pg_sys::TupleDesc) -> Vec<Option<i16>> {
+    // SAFETY: a descriptor has as many attributes as it says.
+    unsafe {
+        (HEAD as i32..(*descriptor).natts)
+            .map(|index| {
+                let attribute = &*row::attribute(descriptor, index);
+                let name = CStr::from_ptr(attribute.attname.data.as_ptr()).to_str().ok()?;
+                let number = name.strip_prefix('c')?.parse().ok()?;
+                (!attribute.attisdropped).then_some(number)
+            })
+            .collect()
+    }
+}
+
+/// What is to be seen of a source: the columns whose changes matter, none for all, and those whose
+/// values are kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Watch {
     pub columns: Option<Vec<i16>>,
@@ -144,19 +207,18 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// From the trigger's arguments.
-    pub fn parse(columns: &str, kept: &str) -> Self {
+    /// From the trigger's argument.
+    pub fn parse(columns: &str, kept: Vec<i16>) -> Self {
         let numbers = |text: &str| text.split(',').filter_map(|part| part.parse().ok()).collect();
-        let columns = (columns != "*").then(|| numbers(columns));
-        Self { columns, kept: numbers(kept) }
+        Self { columns: (columns != "*").then(|| numbers(columns)), kept }
     }
 
-    /// As arguments of a trigger.
-    pub fn to_arguments(&self) -> [String; 2] {
+    /// As argument of a trigger.
+    pub fn to_argument(&self) -> String {
         let list = |numbers: &[i16]| {
             numbers.iter().map(ToString::to_string).collect::<Vec<String>>().join(",")
         };
-        [self.columns.as_deref().map_or_else(|| "*".to_owned(), list), list(&self.kept)]
+        self.columns.as_deref().map_or_else(|| "*".to_owned(), list)
     }
 
     /// Whether it sees all that `other` wants to see.
@@ -189,14 +251,25 @@ impl Watch {
     }
 }
 
-/// What the trigger of one table does, kept until something about the table changes.
+/// What the trigger of one table does, kept until something about the table or its log changes.
 struct Plan {
     log: Oid,
     row_type: RowType,
     /// Columns to compare, counted from 0.
     compared: Vec<usize>,
-    /// Columns to keep, counted from 0.
-    kept: Vec<usize>,
+    /// For each column of the log after the head the one of the source, counted from 0.
+    kept: Vec<Option<usize>>,
+    /// The log has no room for values, or for those of other types: only that something has changed can
+    /// be noted.
+    blind: bool,
+}
+
+impl Plan {
+    /// Whether two rows look the same in the kept columns.
+    fn keeps_same(&self, old: Values, new: Values) -> bool {
+        let mut kept = self.kept.iter().flatten();
+        kept.all(|&column| self.row_type.same_in(&[column], old, new))
+    }
 }
 
 thread_local! {
@@ -235,40 +308,52 @@ unsafe fn plan(relation: pg_sys::Relation, trigger: *mut pg_sys::Trigger) -> Opt
     if let Some(plan) = PLANS.with_borrow(|plans| plans.get(&source).cloned()) {
         return plan;
     }
-    // SAFETY: arguments are C strings, as many as the trigger says.
-    let (watch, descriptor) = unsafe {
-        let argument = |index: i16| {
-            if index < (*trigger).tgnargs {
-                let argument: *const c_char = *(*trigger).tgargs.offset(index as isize);
-                CStr::from_ptr(argument).to_string_lossy().into_owned()
-            } else {
-                String::new()
-            }
+    // SAFETY: the argument is a C string, if there is one; the descriptor is that of an open relation.
+    let plan = unsafe {
+        let argument = if (*trigger).tgnargs > 0 {
+            CStr::from_ptr(*(*trigger).tgargs).to_string_lossy().into_owned()
+        } else {
+            "*".to_owned()
         };
-        (Watch::parse(&argument(0), &argument(1)), (*relation).rd_att)
+        let watch = Watch::parse(&argument, Vec::new());
+        find(source)
+            .and_then(|log| Relation::open_locked(log, pg_sys::RowExclusiveLock))
+            .map(|log| Rc::new(Plan::of((*relation).rd_att, &watch, &log)))
     };
-    // SAFETY: the descriptor of an open relation.
-    let columns = unsafe { (*descriptor).natts };
-    let place = |number: &i16| usize::try_from(number - 1).ok();
-    let all = || (1..=columns as i16).collect();
-    let exists = |place: &usize| *place < columns as usize;
-    let plan = find(source).map(|log| {
-        Rc::new(Plan {
-            log,
-            // SAFETY: as above.
-            row_type: unsafe { RowType::described_by(descriptor) },
-            compared: watch
-                .columns
-                .unwrap_or_else(all)
-                .iter()
-                .filter_map(place)
-                .filter(exists)
-                .collect(),
-            kept: watch.kept.iter().filter_map(place).filter(exists).collect(),
-        })
-    });
     PLANS.with_borrow_mut(|plans| plans.insert(source, plan.clone()));
     plan
+}
+
+impl Plan {
+    /// # Safety
+    /// The descriptor of the open source.
+    unsafe fn of(source: pg_sys::TupleDesc, watch: &Watch, log: &Relation) -> Self {
+        // SAFETY: both descriptors are those of open relations.
+        unsafe {
+            let columns = usize::try_from((*source).natts).unwrap_or_default();
+            let place = |number: i16| {
+                usize::try_from(number - 1).ok().filter(|&place| place < columns)
+            };
+            let compared = match &watch.columns {
+                Some(numbers) => numbers.iter().copied().filter_map(place).collect(),
+                None => (0..columns).collect(),
+            };
+            let numbers = kept_columns(log.descriptor());
+            let kept: Vec<Option<usize>> =
+                numbers.iter().map(|number| number.and_then(place)).collect();
+            let mut blind = kept.iter().all(Option::is_none);
+            for (index, number) in (HEAD as i32..).zip(&numbers) {
+                let Some(number) = *number else { continue };
+                let there = &*row::attribute(log.descriptor(), index);
+                let same = place(number).is_some_and(|place| {
+                    let here = &*row::attribute(source, place as i32);
+                    !here.attisdropped && here.atttypid == there.atttypid
+                });
+                blind |= !same;
+            }
+            Self { log: log.oid(), row_type: RowType::described_by(source), compared, kept, blind }
+        }
+    }
 }
 
 /// The trigger function: notes a change of a captured table. Where the log is missing, nothing happens:
@@ -311,16 +396,16 @@ unsafe fn note(data: &pg_sys::TriggerData) {
                 if plan.row_type.same_in(&plan.compared, old, new) {
                     return;
                 }
-                if plan.kept.is_empty() {
+                if plan.blind {
                     note_once(&plan, source);
-                } else if plan.row_type.same_in(&plan.kept, old, new) {
+                } else if plan.keeps_same(old, new) {
                     write(&plan, source, Kind::Both, Some(new));
                 } else {
                     write(&plan, source, Kind::Old, Some(old));
                     write(&plan, source, Kind::New, Some(new));
                 }
             }
-            _ if plan.kept.is_empty() => note_once(&plan, source),
+            _ if plan.blind => note_once(&plan, source),
             pg_sys::TRIGGER_EVENT_DELETE => {
                 write(&plan, source, Kind::Old, Some(row::values(data.tg_trigslot)));
             }
@@ -366,8 +451,10 @@ unsafe fn write(plan: &Plan, source: Oid, kind: Kind, row: Option<Values>) {
             (datums[place], nulls[place]) = (value, false);
         }
         if let Some(row) = row {
-            for (place, &column) in (HEAD..columns).zip(&plan.kept) {
-                (datums[place], nulls[place]) = (row.datums[column], row.nulls[column]);
+            for (place, column) in (HEAD..columns).zip(&plan.kept) {
+                if let Some(column) = *column {
+                    (datums[place], nulls[place]) = (row.datums[column], row.nulls[column]);
+                }
             }
         }
         let tuple = pg_sys::heap_form_tuple(descriptor, datums.as_mut_ptr(), nulls.as_mut_ptr());

@@ -41,6 +41,28 @@ impl Drop for MemoryContext {
     }
 }
 
+/// The memory context that is current when this is made, for code that is called from elsewhere.
+pub struct Caller(pg_sys::MemoryContext);
+
+impl Caller {
+    /// The present one.
+    pub fn now() -> Self {
+        // SAFETY: a variable of this process.
+        Self(unsafe { pg_sys::CurrentMemoryContext })
+    }
+
+    /// Runs code whose allocations go there.
+    pub fn run<R>(&self, body: impl FnOnce() -> R) -> R {
+        // SAFETY: the context lives as long as the code that was running when this was made.
+        unsafe {
+            let before = pg_sys::MemoryContextSwitchTo(self.0);
+            let value = body();
+            pg_sys::MemoryContextSwitchTo(before);
+            value
+        }
+    }
+}
+
 /// The setting work_mem, in bytes.
 pub fn work_mem() -> usize {
     // SAFETY: a variable of this process.

@@ -15,6 +15,7 @@ pub mod key_order;
 pub mod latch;
 pub mod loading;
 pub mod lock;
+pub mod mapping_query;
 pub mod memory;
 pub mod node_tree;
 pub mod query_description;

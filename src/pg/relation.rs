@@ -38,6 +38,11 @@ impl Relation {
         unsafe { (*self.0).rd_att }
     }
 
+    pub fn oid(&self) -> pg_sys::Oid {
+        // SAFETY: open until dropped.
+        unsafe { (*self.0).rd_id }
+    }
+
     /// How many columns it has.
     pub fn columns(&self) -> usize {
         // SAFETY: open until dropped.

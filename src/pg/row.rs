@@ -121,6 +121,11 @@ pub(super) unsafe fn attribute(
     }
 }
 
+// Left out by the generated bindings.
+unsafe extern "C-unwind" {
+    fn datumCopy(value: Datum, by_value: bool, length: i32) -> Datum;
+}
+
 /// A copy of a value in the present memory context, complete in itself.
 ///
 /// # Safety
@@ -131,7 +136,7 @@ pub(super) unsafe fn copy_value(by_value: bool, length: i16, value: Datum) -> Da
         if length == -1 && !by_value {
             return Datum::from(pg_sys::pg_detoast_datum_copy(value.cast_mut_ptr()));
         }
-        pg_sys::datumCopy(value, by_value, i32::from(length))
+        datumCopy(value, by_value, i32::from(length))
     }
 }
 
@@ -401,6 +406,12 @@ impl ExecutorRow<'_> {
     pub(super) const fn as_ptr(&self) -> *mut pg_sys::TupleTableSlot {
         self.0
     }
+
+    /// Its values.
+    pub fn values(&self) -> Values<'_> {
+        // SAFETY: holds a row as long as this exists.
+        unsafe { values(self.0) }
+    }
 }
 
 /// Where a row lies in its table.
@@ -415,6 +426,15 @@ impl RowId {
     pub(super) unsafe fn of(slot: *mut pg_sys::TupleTableSlot) -> Self {
         // SAFETY: a valid slot.
         unsafe { Self((*slot).tts_tid) }
+    }
+
+    /// What a value of type tid says.
+    ///
+    /// # Safety
+    /// Such a value.
+    pub(super) unsafe fn of_value(value: Datum) -> Self {
+        // SAFETY: points to an item pointer.
+        unsafe { Self(*value.cast_mut_ptr::<pg_sys::ItemPointerData>()) }
     }
 
     /// As one number, for a spool.

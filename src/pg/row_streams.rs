@@ -7,10 +7,11 @@ use cache_refresher_core::diff::{Likeness, Rows, Side};
 use pgrx::pg_sys;
 
 use super::key_order::KeyOrder;
-use super::memory::MemoryContext;
+use super::memory::{Caller, MemoryContext};
 use super::relation::{Relation, Scan};
 use super::row::{ExecutorRow, Kept, RowId, RowType, Slot, Values};
 use super::spool::{Sorter, Spool, Tagged};
+use super::view_query::ViewQuery;
 
 /// What tells rows from each other; columns are counted from 0.
 #[derive(Clone)]
@@ -80,11 +81,57 @@ impl Changes {
     }
 }
 
+/// The rows of the view.
+enum Old<'a> {
+    /// All of them.
+    Scan(Scan<'a>),
+    /// Some of them.
+    Held { rows: std::vec::IntoIter<Kept>, present: Option<Kept>, slot: Slot },
+}
+
+impl Old<'_> {
+    fn advance(&mut self) -> bool {
+        match self {
+            Self::Scan(scan) => scan.advance(),
+            Self::Held { rows, present, slot } => {
+                let before = std::mem::replace(present, rows.next());
+                if let Some(row) = present {
+                    slot.show_kept(row);
+                }
+                if let Some(before) = before {
+                    before.free();
+                }
+                present.is_some()
+            }
+        }
+    }
+
+    fn values(&self) -> Values<'_> {
+        self.slot().values()
+    }
+
+    fn id(&self) -> RowId {
+        match self {
+            Self::Scan(scan) => scan.id(),
+            Self::Held { present, .. } => {
+                present.as_ref().map_or(RowId::from_number(0), |row| row.id)
+            }
+        }
+    }
+
+    const fn slot(&self) -> &Slot {
+        match self {
+            Self::Scan(scan) => scan.slot(),
+            Self::Held { slot, .. } => slot,
+        }
+    }
+}
+
 /// The two streams.
 pub struct RowStreams<'a> {
     view: &'a Relation,
     memory: &'a MemoryContext,
-    scan: Scan<'a>,
+    scan: Old<'a>,
     /// The head of the new stream, set anew for each row.
     new: *mut pg_sys::TupleTableSlot,
     comparison: Comparison,
@@ -108,6 +155,56 @@ impl<'a> RowStreams<'a> {
         order: Option<&'a KeyOrder>,
         memory_bytes: usize,
     ) -> Self {
+        let scan = memory.run(|| match order {
+            Some(order) => Scan::ordered(view, order),
+            None => Scan::begin(view),
+        });
+        Self::new(view, memory, identity, order, Old::Scan(scan), memory_bytes)
+    }
+
+    /// Reads rows of the view that a query returns, which has the view's columns and then the place of
+    /// the row, into the present memory context.
+    pub fn hold(view: &Relation, query: ViewQuery) -> Vec<Kept> {
+        let context = Caller::now();
+        let columns = view.columns();
+        let mut rows = Vec::new();
+        // SAFETY: the relation is open meanwhile; the last column is of type tid, and never NULL.
+        unsafe {
+            let mut slot = Slot::borrowed(view.descriptor());
+            query.run(&mut |row| {
+                let Values { datums, nulls } = row.values();
+                slot.show(Values { datums: &datums[..columns], nulls: &nulls[..columns] });
+                let id = RowId::of_value(datums[columns]);
+                rows.push(context.run(|| Kept::copy(slot.as_ptr(), id)));
+                slot.clear();
+                true
+            });
+        }
+        rows
+    }
+
+    /// Begins with rows of the view that are held already.
+    pub fn begin_with(
+        view: &'a Relation,
+        memory: &'a MemoryContext,
+        identity: Identity,
+        rows: Vec<Kept>,
+        memory_bytes: usize,
+    ) -> Self {
+        // SAFETY: the relation is open as long as this lives.
+        let slot = memory.run(|| unsafe { Slot::minimal(view.descriptor()) });
+        let old = Old::Held { rows: rows.into_iter(), present: None, slot };
+        Self::new(view, memory, identity, None, old, memory_bytes)
+    }
+
+    fn new(
+        view: &'a Relation,
+        memory: &'a MemoryContext,
+        identity: Identity,
+        order: Option<&'a KeyOrder>,
+        scan: Old<'a>,
+        memory_bytes: usize,
+    ) -> Self {
         memory.run(|| {
             // SAFETY: the relation is open as long as this lives.
             let (kept, row) = unsafe {
@@ -115,10 +212,6 @@ impl<'a> RowStreams<'a> {
                 ([minimal(), minimal()], Slot::borrowed(view.descriptor()))
             };
             let spool_bytes = memory_bytes / 12;
-            let scan = match order {
-                Some(order) => Scan::ordered(view, order),
-                None => Scan::begin(view),
-            };
             Self {
                 view,
                 memory,

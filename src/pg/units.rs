@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::relation::Relation;
-use super::row::{self, RowType, Values};
+use super::row::{self, ExecutorRow, RowType, Values};
 use super::statement::node;
 
 /// A column by whose values rows are replaced.
@@ -81,15 +81,19 @@ impl Units {
         self.values.len() + usize::from(self.null)
     }
 
-    /// Adds one; copies it into the present memory context if it is new.
-    ///
-    /// # Safety
-    /// A value of the column's type.
-    pub unsafe fn add(&mut self, value: Datum, null: bool) {
-        if null {
-            self.null = true;
+    /// Adds the first column of a row of a query that returns units; copies it into the present memory
+    /// context if it is new.
+    pub fn add_first_of(&mut self, row: &ExecutorRow) {
+        let row = row.values();
+        self.add((!row.nulls[0]).then_some(row.datums[0]), true);
+    }
+
+    /// Adds a value of the column's type; NULL only `with_null`.
+    pub fn add(&mut self, value: Option<Datum>, with_null: bool) {
+        let Some(value) = value else {
+            self.null |= with_null;
             return;
-        }
+        };
         let (datums, nulls) = ([value], [false]);
         let row = Values { datums: &datums, nulls: &nulls };
         let hash = self.row_type.hash(row);
@@ -100,7 +104,7 @@ impl Units {
         });
         if !known {
             places.push(self.values.len());
-            // SAFETY: the caller vouches for the value.
+            // SAFETY: a value of the column's type, as those who call this have it from the table.
             self.values.push(unsafe { row::copy_value(self.column.by_value, self.column.length, value) });
         }
     }

@@ -9,6 +9,7 @@ use super::key_order::KeyOrder;
 use super::relation::Relation;
 use super::row::ExecutorRow;
 use super::statement::node;
+use super::units::Units;
 
 /// The query of a view, planned.
 pub struct ViewQuery(*mut pg_sys::PlannedStmt);
@@ -20,13 +21,75 @@ impl ViewQuery {
     /// and the settings that hold for it.
     pub fn plan(view: &Relation, order: Option<&KeyOrder>) -> Self {
         // SAFETY: trees are allocated in the present memory context, which outlives this.
+        unsafe { Self::planned(rewritten(view, order)) }
+    }
+
+    /// The same, of only those rows that have one of these units.
+    pub fn plan_units(view: &Relation, units: &Units) -> Self {
+        // SAFETY: as in `plan`.
+        unsafe {
+            let outer = around(stored(view), view);
+            let column = units.column();
+            (*(*outer).jointree).quals = units.condition(|| column.variable());
+            Self::planned(rewrite(outer))
+        }
+    }
+
+    /// What the view itself holds of these units: its columns, and then where each row lies.
+    pub fn plan_shown(view: &Relation, units: &Units) -> Self {
+        // SAFETY: as in `plan`; the caller holds a lock on the view.
+        unsafe {
+            let source = node::<pg_sys::RangeTblEntry>(pg_sys::NodeTag::T_RangeTblEntry);
+            (*source).rtekind = pg_sys::RTEKind::RTE_RELATION;
+            (*source).relid = view.oid();
+            (*source).relkind = pg_sys::RELKIND_MATVIEW as i8;
+            (*source).rellockmode = pg_sys::AccessShareLock as i32;
+            let (outer, names) = select_all(source, view);
+            (*source).eref = pg_sys::makeAlias(c"view".as_ptr(), names);
+            let place = pg_sys::makeVar(
+                1,
+                pg_sys::SelfItemPointerAttributeNumber as i16,
+                pg_sys::TIDOID,
+                -1,
+                pg_sys::InvalidOid,
+                0,
+            );
+            let number = view.columns() as i16 + 1;
+            let name = pg_sys::pstrdup(c"ctid".as_ptr());
+            let target = pg_sys::makeTargetEntry(place.cast(), number, name, false);
+            (*outer).targetList = pg_sys::lappend((*outer).targetList, target.cast());
+            let column = units.column();
+            (*(*outer).jointree).quals = units.condition(|| column.variable());
+            Self::planned(outer)
+        }
+    }
+
+    /// # Safety
+    /// A rewritten query, in a memory context that outlives this.
+    pub(super) unsafe fn planned(query: *mut pg_sys::Query) -> Self {
+        // SAFETY: the caller vouches for the query.
         unsafe {
             Self(pg_sys::pg_plan_query(
-                rewritten(view, order),
+                query,
                 TEXT.as_ptr(),
                 pg_sys::CURSOR_OPT_PARALLEL_OK as i32,
                 std::ptr::null_mut(),
             ))
+        }
+    }
+
+    /// What running it costs, by the planner's estimate.
+    pub fn cost(&self) -> f64 {
+        // SAFETY: planned by one of the constructors.
+        unsafe { (*(*self.0).planTree).total_cost }
+    }
+
+    /// Bytes that its rows take, by the planner's estimate.
+    pub fn bytes(&self) -> f64 {
+        // SAFETY: as above.
+        unsafe {
+            let plan = &*(*self.0).planTree;
+            plan.plan_rows * f64::from(plan.plan_width)
         }
     }
 
@@ -83,23 +146,42 @@ impl ViewQuery {
 /// What pg_stat_activity and error reports show of it.
 const TEXT: &std::ffi::CStr = c"query of a materialized view";
 
+/// The query as it is stored, in a copy.
+///
 /// # Safety
 /// An open materialized view.
-pub(super) unsafe fn rewritten(view: &Relation, order: Option<&KeyOrder>) -> *mut pg_sys::Query {
+pub(super) unsafe fn stored(view: &Relation) -> *mut pg_sys::Query {
     // SAFETY: a materialized view has exactly one rule with exactly one query, as its creation sees
     // to; a row mark or a second query would come of a corrupt catalog.
     unsafe {
         let rules = (*view.as_ptr()).rd_rules;
         let actions = (**(*rules).rules).actions;
         let stored = (*(*actions).elements).ptr_value;
-        let copy = pg_sys::copyObjectImpl(stored.cast::<c_void>()).cast::<pg_sys::Query>();
-        let query = match order {
-            Some(order) => sorted(copy, view, order),
-            None => copy,
-        };
+        pg_sys::copyObjectImpl(stored.cast::<c_void>()).cast::<pg_sys::Query>()
+    }
+}
+
+/// # Safety
+/// A query that nobody else uses.
+pub(super) unsafe fn rewrite(query: *mut pg_sys::Query) -> *mut pg_sys::Query {
+    // SAFETY: the caller vouches for the query.
+    unsafe {
         pg_sys::AcquireRewriteLocks(query, true, false);
         let queries = pg_sys::QueryRewrite(query);
         (*(*queries).elements).ptr_value.cast()
+    }
+}
+
+/// # Safety
+/// An open materialized view.
+pub(super) unsafe fn rewritten(view: &Relation, order: Option<&KeyOrder>) -> *mut pg_sys::Query {
+    // SAFETY: a copy of our own.
+    unsafe {
+        let query = match order {
+            Some(order) => sorted(stored(view), view, order),
+            None => stored(view),
+        };
+        rewrite(query)
     }
 }
 
@@ -112,8 +194,59 @@ unsafe fn sorted(
     view: &Relation,
     order: &KeyOrder,
 ) -> *mut pg_sys::Query {
-    // SAFETY: nodes are allocated zeroed and given what the parser would give them for that text; the
-    // columns of the view are those of its query.
+    // SAFETY: nodes are allocated zeroed and given what the parser would give them for that text.
+    unsafe {
+        let outer = around(query, view);
+        let targets = (*outer).targetList;
+        let mut sort = std::ptr::null_mut();
+        for (reference, key) in (1..).zip(order.columns()) {
+            let target =
+                (*(*targets).elements.add(key.place)).ptr_value.cast::<pg_sys::TargetEntry>();
+            (*target).ressortgroupref = reference;
+            let clause = node::<pg_sys::SortGroupClause>(pg_sys::NodeTag::T_SortGroupClause);
+            (*clause).tleSortGroupRef = reference;
+            (*clause).eqop = key.equality;
+            (*clause).sortop = key.sort;
+            (*clause).nulls_first = key.nulls_first;
+            #[cfg(feature = "pg18")]
+            {
+                (*clause).reverse_sort = key.descending;
+            }
+            sort = pg_sys::lappend(sort, clause.cast());
+        }
+        (*outer).sortClause = sort;
+        outer
+    }
+}
+
+/// `SELECT * FROM (query)`, as a tree.
+///
+/// # Safety
+/// The query of that view.
+unsafe fn around(
+    query: *mut pg_sys::Query,
+    view: &Relation,
+) -> *mut pg_sys::Query {
+    // SAFETY: as in `sorted`; the columns of the view are those of its query.
+    unsafe {
+        let source = node::<pg_sys::RangeTblEntry>(pg_sys::NodeTag::T_RangeTblEntry);
+        (*source).rtekind = pg_sys::RTEKind::RTE_SUBQUERY;
+        (*source).subquery = query;
+        let (outer, names) = select_all(source, view);
+        (*source).eref = pg_sys::makeAlias(c"query".as_ptr(), names);
+        outer
+    }
+}
+
+/// `SELECT * FROM source`, which has the columns of the view, as a tree; and their names.
+///
+/// # Safety
+/// A new entry for a range table.
+unsafe fn select_all(
+    source: *mut pg_sys::RangeTblEntry,
+    view: &Relation,
+) -> (*mut pg_sys::Query, *mut pg_sys::List) {
+    // SAFETY: as in `sorted`.
     unsafe {
         let mut names = std::ptr::null_mut();
         let mut targets = std::ptr::null_mut();
@@ -133,26 +266,6 @@ unsafe fn sorted(
             let target = pg_sys::makeTargetEntry(column.cast(), number, name, false);
             targets = pg_sys::lappend(targets, target.cast());
         }
-        let mut sort = std::ptr::null_mut();
-        for (reference, key) in (1..).zip(order.columns()) {
-            let target =
-                (*(*targets).elements.add(key.place)).ptr_value.cast::<pg_sys::TargetEntry>();
-            (*target).ressortgroupref = reference;
-            let clause = node::<pg_sys::SortGroupClause>(pg_sys::NodeTag::T_SortGroupClause);
-            (*clause).tleSortGroupRef = reference;
-            (*clause).eqop = key.equality;
-            (*clause).sortop = key.sort;
-            (*clause).nulls_first = key.nulls_first;
-            #[cfg(feature = "pg18")]
-            {
-                (*clause).reverse_sort = key.descending;
-            }
-            sort = pg_sys::lappend(sort, clause.cast());
-        }
-        let source = node::<pg_sys::RangeTblEntry>(pg_sys::NodeTag::T_RangeTblEntry);
-        (*source).rtekind = pg_sys::RTEKind::RTE_SUBQUERY;
-        (*source).subquery = query;
-        (*source).eref = pg_sys::makeAlias(c"query".as_ptr(), names);
         (*source).inFromCl = true;
         let reference = node::<pg_sys::RangeTblRef>(pg_sys::NodeTag::T_RangeTblRef);
         (*reference).rtindex = 1;
@@ -163,8 +276,7 @@ unsafe fn sorted(
         let from = pg_sys::lappend(std::ptr::null_mut(), reference.cast());
         (*outer).jointree = pg_sys::makeFromExpr(from, std::ptr::null_mut());
         (*outer).targetList = targets;
-        (*outer).sortClause = sort;
-        outer
+        (outer, names)
     }
 }
 

@@ -23,10 +23,7 @@ use crate::pg::view_query::ViewQuery;
 /// Brings the view up to date with what the active snapshot sees. The caller holds ROW EXCLUSIVE on
 /// the view and locks on its sources, and runs as the view's owner.
 pub fn refresh(view: &View, running: &RunningMark) -> Result<RowCounts> {
-    let identity = Identity {
-        key: view.key.iter().map(|&number| column(number)).collect(),
-        unique: view::unique_columns(view.oid)?.into_iter().map(column).collect(),
-    };
+    let identity = identity_of(view)?;
     let relation = Relation::open(view.oid);
     let order = view.key_index.and_then(|index| KeyOrder::open(&relation, index));
     let attempt = |order, may_start_again| {
@@ -40,6 +37,14 @@ pub fn refresh(view: &View, running: &RunningMark) -> Result<RowCounts> {
     attempt(None, order.is_some())
         .or_else(|| attempt(order.as_ref(), false))
         .ok_or_else(|| Error::Corrupt("a diff in order asked for order".to_owned()))
+}
+
+/// What tells the rows of a view from each other.
+pub(super) fn identity_of(view: &View) -> Result<Identity> {
+    Ok(Identity {
+        key: view.key.iter().map(|&number| column(number)).collect(),
+        unique: view::unique_columns(view.oid)?.into_iter().map(column).collect(),
+    })
 }
 
 /// Compares the rows of the query with those of the view, in an order if one is given. Nothing is
@@ -77,7 +82,7 @@ fn compare(
     (!scattered).then(|| (total, diff.finish().into_changes()))
 }
 
-fn apply(relation: &Relation, changes: Changes, running: &RunningMark) -> RowChanges {
+pub(super) fn apply(relation: &Relation, changes: Changes, running: &RunningMark) -> RowChanges {
     let Changes { mut deletions, mut updates, mut insertions, replaced } = changes;
     let rows = deletions.rows() + updates.rows() + insertions.rows();
     let mut meter = Meter::begin(running, Phase::Writing, rows);
@@ -129,7 +134,7 @@ impl<'a> Meter<'a> {
 }
 
 /// Only an index notices that the query returns a key twice, and its error does not say of which view.
-fn naming_duplicates<R>(view: &View, body: impl FnOnce() -> R) -> R {
+pub(super) fn naming_duplicates<R>(view: &View, body: impl FnOnce() -> R) -> R {
     let name = view.name.to_string();
     PgTryBuilder::new(AssertUnwindSafe(body))
         .catch_when(PgSqlErrorCode::ERRCODE_UNIQUE_VIOLATION, move |error| {

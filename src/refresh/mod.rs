@@ -4,6 +4,7 @@
 //! `session` runs a refresh that a user asked for, `job` one that a scheduler handed out; both come
 //! to `run`, under the view's own lock.
 
+mod delta;
 mod diff;
 pub mod freshness;
 pub mod job;
@@ -18,6 +19,8 @@ pub mod summary;
 
 use std::time::Duration;
 
+use self::delta::Attempt;
+
 use cache_refresher_core::duration;
 use cache_refresher_core::method::{self, Choice, Facts, Method, MethodOption, Requested};
 use cache_refresher_core::outcome::{Outcome, RowChanges, RowCounts};
@@ -26,7 +29,7 @@ use cache_refresher_core::time::Timestamp;
 use pgrx::pg_sys::Oid;
 use pgrx::{PgSqlErrorCode, PgTryBuilder};
 
-use crate::capture;
+use crate::capture::{self, Changes};
 use crate::catalog::capture::Basis;
 use crate::catalog::content;
 use crate::catalog::registry::Registration;
@@ -57,7 +60,7 @@ pub struct Request<'a> {
 pub struct Done {
     pub view: View,
     pub method: Method,
-    pub reason: &'static str,
+    pub reason: String,
     pub started_at: Timestamp,
     pub duration: Duration,
     pub snapshot_at: Timestamp,
@@ -181,6 +184,28 @@ impl<'a> Refresh<'a> {
         Ok(Locked { choice, sources })
     }
 
+    /// Brings a view up to date by the captured changes, if there are any to go by.
+    fn by_changes(&self, view: &View, changes: &Changes) -> Result<ByChanges> {
+        let total = content::find(self.oid)?.and_then(|content| content.rows_total);
+        Ok(match (changes, total) {
+            (Changes::Unknown, _) | (_, None) => ByChanges::NotPossible(None),
+            (Changes::None, Some(total)) => ByChanges::Done(
+                Method::Skip,
+                "nothing has changed since the last refresh".to_owned(),
+                RowCounts { total, changes: Some(RowChanges::default()) },
+            ),
+            (Changes::Some { .. }, _) if !view.heap => ByChanges::NotPossible(None),
+            (Changes::Some { shown, leaves }, Some(total)) => {
+                match delta::refresh(view, leaves, shown, total, &self.running)? {
+                    Attempt::Done { rows, reason } => {
+                        ByChanges::Done(Method::Delta, reason, rows)
+                    }
+                    Attempt::NotPossible(why) => ByChanges::NotPossible(Some(why)),
+                }
+            }
+        })
+    }
+
     /// Brings a locked view up to date with what `snapshot` sees, which is what had been committed
     /// at `snapshot_at`.
     fn rebuild(
@@ -196,28 +221,41 @@ impl<'a> Refresh<'a> {
         let pinned = settings::pinned(self.settings.lock_timeout)?;
         self.running.report(Progress::begin(Phase::Querying, None));
         let mut first;
-        let (view, rows, choice, knowledge) = loop {
+        let (view, rows, (method, reason), knowledge) = loop {
             // A schema can be renamed in spite of all locks, and the statement goes by name.
             let view = View::find(self.oid)?;
             first = !view.populated;
             let _snapshot = snapshot();
             let knowledge = capture::examine(self.oid, captured, &settings::text(&pinned))?;
-            let choice = choice.unless_unchanged(self.requested(), knowledge.unchanged);
             let restriction = match choice.method {
                 // CONCURRENTLY makes a temporary table. The server restricts the query itself.
                 Method::Full | Method::Concurrent => Restriction::LocalUserIdChange,
-                Method::Skip | Method::Diff => Restriction::RestrictedOperation,
+                Method::Skip | Method::Diff | Method::Delta => Restriction::RestrictedOperation,
             };
             let scope = Scope::enter(view.owner, restriction, &settings::refs(&pinned));
-            let rows = match choice.method {
-                Method::Skip => Some(unchanged(self.oid)?),
-                Method::Full => rebuild::full(&view),
-                Method::Concurrent => rebuild::concurrently(&view),
-                Method::Diff => Some(diff::refresh(&view, &self.running)?),
+            let work = if choice.is_open(self.requested()) {
+                self.by_changes(&view, &knowledge.changes)?
+            } else {
+                ByChanges::NotPossible(None)
+            };
+            let (method, reason, rows) = match work {
+                ByChanges::Done(method, reason, rows) => (method, reason, Some(rows)),
+                ByChanges::NotPossible(why) => {
+                    let reason = match why {
+                        Some(why) => format!("{}; not delta: {why}", choice.reason),
+                        None => choice.reason.to_owned(),
+                    };
+                    let rows = match choice.method {
+                        Method::Full => rebuild::full(&view),
+                        Method::Concurrent => rebuild::concurrently(&view),
+                        _ => Some(diff::refresh(&view, &self.running)?),
+                    };
+                    (choice.method, reason, rows)
+                }
             };
             drop(scope);
             if let Some(rows) = rows {
-                break (view, rows, choice, knowledge);
+                break (view, rows, (method, reason), knowledge);
             }
         };
         self.running.report(Progress::begin(Phase::Finishing, None));
@@ -225,7 +263,7 @@ impl<'a> Refresh<'a> {
             self.registration.and_then(|registration| registration.policy.summary.as_ref());
         let summary = match registered {
             Some(summary)
-                if summary.owner == view.owner_name && choice.method != Method::Skip =>
+                if summary.owner == view.owner_name && method != Method::Skip =>
             {
                 Some(summary::run(&view, &summary.query, self.settings.lock_timeout)?)
             }
@@ -233,8 +271,8 @@ impl<'a> Refresh<'a> {
         };
         Ok(Done {
             view,
-            method: choice.method,
-            reason: choice.reason,
+            method,
+            reason,
             started_at: self.started_at,
             duration: clock::now().since(self.started_at),
             snapshot_at,
@@ -248,10 +286,11 @@ impl<'a> Refresh<'a> {
     }
 }
 
-/// The rows of a view in which nothing has changed.
-fn unchanged(view: Oid) -> Result<RowCounts> {
-    let total = content::find(view)?.and_then(|content| content.rows_total).unwrap_or_default();
-    Ok(RowCounts { total, changes: Some(RowChanges::default()) })
+/// What came of refreshing a view by the changes of its sources.
+enum ByChanges {
+    Done(Method, String, RowCounts),
+    /// Everything has to be computed; why not less, if there is something to say about it.
+    NotPossible(Option<String>),
 }
 
 /// What the choice of a method depends on.
@@ -279,7 +318,7 @@ fn lock_for(method: Method) -> RelationLock {
     match method {
         Method::Full => RelationLock::AccessExclusive,
         Method::Concurrent => RelationLock::Exclusive,
-        Method::Skip | Method::Diff => RelationLock::RowExclusive,
+        Method::Skip | Method::Diff | Method::Delta => RelationLock::RowExclusive,
     }
 }
 

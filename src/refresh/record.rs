@@ -66,7 +66,7 @@ pub fn success(
         duration: done.duration,
         trigger: request.trigger,
         method: Some(done.method.as_str()),
-        reason: Some(done.reason),
+        reason: Some(&done.reason),
         data_as_of: done.data_as_of,
         rows: Some(done.rows),
         summary: done.summary.clone(),

@@ -188,7 +188,7 @@ fn recorded(
         view: done.view.oid,
         outcome: done.outcome(),
         method: Some(done.method),
-        reason: done.reason.to_owned(),
+        reason: done.reason.clone(),
         duration: Some(done.duration),
         rows_total: Some(done.rows.total),
         changes: done.rows.changes,

@@ -54,7 +54,7 @@ impl Requested {
     }
 }
 
-/// The method that one refresh uses. Delta will join here.
+/// The method that one refresh uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
     /// Nothing has changed: nothing is done.
@@ -65,6 +65,8 @@ pub enum Method {
     Concurrent,
     /// Only the rows that differ are written.
     Diff,
+    /// Only the rows that changes of the sources can concern are computed and compared.
+    Delta,
 }
 
 impl Method {
@@ -75,12 +77,13 @@ impl Method {
             Self::Full => "full",
             Self::Concurrent => "concurrent",
             Self::Diff => "diff",
+            Self::Delta => "delta",
         }
     }
 }
 
-/// What the choice depends on; looked up under the refresh's lock. What delta needs to know will
-/// join here.
+/// What the choice depends on; looked up under the refresh's lock. Whether nothing has changed, or
+/// little enough for `delta`, is known only after the snapshot is taken: see [`Choice::is_open`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Facts {
     /// The view has content.
@@ -116,8 +119,6 @@ pub enum Refusal {
     NotPopulated,
     /// The rows of such a table cannot be written one by one.
     NotHeap,
-    /// The method does not exist yet.
-    NotAvailable(Requested),
 }
 
 /// Chooses the method of one refresh. `auto` never falls back to a method that shuts readers out,
@@ -144,23 +145,19 @@ pub fn choose(requested: Requested, facts: Facts) -> Result<Choice, Refusal> {
         Requested::Diff if !facts.populated => Err(Refusal::NotPopulated),
         Requested::Diff if !facts.heap => Err(Refusal::NotHeap),
         Requested::Diff => take(Method::Diff, "asked for"),
-        Requested::Delta => Err(Refusal::NotAvailable(requested)),
+        Requested::Delta if !facts.populated => take(Method::Full, "first population"),
+        Requested::Delta if !facts.heap => Err(Refusal::NotHeap),
+        Requested::Delta => take(Method::Diff, "writes only what differs"),
     }
 }
 
-const NOTHING_CHANGED: &str = "nothing has changed since the last refresh";
-
 impl Choice {
-    /// What becomes of the choice where it is proved that nothing has changed. Whoever asks for a
-    /// method by name gets it.
+    /// Whether a cheaper method may take its place where changes are captured: whoever asks for
+    /// another method by name gets it.
     #[must_use]
-    pub fn unless_unchanged(self, requested: Requested, unchanged: bool) -> Self {
-        match (requested, self.method) {
-            (Requested::Auto, Method::Diff | Method::Concurrent) if unchanged => {
-                Self { method: Method::Skip, reason: NOTHING_CHANGED }
-            }
-            _ => self,
-        }
+    pub const fn is_open(self, requested: Requested) -> bool {
+        matches!(requested, Requested::Auto | Requested::Delta)
+            && matches!(self.method, Method::Diff | Method::Concurrent)
     }
 }
 
@@ -175,22 +172,25 @@ pub struct MethodOption {
     pub verdict: Result<&'static str, Refusal>,
 }
 
-/// Each method for a view that is registered with `requested`.
+/// Each method that does not need captured changes, for a view that is registered with `requested`.
 pub fn explain(requested: Requested, facts: Facts) -> Vec<MethodOption> {
     let next = choose(requested, facts).ok();
-    [Requested::Full, Requested::Concurrent, Requested::Diff, Requested::Delta]
+    [Requested::Full, Requested::Concurrent, Requested::Diff]
         .into_iter()
         .map(|method| {
             let choice = choose(method, facts);
             let taken = choice.ok().map(|choice| choice.method);
             let chosen = taken.is_some() && taken == next.map(|choice| choice.method);
             let verdict = choice.map(|choice| match (next, choice.method) {
-                (Some(next), _) if chosen && requested == Requested::Auto => next.reason,
+                (Some(next), _)
+                    if chosen && matches!(requested, Requested::Auto | Requested::Delta) =>
+                {
+                    next.reason
+                }
                 (_, Method::Full) => "shuts readers out while it runs",
                 (_, Method::Concurrent) => "keeps VACUUM out while it runs",
                 (_, Method::Diff) if facts.unique_key => "tells rows apart by their key",
-                (_, Method::Diff) => "tells rows apart as a whole",
-                (_, Method::Skip) => NOTHING_CHANGED,
+                (_, Method::Diff | Method::Delta | Method::Skip) => "tells rows apart as a whole",
             });
             MethodOption { method, chosen, verdict }
         })
@@ -236,7 +236,9 @@ mod tests {
             (Requested::Diff, NO_INDEX, diff("asked for")),
             (Requested::Diff, EMPTY, Err(Refusal::NotPopulated)),
             (Requested::Diff, OTHER_TABLE, Err(Refusal::NotHeap)),
-            (Requested::Delta, EMPTY, Err(Refusal::NotAvailable(Requested::Delta))),
+            (Requested::Delta, EMPTY, full("first population")),
+            (Requested::Delta, READY, diff("writes only what differs")),
+            (Requested::Delta, OTHER_TABLE, Err(Refusal::NotHeap)),
         ] {
             assert_eq!(choose(requested, facts), expected, "{requested:?} {facts:?}");
         }
@@ -260,10 +262,24 @@ mod tests {
     }
 
     #[test]
+    fn a_method_asked_for_by_name_is_not_replaced() {
+        for (requested, open) in [
+            (Requested::Auto, true),
+            (Requested::Delta, true),
+            (Requested::Diff, false),
+            (Requested::Concurrent, false),
+            (Requested::Full, false),
+        ] {
+            assert_eq!(choose(requested, READY).map(|choice| choice.is_open(requested)), Ok(open));
+        }
+        assert_eq!(choose(Requested::Auto, EMPTY).map(|choice| choice.is_open(Requested::Auto)), Ok(false));
+    }
+
+    #[test]
     fn every_option_is_explained_and_at_most_one_is_chosen() {
         let chosen = |requested, facts| {
             let options = explain(requested, facts);
-            assert_eq!(options.len(), 4);
+            assert_eq!(options.len(), 3);
             options.into_iter().filter(|option| option.chosen).map(|option| option.method).next()
         };
         assert_eq!(chosen(Requested::Auto, READY), Some(Requested::Diff));

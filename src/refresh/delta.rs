@@ -1,0 +1,211 @@
+//! Method `delta`: only the rows that the changes of the sources can concern are computed again, from
+//! the present sources, and compared with what the view holds of them.
+
+use std::collections::HashMap;
+
+use cache_refresher_core::delta::{Mapping, Occurrence};
+use cache_refresher_core::diff::Diff;
+use cache_refresher_core::outcome::RowCounts;
+use cache_refresher_core::visibility::Visibility;
+use pgrx::pg_sys::Oid;
+
+use super::diff::{apply, identity_of, naming_duplicates};
+use crate::capture::unit::{self, Unit};
+use crate::catalog::capture::{self, Leaf};
+use crate::catalog::view::View;
+use crate::error::Result;
+use crate::pg::change_log::{self, Kind};
+use crate::pg::mapping_query::{self, Images};
+use crate::pg::memory::{self, Caller, MemoryContext};
+use crate::pg::relation::Relation;
+use crate::pg::row_streams::RowStreams;
+use crate::pg::shared::RunningMark;
+use crate::pg::units::Units;
+use crate::pg::view_query::ViewQuery;
+
+/// What came of the attempt.
+pub enum Attempt {
+    Done { rows: RowCounts, reason: String },
+    /// Nothing has been written; `diff` does it.
+    NotPossible(String),
+}
+
+/// Changed rows that are put into one query at most; with more, computing everything is not much more.
+const MOST_ROWS: usize = 100_000;
+/// Tables whose old rows are put into the others' queries at most: each doubles the number of queries.
+const MOST_CHANGED_TABLES: usize = 4;
+/// A delta that is estimated to cost more than this part of the whole query is not worth its trouble.
+const WORTH_IT: f64 = 0.5;
+
+/// What has happened to the rows of one table.
+#[derive(Default)]
+struct Changes {
+    /// As they were and as they are.
+    all: Images,
+    /// As they were.
+    old: Images,
+}
+
+/// Brings the view up to date with what the active snapshot sees, if the changes that `shown` does not
+/// show allow it. Under the same conditions as a diff; `total` is the number of rows in the view.
+pub fn refresh(
+    view: &View,
+    leaves: &[Leaf],
+    shown: &Visibility,
+    total: i64,
+    running: &RunningMark,
+) -> Result<Attempt> {
+    let relation = Relation::open(view.oid);
+    let unit = match unit::of(&relation)? {
+        Ok(unit) => unit,
+        Err(obstacle) => return Ok(Attempt::NotPossible(obstacle.reason)),
+    };
+    let memory = MemoryContext::new();
+    let changes = match memory.run(|| changes(&unit, leaves, shown))? {
+        Ok(changes) => changes,
+        Err(why) => return Ok(Attempt::NotPossible(why)),
+    };
+    let whole = memory.run(|| ViewQuery::plan(&relation, None).cost());
+    let mut budget = whole * WORTH_IT;
+    let units = match memory.run(|| units(&relation, &unit, &changes, &mut budget)) {
+        Ok(units) => units,
+        Err(why) => return Ok(Attempt::NotPossible(why)),
+    };
+    let (query, held) = memory.run(|| {
+        (ViewQuery::plan_units(&relation, &units), ViewQuery::plan_shown(&relation, &units))
+    });
+    if query.cost() + held.cost() > budget {
+        return Ok(Attempt::NotPossible("so much has changed that to compute all costs little more".to_owned()));
+    }
+    let work_mem = memory::work_mem();
+    if held.bytes() > work_mem as f64 {
+        return Ok(Attempt::NotPossible("the rows concerned do not fit into work_mem".to_owned()));
+    }
+    let identity = identity_of(view)?;
+    let old = memory.run(|| RowStreams::hold(&relation, held));
+    let streams = RowStreams::begin_with(&relation, &memory, identity, old, work_mem);
+    let mut diff = Diff::natural(streams, work_mem / 2, 0);
+    memory.run(|| {
+        query.run(&mut |row| {
+            diff.rows().set_new(&row);
+            diff.new_row();
+            true
+        })
+    });
+    let found = diff.finish().into_changes();
+    let written = naming_duplicates(view, || apply(&relation, found, running));
+    let rows = RowCounts {
+        total: total + written.inserted - written.deleted,
+        changes: Some(written),
+    };
+    let reason = match units.len() {
+        1 => "the changes concern one key".to_owned(),
+        many => format!("the changes concern {many} keys"),
+    };
+    Ok(Attempt::Done { rows, reason })
+}
+
+/// The changed rows of each table; or why they are not known.
+fn changes(
+    unit: &Unit,
+    leaves: &[Leaf],
+    shown: &Visibility,
+) -> Result<std::result::Result<HashMap<Oid, Changes>, String>> {
+    let mut changes: HashMap<Oid, Changes> = HashMap::new();
+    for (table, numbers) in unit.needs() {
+        let columns: Vec<i16> = numbers.into_iter().collect();
+        let inherits = unit.description.tables.iter().any(|t| t.oid == table && t.inherits);
+        let of_table = changes.entry(table).or_default();
+        of_table.all.columns.clone_from(&columns);
+        of_table.old.columns.clone_from(&columns);
+        for leaf in leaves {
+            if leaf.oid != table && !(inherits && leaf.family.contains(&table)) {
+                continue;
+            }
+            let numbers = capture::numbers_in(table, columns.clone(), leaf.oid)?;
+            let mut unknown = false;
+            let complete = change_log::collect(leaf.oid, &numbers, |xid| !shown.shows(xid), |kind, row| {
+                match kind {
+                    Kind::Any => unknown = true,
+                    Kind::Old | Kind::Both => of_table.old.rows.push(row.clone()),
+                    Kind::New => {}
+                }
+                of_table.all.rows.push(row);
+                !unknown && of_table.all.rows.len() <= MOST_ROWS
+            });
+            if unknown || !complete {
+                let name = pgrx::spi::quote_qualified_identifier(&leaf.schema, &leaf.name);
+                return Ok(Err(format!("which rows of {name} have changed is not known")));
+            }
+            if of_table.all.rows.len() > MOST_ROWS {
+                return Ok(Err("very many rows have changed".to_owned()));
+            }
+        }
+    }
+    Ok(Ok(changes))
+}
+
+/// The units that changed rows can concern; or why that costs too much to find out. What it costs is
+/// taken off the budget.
+fn units(
+    view: &Relation,
+    unit: &Unit,
+    changes: &HashMap<Oid, Changes>,
+    budget: &mut f64,
+) -> std::result::Result<Units, String> {
+    let mut units = Units::of(unit.column);
+    let of = |occurrence: Occurrence| {
+        let table = unit.description.tables.iter().find(|table| table.occurrence == occurrence)?;
+        let changes = changes.get(&table.oid)?;
+        (!changes.all.rows.is_empty()).then_some((occurrence, table.oid, changes))
+    };
+    for (occurrence, mapping) in &unit.mappings {
+        let Some((_, table, changed)) = of(*occurrence) else { continue };
+        match mapping {
+            Mapping::Direct { column, with_null } => {
+                let place = changed.all.columns.iter().position(|number| number == column);
+                for row in &changed.all.rows {
+                    units.add(place.and_then(|place| row[place]), *with_null);
+                }
+            }
+            Mapping::Join { filter } => {
+                let others = unit.mappings.iter().filter_map(|(other, _)| of(*other));
+                let others: Vec<_> = others
+                    .filter(|(other, _, changed)| other != occurrence && !changed.old.rows.is_empty())
+                    .map(|(other, oid, changed)| (other, oid, &changed.old))
+                    .collect();
+                if others.len() >= MOST_CHANGED_TABLES {
+                    return Err("too many of the joined tables have changed at once".to_owned());
+                }
+                // Each of the others is what it is now, or its old rows.
+                for choice in 0..1_usize << others.len() {
+                    let chosen = |place: &usize| choice >> place & 1 == 1;
+                    let instead: Vec<_> =
+                        (0..others.len()).filter(chosen).map(|place| others[place]).collect();
+                    let query = mapping_query::plan(
+                        view,
+                        unit.column.place,
+                        (*occurrence, table, &changed.all),
+                        &instead,
+                        filter,
+                        &unit.description.read_by_conditions,
+                    );
+                    *budget -= query.cost();
+                    if *budget < 0.0 {
+                        return Err(
+                            "to find the rows concerned costs too much: a joined column has no index, \
+                             or much has changed"
+                                .to_owned(),
+                        );
+                    }
+                    let context = Caller::now();
+                    query.run(&mut |row| {
+                        context.run(|| units.add_first_of(&row));
+                        true
+                    });
+                }
+            }
+        }
+    }
+    Ok(units)
+}
