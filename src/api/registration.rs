@@ -88,8 +88,7 @@ fn register(
     }
     let policy = changed(&view, Policy::default(), arguments)?;
     registry::insert(&view.name, &policy)?;
-    capture(&view, &policy)
-        .map_err(Into::into)
+    capture(&view, &policy).map_err(Into::into)
 }
 
 #[pg_extern(sql = false)]
@@ -133,8 +132,7 @@ fn alter(
     }
     let policy = changed(&view, policy, arguments)?;
     registry::update(&registration.name, &policy)?;
-    capture(&view, &policy)
-        .map_err(Into::into)
+    capture(&view, &policy).map_err(Into::into)
 }
 
 #[pg_extern(sql = false)]

@@ -92,7 +92,9 @@ fn create(leaf: &Leaf, watch: &Watch) -> Result<()> {
     let columns = watch.to_argument();
     // First the lock against writers, under which nothing can be missed.
     Spi::run(&format!("LOCK TABLE {source} IN SHARE ROW EXCLUSIVE MODE"))?;
-    if Spi::get_one::<bool>(&format!("SELECT pg_catalog.to_regclass('{log}') IS NULL"))? == Some(true) {
+    if Spi::get_one::<bool>(&format!("SELECT pg_catalog.to_regclass('{log}') IS NULL"))?
+        == Some(true)
+    {
         Spi::run(&format!(
             "CREATE TABLE {log} (xid xid8 NOT NULL, at timestamptz NOT NULL, kind \"char\" NOT NULL);
              COMMENT ON TABLE {log} IS 'changes of a captured table that some view does not show yet';
@@ -144,7 +146,8 @@ fn remove(unused: &Unused) -> Result<()> {
              DROP TRIGGER IF EXISTS cache_refresher_truncate ON {source}"
         ))?;
     }
-    if Spi::get_one::<bool>(&format!("SELECT pg_catalog.to_regclass('{log}') IS NOT NULL"))? == Some(true)
+    if Spi::get_one::<bool>(&format!("SELECT pg_catalog.to_regclass('{log}') IS NOT NULL"))?
+        == Some(true)
     {
         Spi::run(&format!("ALTER EXTENSION cache_refresher DROP TABLE {log}; DROP TABLE {log}"))?;
     }

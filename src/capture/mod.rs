@@ -43,7 +43,10 @@ pub enum Changes {
 pub fn examine(view: Oid, captured: bool, settings: &str) -> Result<Knowledge> {
     let shown = capture::visible_now()?;
     if !captured {
-        return Ok(Knowledge { basis: Basis { shown, fingerprint: None }, changes: Changes::Unknown });
+        return Ok(Knowledge {
+            basis: Basis { shown, fingerprint: None },
+            changes: Changes::Unknown,
+        });
     }
     let surroundings = capture::surroundings(view)?;
     let fingerprint = format!("{} {settings}", surroundings.fingerprint);

@@ -66,7 +66,8 @@ pub fn of(view: &Relation) -> Result<std::result::Result<Unit, Obstacle>> {
         let Some(column) = UnitColumn::of(view, place) else { continue };
         match delta::map(&description.query, shown) {
             Ok(mappings) => {
-                let direct = |(_, how): &&(Occurrence, Mapping)| matches!(how, Mapping::Direct { .. });
+                let direct =
+                    |(_, how): &&(Occurrence, Mapping)| matches!(how, Mapping::Direct { .. });
                 let directly = mappings.iter().filter(direct).count();
                 if best.as_ref().is_none_or(|(most, ..)| directly > *most) {
                     best = Some((directly, column, mappings));
@@ -82,9 +83,11 @@ pub fn of(view: &Relation) -> Result<std::result::Result<Unit, Obstacle>> {
 }
 
 fn without_index(description: &Description) -> Obstacle {
-    let possible = description.outputs.iter().flatten().any(|column: &Column| {
-        delta::map(&description.query, *column).is_ok()
-    });
+    let possible = description
+        .outputs
+        .iter()
+        .flatten()
+        .any(|column: &Column| delta::map(&description.query, *column).is_ok());
     if possible {
         Obstacle {
             reason: "no index of the view begins with a column that its rows can be replaced by"
@@ -101,7 +104,9 @@ fn without_index(description: &Description) -> Obstacle {
 
 fn in_words(reason: Reason) -> Obstacle {
     let (reason, remedy) = match reason {
-        Reason::FullJoin => ("its query has a FULL JOIN", "Use LEFT JOIN or UNION ALL where possible."),
+        Reason::FullJoin => {
+            ("its query has a FULL JOIN", "Use LEFT JOIN or UNION ALL where possible.")
+        }
         Reason::NullableUnit => (
             "the indexed column is of a table that an outer join extends by NULLs",
             "Index a column of the table on the left of the join.",
@@ -114,10 +119,9 @@ fn in_words(reason: Reason) -> Obstacle {
             "GROUP BY does not contain the indexed column",
             "Index a column that the query groups by.",
         ),
-        Reason::Divided(Partition::DistinctOn) => (
-            "DISTINCT ON does not contain the indexed column",
-            "Index a column of DISTINCT ON.",
-        ),
+        Reason::Divided(Partition::DistinctOn) => {
+            ("DISTINCT ON does not contain the indexed column", "Index a column of DISTINCT ON.")
+        }
         Reason::Divided(Partition::Window) => (
             "a window's PARTITION BY does not contain the indexed column",
             "Index a column that all windows are partitioned by.",

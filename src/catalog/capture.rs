@@ -89,6 +89,7 @@ WITH RECURSIVE source (oid, relkind) AS (
                      CASE WHEN c.oid = $1 THEN (SELECT string_agg(i.indexrelid::text, ',' ORDER BY i.indexrelid) FROM pg_index i
                                                  WHERE i.indrelid = c.oid AND i.indisvalid) END,
                      (SELECT string_agg(i.inhparent::text, ',' ORDER BY i.inhparent) FROM pg_inherits i WHERE i.inhrelid = c.oid),
+                     to_regclass('_cache_refresher.changes_' || c.oid)::oid,
                      (SELECT string_agg(concat_ws(',', t.oid, t.xmin, t.tgenabled), ';' ORDER BY t.oid)
                         FROM pg_trigger t
                        WHERE t.tgrelid = c.oid AND t.tgname IN ('cache_refresher_capture', 'cache_refresher_truncate')),

@@ -11,8 +11,8 @@ use std::rc::Rc;
 use std::sync::Once;
 
 use cache_refresher_core::time::Timestamp;
-use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::pg_guard;
+use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::hooks;
 use super::relation::{Relation, Scan};
@@ -83,7 +83,8 @@ fn find(source: Oid) -> Option<Oid> {
 /// Reads what the active snapshot sees of a log until `body` says that it has enough. Nothing happens
 /// if there is none.
 pub fn read(source: Oid, mut body: impl FnMut(Entry) -> bool) {
-    let Some(log) = find(source).and_then(|log| Relation::open_locked(log, pg_sys::AccessShareLock))
+    let Some(log) =
+        find(source).and_then(|log| Relation::open_locked(log, pg_sys::AccessShareLock))
     else {
         return;
     };
@@ -105,7 +106,8 @@ pub fn collect(
     is_new: impl Fn(u64) -> bool,
     mut body: impl FnMut(Kind, Vec<Option<Datum>>) -> bool,
 ) -> bool {
-    let Some(log) = find(source).and_then(|log| Relation::open_locked(log, pg_sys::AccessShareLock))
+    let Some(log) =
+        find(source).and_then(|log| Relation::open_locked(log, pg_sys::AccessShareLock))
     else {
         return false;
     };
@@ -144,7 +146,8 @@ pub fn collect(
 /// Removes the rows of which `is_consumed` says that nobody needs them any more; those that somebody
 /// else is removing are left to him.
 pub fn prune(source: Oid, is_consumed: impl Fn(u64) -> bool) {
-    let Some(log) = find(source).and_then(|log| Relation::open_locked(log, pg_sys::RowExclusiveLock))
+    let Some(log) =
+        find(source).and_then(|log| Relation::open_locked(log, pg_sys::RowExclusiveLock))
     else {
         return;
     };
@@ -331,9 +334,8 @@ impl Plan {
         // SAFETY: both descriptors are those of open relations.
         unsafe {
             let columns = usize::try_from((*source).natts).unwrap_or_default();
-            let place = |number: i16| {
-                usize::try_from(number - 1).ok().filter(|&place| place < columns)
-            };
+            let place =
+                |number: i16| usize::try_from(number - 1).ok().filter(|&place| place < columns);
             let compared = match &watch.columns {
                 Some(numbers) => numbers.iter().copied().filter_map(place).collect(),
                 None => (0..columns).collect(),
@@ -418,9 +420,8 @@ unsafe fn note(data: &pg_sys::TriggerData) {
 /// As for `write`.
 unsafe fn note_once(plan: &Plan, source: Oid) {
     // SAFETY: inside a transaction.
-    let now = unsafe {
-        (pg_sys::GetTopFullTransactionId().value, pg_sys::GetCurrentSubTransactionId())
-    };
+    let now =
+        unsafe { (pg_sys::GetTopFullTransactionId().value, pg_sys::GetCurrentSubTransactionId()) };
     let noted = NOTED.with_borrow_mut(|noted| noted.insert(source, now));
     if noted != Some(now) {
         // SAFETY: passed on.

@@ -65,14 +65,8 @@ pub fn plan(
         }
         let (occurrence, table, images) = changed;
         let last = replace(query, occurrence, table, images, read, true);
-        let marker = pg_sys::makeVar(
-            occurrence as i32,
-            last,
-            pg_sys::BOOLOID,
-            -1,
-            pg_sys::InvalidOid,
-            0,
-        );
+        let marker =
+            pg_sys::makeVar(occurrence as i32, last, pg_sys::BOOLOID, -1, pg_sys::InvalidOid, 0);
         #[cfg(not(any(feature = "pg14", feature = "pg15")))]
         {
             (*marker).varnullingrels = nulling(tree.cast(), occurrence as i32);
@@ -213,15 +207,15 @@ unsafe fn nulling(node: *mut pg_sys::Node, table: i32) -> *mut pg_sys::Bitmapset
         match (*node).type_ {
             NodeTag::T_FromExpr => {
                 let list = (*node.cast::<pg_sys::FromExpr>()).fromlist;
-                PgList::<pg_sys::Node>::from_pg(list).iter_ptr().fold(
-                    std::ptr::null_mut(),
-                    |found, part| pg_sys::bms_join(found, nulling(part, table)),
-                )
+                PgList::<pg_sys::Node>::from_pg(list)
+                    .iter_ptr()
+                    .fold(std::ptr::null_mut(), |found, part| {
+                        pg_sys::bms_join(found, nulling(part, table))
+                    })
             }
             NodeTag::T_JoinExpr => {
                 let join = &*node.cast::<pg_sys::JoinExpr>();
-                let below =
-                    pg_sys::bms_join(nulling(join.larg, table), nulling(join.rarg, table));
+                let below = pg_sys::bms_join(nulling(join.larg, table), nulling(join.rarg, table));
                 let extended = match join.jointype {
                     pg_sys::JoinType::JOIN_LEFT => join.rarg,
                     pg_sys::JoinType::JOIN_RIGHT => join.larg,

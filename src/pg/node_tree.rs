@@ -16,7 +16,11 @@ unsafe extern "C-unwind" {
         not(any(feature = "pg14", feature = "pg15")),
         link_name = "expression_tree_walker_impl"
     )]
-    fn expression_tree_walker(node: *mut pg_sys::Node, walker: Walker, context: *mut c_void) -> bool;
+    fn expression_tree_walker(
+        node: *mut pg_sys::Node,
+        walker: Walker,
+        context: *mut c_void,
+    ) -> bool;
     #[cfg_attr(not(any(feature = "pg14", feature = "pg15")), link_name = "query_tree_walker_impl")]
     fn query_tree_walker(
         query: *mut pg_sys::Query,
@@ -66,12 +70,29 @@ const STEADY: &[&CStr] = &[
 ];
 
 /// The same for comparisons of dates and times of several types.
-const STEADY_PREFIXES: &[&[u8]] =
-    &[b"date_cmp_timestamptz", b"date_eq_", b"date_ge_", b"date_gt_", b"date_le_", b"date_lt_",
-      b"date_ne_", b"timestamp_cmp_", b"timestamp_eq_", b"timestamp_ge_", b"timestamp_gt_",
-      b"timestamp_le_", b"timestamp_lt_", b"timestamp_ne_", b"timestamptz_cmp_",
-      b"timestamptz_eq_", b"timestamptz_ge_", b"timestamptz_gt_", b"timestamptz_le_",
-      b"timestamptz_lt_", b"timestamptz_ne_"];
+const STEADY_PREFIXES: &[&[u8]] = &[
+    b"date_cmp_timestamptz",
+    b"date_eq_",
+    b"date_ge_",
+    b"date_gt_",
+    b"date_le_",
+    b"date_lt_",
+    b"date_ne_",
+    b"timestamp_cmp_",
+    b"timestamp_eq_",
+    b"timestamp_ge_",
+    b"timestamp_gt_",
+    b"timestamp_le_",
+    b"timestamp_lt_",
+    b"timestamp_ne_",
+    b"timestamptz_cmp_",
+    b"timestamptz_eq_",
+    b"timestamptz_ge_",
+    b"timestamptz_gt_",
+    b"timestamptz_le_",
+    b"timestamptz_lt_",
+    b"timestamptz_ne_",
+];
 
 /// Built-in functions that turn values of any type into text: steady for types whose text is.
 const STEADY_FOR_PLAIN_TYPES: &[&CStr] = &[
@@ -98,10 +119,32 @@ const STEADY_FOR_PLAIN_TYPES: &[&CStr] = &[
 const PLAIN_TYPES: &[pg_sys::BuiltinOid] = {
     use pg_sys::BuiltinOid as B;
     &[
-        B::BOOLOID, B::BYTEAOID, B::CHAROID, B::NAMEOID, B::INT8OID, B::INT2OID, B::INT4OID,
-        B::TEXTOID, B::OIDOID, B::JSONOID, B::JSONBOID, B::FLOAT4OID, B::FLOAT8OID, B::UNKNOWNOID,
-        B::BPCHAROID, B::VARCHAROID, B::DATEOID, B::TIMEOID, B::TIMESTAMPOID, B::TIMESTAMPTZOID,
-        B::INTERVALOID, B::TIMETZOID, B::NUMERICOID, B::UUIDOID, B::INETOID, B::CIDROID,
+        B::BOOLOID,
+        B::BYTEAOID,
+        B::CHAROID,
+        B::NAMEOID,
+        B::INT8OID,
+        B::INT2OID,
+        B::INT4OID,
+        B::TEXTOID,
+        B::OIDOID,
+        B::JSONOID,
+        B::JSONBOID,
+        B::FLOAT4OID,
+        B::FLOAT8OID,
+        B::UNKNOWNOID,
+        B::BPCHAROID,
+        B::VARCHAROID,
+        B::DATEOID,
+        B::TIMEOID,
+        B::TIMESTAMPOID,
+        B::TIMESTAMPTZOID,
+        B::INTERVALOID,
+        B::TIMETZOID,
+        B::NUMERICOID,
+        B::UUIDOID,
+        B::INETOID,
+        B::CIDROID,
         B::MACADDROID,
     ]
 };
@@ -145,7 +188,8 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
                 _ => {}
             },
             NodeTag::T_SQLValueFunction => {
-                findings.restless = Some(Restless::Function("current_timestamp and its kin".to_owned()));
+                findings.restless =
+                    Some(Restless::Function("current_timestamp and its kin".to_owned()));
             }
             NodeTag::T_NextValueExpr => {
                 findings.restless = Some(Restless::Function("nextval".to_owned()));
@@ -189,8 +233,7 @@ unsafe extern "C-unwind" fn look_at_function(function: Oid, context: *mut c_void
                 || prefixed()
                 || (STEADY_FOR_PLAIN_TYPES.contains(&name) && has_plain_arguments(call.node)));
         if !steady {
-            call.findings.restless =
-                Some(Restless::Function(name.to_string_lossy().into_owned()));
+            call.findings.restless = Some(Restless::Function(name.to_string_lossy().into_owned()));
         }
     }
     false

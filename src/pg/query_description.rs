@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use cache_refresher_core::delta::{Column, Condition, From, JoinKind, Occurrence, Partition, Query};
+use cache_refresher_core::delta::{
+    Column, Condition, From, JoinKind, Occurrence, Partition, Query,
+};
 use pgrx::PgList;
 use pgrx::pg_sys::{self, NodeTag, Oid};
 
@@ -79,7 +81,8 @@ impl Reader {
                 .filter(|target| !(**target).resjunk)
                 .map(|target| self.column((*target).expr.cast()))
                 .collect();
-            let description = Query { from: From::Product(from), filter, partitions: self.partitions() };
+            let description =
+                Query { from: From::Product(from), filter, partitions: self.partitions() };
             Ok(Description {
                 query: description,
                 tables: self.tables,
@@ -165,11 +168,7 @@ impl Reader {
 
     /// # Safety
     /// A flat condition, or null.
-    unsafe fn condition(
-        &self,
-        node: *mut pg_sys::Node,
-        read: &mut BTreeSet<Column>,
-    ) -> Condition {
+    unsafe fn condition(&self, node: *mut pg_sys::Node, read: &mut BTreeSet<Column>) -> Condition {
         // SAFETY: an expression of this query.
         unsafe {
             let columns = columns(node);
@@ -251,10 +250,7 @@ impl Reader {
 ///
 /// # Safety
 /// There is one.
-pub(super) unsafe fn entry(
-    query: *mut pg_sys::Query,
-    index: i32,
-) -> *mut pg_sys::RangeTblEntry {
+pub(super) unsafe fn entry(query: *mut pg_sys::Query, index: i32) -> *mut pg_sys::RangeTblEntry {
     // SAFETY: the caller vouches for it.
     unsafe { (*(*(*query).rtable).elements.add(index as usize - 1)).ptr_value.cast() }
 }
@@ -266,7 +262,9 @@ pub(super) unsafe fn entry(
 pub(super) unsafe fn conjuncts(node: *mut pg_sys::Node) -> Vec<*mut pg_sys::Node> {
     // SAFETY: the server takes a conjunction apart; nothing is none.
     unsafe {
-        PgList::<pg_sys::Node>::from_pg(pg_sys::make_ands_implicit(node.cast())).iter_ptr().collect()
+        PgList::<pg_sys::Node>::from_pg(pg_sys::make_ands_implicit(node.cast()))
+            .iter_ptr()
+            .collect()
     }
 }
 
@@ -318,8 +316,7 @@ unsafe fn equality(node: *mut pg_sys::Node) -> Option<(Column, Column)> {
         let (left, right) = (&*left.cast::<pg_sys::Var>(), &*right.cast::<pg_sys::Var>());
         let alike = left.vartype == right.vartype
             && left.varcollid == right.varcollid
-            && (operation.inputcollid == left.varcollid
-                || left.varcollid == pg_sys::InvalidOid);
+            && (operation.inputcollid == left.varcollid || left.varcollid == pg_sys::InvalidOid);
         let own = pg_sys::lookup_type_cache(left.vartype, pg_sys::TYPECACHE_EQ_OPR as i32);
         (alike && (*own).eq_opr == operation.opno).then_some((left_column, right_column))
     }

@@ -25,7 +25,7 @@ impl Relation {
     pub(super) fn open_locked(oid: pg_sys::Oid, lock: u32) -> Option<Self> {
         // SAFETY: waits for the lock; null if there is no such relation.
         let relation = unsafe { pg_sys::try_table_open(oid, lock as i32) };
-        (!relation.is_null()).then_some(Self(relation))
+        (!relation.is_null()).then(|| Self(relation))
     }
 
     pub(super) const fn as_ptr(&self) -> pg_sys::Relation {

@@ -105,7 +105,8 @@ impl Units {
         if !known {
             places.push(self.values.len());
             // SAFETY: a value of the column's type, as those who call this have it from the table.
-            self.values.push(unsafe { row::copy_value(self.column.by_value, self.column.length, value) });
+            self.values
+                .push(unsafe { row::copy_value(self.column.by_value, self.column.length, value) });
         }
     }
 
@@ -131,7 +132,8 @@ impl Units {
             );
             let array_type = pg_sys::get_array_type(operand);
             (*array).elemtype = operand;
-            let array = pg_sys::makeConst(array_type, -1, collation, -1, Datum::from(array), false, false);
+            let array =
+                pg_sys::makeConst(array_type, -1, collation, -1, Datum::from(array), false, false);
             let mut left = variable().cast::<pg_sys::Expr>();
             if operand != type_of {
                 left = pg_sys::makeRelabelType(

@@ -223,10 +223,7 @@ unsafe fn sorted(
 ///
 /// # Safety
 /// The query of that view.
-unsafe fn around(
-    query: *mut pg_sys::Query,
-    view: &Relation,
-) -> *mut pg_sys::Query {
+unsafe fn around(query: *mut pg_sys::Query, view: &Relation) -> *mut pg_sys::Query {
     // SAFETY: as in `sorted`; the columns of the view are those of its query.
     unsafe {
         let source = node::<pg_sys::RangeTblEntry>(pg_sys::NodeTag::T_RangeTblEntry);

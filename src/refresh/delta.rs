@@ -25,7 +25,10 @@ use crate::pg::view_query::ViewQuery;
 
 /// What came of the attempt.
 pub enum Attempt {
-    Done { rows: RowCounts, reason: String },
+    Done {
+        rows: RowCounts,
+        reason: String,
+    },
     /// Nothing has been written; `diff` does it.
     NotPossible(String),
 }
@@ -48,11 +51,13 @@ struct Changes {
 
 /// Brings the view up to date with what the active snapshot sees, if the changes that `shown` does not
 /// show allow it. Under the same conditions as a diff; `total` is the number of rows in the view.
+/// Whoever asks for delta by name gets it at any cost.
 pub fn refresh(
     view: &View,
     leaves: &[Leaf],
     shown: &Visibility,
     total: i64,
+    at_any_cost: bool,
     running: &RunningMark,
 ) -> Result<Attempt> {
     let relation = Relation::open(view.oid);
@@ -65,8 +70,11 @@ pub fn refresh(
         Ok(changes) => changes,
         Err(why) => return Ok(Attempt::NotPossible(why)),
     };
-    let whole = memory.run(|| ViewQuery::plan(&relation, None).cost());
-    let mut budget = whole * WORTH_IT;
+    let mut budget = if at_any_cost {
+        f64::INFINITY
+    } else {
+        memory.run(|| ViewQuery::plan(&relation, None).cost()) * WORTH_IT
+    };
     let units = match memory.run(|| units(&relation, &unit, &changes, &mut budget)) {
         Ok(units) => units,
         Err(why) => return Ok(Attempt::NotPossible(why)),
@@ -75,7 +83,9 @@ pub fn refresh(
         (ViewQuery::plan_units(&relation, &units), ViewQuery::plan_shown(&relation, &units))
     });
     if query.cost() + held.cost() > budget {
-        return Ok(Attempt::NotPossible("so much has changed that to compute all costs little more".to_owned()));
+        return Ok(Attempt::NotPossible(
+            "so much has changed that to compute all costs little more".to_owned(),
+        ));
     }
     let work_mem = memory::work_mem();
     if held.bytes() > work_mem as f64 {
@@ -94,10 +104,8 @@ pub fn refresh(
     });
     let found = diff.finish().into_changes();
     let written = naming_duplicates(view, || apply(&relation, found, running));
-    let rows = RowCounts {
-        total: total + written.inserted - written.deleted,
-        changes: Some(written),
-    };
+    let rows =
+        RowCounts { total: total + written.inserted - written.deleted, changes: Some(written) };
     let reason = match units.len() {
         1 => "the changes concern one key".to_owned(),
         many => format!("the changes concern {many} keys"),
@@ -124,15 +132,20 @@ fn changes(
             }
             let numbers = capture::numbers_in(table, columns.clone(), leaf.oid)?;
             let mut unknown = false;
-            let complete = change_log::collect(leaf.oid, &numbers, |xid| !shown.shows(xid), |kind, row| {
-                match kind {
-                    Kind::Any => unknown = true,
-                    Kind::Old | Kind::Both => of_table.old.rows.push(row.clone()),
-                    Kind::New => {}
-                }
-                of_table.all.rows.push(row);
-                !unknown && of_table.all.rows.len() <= MOST_ROWS
-            });
+            let complete = change_log::collect(
+                leaf.oid,
+                &numbers,
+                |xid| !shown.shows(xid),
+                |kind, row| {
+                    match kind {
+                        Kind::Any => unknown = true,
+                        Kind::Old | Kind::Both => of_table.old.rows.push(row.clone()),
+                        Kind::New => {}
+                    }
+                    of_table.all.rows.push(row);
+                    !unknown && of_table.all.rows.len() <= MOST_ROWS
+                },
+            );
             if unknown || !complete {
                 let name = pgrx::spi::quote_qualified_identifier(&leaf.schema, &leaf.name);
                 return Ok(Err(format!("which rows of {name} have changed is not known")));
@@ -171,7 +184,9 @@ fn units(
             Mapping::Join { filter } => {
                 let others = unit.mappings.iter().filter_map(|(other, _)| of(*other));
                 let others: Vec<_> = others
-                    .filter(|(other, _, changed)| other != occurrence && !changed.old.rows.is_empty())
+                    .filter(|(other, _, changed)| {
+                        other != occurrence && !changed.old.rows.is_empty()
+                    })
                     .map(|(other, oid, changed)| (other, oid, &changed.old))
                     .collect();
                 if others.len() >= MOST_CHANGED_TABLES {

@@ -196,10 +196,15 @@ impl<'a> Refresh<'a> {
             ),
             (Changes::Some { .. }, _) if !view.heap => ByChanges::NotPossible(None),
             (Changes::Some { shown, leaves }, Some(total)) => {
-                match delta::refresh(view, leaves, shown, total, &self.running)? {
-                    Attempt::Done { rows, reason } => {
-                        ByChanges::Done(Method::Delta, reason, rows)
-                    }
+                match delta::refresh(
+                    view,
+                    leaves,
+                    shown,
+                    total,
+                    self.requested() == Requested::Delta,
+                    &self.running,
+                )? {
+                    Attempt::Done { rows, reason } => ByChanges::Done(Method::Delta, reason, rows),
                     Attempt::NotPossible(why) => ByChanges::NotPossible(Some(why)),
                 }
             }
@@ -262,9 +267,7 @@ impl<'a> Refresh<'a> {
         let registered =
             self.registration.and_then(|registration| registration.policy.summary.as_ref());
         let summary = match registered {
-            Some(summary)
-                if summary.owner == view.owner_name && method != Method::Skip =>
-            {
+            Some(summary) if summary.owner == view.owner_name && method != Method::Skip => {
                 Some(summary::run(&view, &summary.query, self.settings.lock_timeout)?)
             }
             _ => None,

@@ -45,13 +45,7 @@ pub fn success(
         duration_ms: milliseconds(done.duration),
         rows_total: Some(done.rows.total),
     };
-    content::save(
-        done.view.oid,
-        &shown,
-        &done.basis,
-        done.method.as_str(),
-        done.summary.clone(),
-    )?;
+    content::save(done.view.oid, &shown, &done.basis, done.method.as_str(), done.summary.clone())?;
     if done.captured {
         capture::settle(done.view.oid, &done.basis.shown)?;
     } else {

@@ -272,7 +272,10 @@ mod tests {
         ] {
             assert_eq!(choose(requested, READY).map(|choice| choice.is_open(requested)), Ok(open));
         }
-        assert_eq!(choose(Requested::Auto, EMPTY).map(|choice| choice.is_open(Requested::Auto)), Ok(false));
+        assert_eq!(
+            choose(Requested::Auto, EMPTY).map(|choice| choice.is_open(Requested::Auto)),
+            Ok(false)
+        );
     }
 
     #[test]

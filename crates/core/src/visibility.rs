@@ -39,12 +39,17 @@ impl FromStr for Visibility {
         else {
             return Err(bad());
         };
-        let running: Vec<u64> =
-            running.split(',').filter(|part| !part.is_empty()).map(number).collect::<Result<_, _>>()?;
+        let running: Vec<u64> = running
+            .split(',')
+            .filter(|part| !part.is_empty())
+            .map(number)
+            .collect::<Result<_, _>>()?;
         let read = Self { earliest: number(earliest)?, next: number(next)?, running };
         let bounds = read.earliest..read.next;
         let ordered = read.running.is_sorted_by(|left, right| left < right);
-        if read.earliest <= read.next && ordered && read.running.iter().all(|xid| bounds.contains(xid))
+        if read.earliest <= read.next
+            && ordered
+            && read.running.iter().all(|xid| bounds.contains(xid))
         {
             Ok(read)
         } else {
@@ -97,7 +102,9 @@ mod tests {
     #[test]
     fn what_had_ended_is_shown() {
         let snapshot = read("10:20:10,14,15");
-        for (xid, shown) in [(9, true), (10, false), (11, true), (14, false), (19, true), (20, false)] {
+        for (xid, shown) in
+            [(9, true), (10, false), (11, true), (14, false), (19, true), (20, false)]
+        {
             assert_eq!(snapshot.shows(xid), shown, "{xid}");
         }
         assert!(!read("10:10:").shows(10));
@@ -105,7 +112,9 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        for text in ["", "1:2", "1:2:3:4", "2:1:", "1:5:7", "1:5:3,2", "1:5:3,3", "a:2:", "1:2:x", "-1:2:"] {
+        for text in
+            ["", "1:2", "1:2:3:4", "2:1:", "1:5:7", "1:5:3,2", "1:5:3,3", "a:2:", "1:2:x", "-1:2:"]
+        {
             assert!(text.parse::<Visibility>().is_err(), "{text}");
         }
     }

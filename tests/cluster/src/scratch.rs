@@ -24,6 +24,11 @@ impl Scratch {
         &self.server
     }
 
+    /// The same, to be kept beside a borrowed session.
+    pub const fn shared_server(&self) -> &Arc<Server> {
+        &self.server
+    }
+
     /// Another session in the database.
     pub fn connect(&self) -> Session {
         self.server.connect(self.name)

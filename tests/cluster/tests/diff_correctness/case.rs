@@ -1,12 +1,12 @@
 //! One drawn case: tables, a view with indexes, and rounds of changes, each followed by a diff.
 
-use cluster_tests::{Counts, Session};
+use cluster_tests::{Counts, Script, Session};
 use fastrand::Rng;
 
 use crate::base::Base;
 use crate::draw;
 use crate::indexes::{self, Index};
-use crate::script::Script;
+
 use crate::types::Type;
 use crate::view::{Family, View};
 

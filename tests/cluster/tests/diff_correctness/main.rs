@@ -9,31 +9,11 @@ mod case;
 mod draw;
 mod every_type;
 mod indexes;
-mod script;
 mod types;
 mod view;
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use cluster_tests::Scratch;
+use cluster_tests::{Scratch, seeds};
 use view::Family;
-
-const SEED: &str = "CACHE_REFRESHER_SEED";
-
-/// The seed that the environment names, or so many that begin with the clock's.
-fn seeds(cases: u64) -> impl Iterator<Item = u64> {
-    let (first, count) = match std::env::var(SEED) {
-        Ok(seed) => (seed.parse().unwrap_or_else(|_| panic!("{SEED}={seed} is no number")), 1),
-        Err(_) => (now(), cases),
-    };
-    println!("{count} cases from {SEED}={first}");
-    (0..count).map(move |number| first.wrapping_add(number))
-}
-
-fn now() -> u64 {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    u64::try_from(since_epoch.as_micros()).unwrap()
-}
 
 fn run_cases(database: &'static str, cases: u64, family: Family) {
     let mut db = Scratch::new(database);

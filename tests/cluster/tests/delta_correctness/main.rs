@@ -1,0 +1,130 @@
+//! Whatever its joins, its groups and what happens to its sources: after a refresh by captured changes a
+//! view holds what its query returns.
+//!
+//! Cases are drawn from a seed: tables full of NULLs and repeated values, some of them partitioned; a
+//! query over up to four of them; rounds of transactions, some rolled back in part, some still open
+//! while the view is refreshed. See `cluster_tests::seeds` for running one again.
+
+mod query;
+mod writes;
+
+use std::collections::BTreeMap;
+
+use cluster_tests::{Scratch, Script, Session, seeds};
+use fastrand::Rng;
+use query::Query;
+
+/// In a schema of its own. Partitions have their columns in another order than their parent.
+const CREATE: &str = "DROP SCHEMA IF EXISTS drawn CASCADE;
+    CREATE SCHEMA drawn;
+    SET search_path = drawn, public;
+    CREATE TABLE t0 (id int, x int, y int, z text COLLATE \"C\");
+    CREATE TABLE t1 (gone int, id int, x int, y int, z text COLLATE \"C\");
+    ALTER TABLE t1 DROP COLUMN gone;
+    CREATE TABLE t2 (id int, x int, y int, z text COLLATE \"C\") PARTITION BY LIST (x);
+    CREATE TABLE t2_low (z text COLLATE \"C\", y int, id int, x int);
+    ALTER TABLE t2 ATTACH PARTITION t2_low FOR VALUES IN (0, 1, 2);
+    CREATE TABLE t2_rest PARTITION OF t2 DEFAULT";
+
+struct Case<'a> {
+    rng: Rng,
+    script: Script<'a>,
+    query: Query,
+    /// A transaction that is not over yet.
+    open: Option<Session>,
+}
+
+impl<'a> Case<'a> {
+    fn create(session: &'a mut Session, seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let query = Query::draw(&mut rng);
+        let mut script = Script::new(session, seed);
+        script.run(CREATE);
+        for table in 0..3 {
+            for _ in 0..rng.usize(0..30) {
+                script.run(&writes::insert(&mut rng, table));
+            }
+        }
+        script.run(&format!("CREATE MATERIALIZED VIEW v AS {}", query.text));
+        for column in &query.indexed {
+            script.run(&format!("CREATE INDEX ON v ({column})"));
+        }
+        script.run(
+            "SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true,
+                                             debounce => '1 hour', max_staleness => '1 hour')",
+        );
+        Self { rng, script, query, open: None }
+    }
+
+    /// One round; the method of its refresh.
+    fn round(&mut self, connect: impl FnOnce() -> Session) -> String {
+        self.write(connect);
+        let refresh =
+            "SELECT method || ' ' || reason FROM cache_refresher.refresh('v', method => 'delta')";
+        self.script.run(&format!("-- {refresh}"));
+        let how: String = self.script.session.get(refresh);
+        let query = format!("({})", self.query.text);
+        if let Some(difference) = self.script.session.difference("v", &query) {
+            panic!("after {how}, the view (-) is not what its query returns (+):\n{difference}");
+        }
+        if self.open.is_none() {
+            let staleness: String = self
+                .script
+                .session
+                .get("SELECT staleness FROM cache_refresher.status WHERE view_name = 'v'");
+            assert_eq!(staleness, "fresh", "after {how}");
+        }
+        how
+    }
+
+    fn write(&mut self, connect: impl FnOnce() -> Session) {
+        if let Some(mut open) = self.open.take_if(|_| self.rng.bool()) {
+            let end = if self.rng.u8(0..3) == 0 { "ROLLBACK" } else { "COMMIT" };
+            self.script.run(&format!("-- the other session: {end}"));
+            open.run(end);
+        } else if self.open.is_none() && self.rng.u8(0..6) == 0 {
+            // Only new rows: it must not wait for the others, nor they for it.
+            let mut open = connect();
+            open.run("SET search_path = drawn; BEGIN");
+            for _ in 0..self.rng.usize(1..=3) {
+                let table = self.rng.usize(0..3);
+                let insert = writes::insert(&mut self.rng, table);
+                self.script.run(&format!("-- the other session: {insert}"));
+                open.run(&insert);
+            }
+            self.open = Some(open);
+        }
+        let writes = writes::transaction(&mut self.rng, self.open.is_none());
+        self.script.run(&writes);
+    }
+}
+
+#[test]
+fn a_view_refreshed_by_changes_shows_what_its_query_returns() {
+    let mut db = Scratch::new("delta_drawn");
+    let name = db.name().to_owned();
+    let server = std::sync::Arc::clone(db.shared_server());
+    let mut methods: BTreeMap<String, u32> = BTreeMap::new();
+    for seed in seeds(cases()) {
+        let mut case = Case::create(&mut db, seed);
+        for _ in 0..12 {
+            let how = case.round(|| server.connect(&name));
+            let how = how.split(" concern").next().unwrap_or_default().to_owned();
+            *methods.entry(how).or_default() += 1;
+        }
+        drop(case.open.take());
+        case.script.run("SELECT cache_refresher.unregister('v')");
+    }
+    let total: u32 = methods.values().sum();
+    let delta: u32 =
+        methods.iter().filter(|(how, _)| how.starts_with("delta")).map(|(_, count)| count).sum();
+    for (how, count) in &methods {
+        println!("{count:6} {how}");
+    }
+    assert!(delta * 3 > total || total < 100, "most cases were not refreshed by delta at all");
+}
+
+/// More by hand: `CACHE_REFRESHER_CASES=5000`.
+fn cases() -> u64 {
+    std::env::var("CACHE_REFRESHER_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(120)
+}

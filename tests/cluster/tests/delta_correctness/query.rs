@@ -1,0 +1,181 @@
+//! Queries that are drawn: joins, conditions, groups.
+
+use fastrand::Rng;
+
+/// A query over the drawn tables.
+pub struct Query {
+    pub text: String,
+    /// Its columns that get an index.
+    pub indexed: Vec<String>,
+}
+
+const NUMBERS: [&str; 3] = ["id", "x", "y"];
+
+const KINDS: &[&str] = &[
+    "JOIN",
+    "JOIN",
+    "JOIN",
+    "JOIN",
+    "JOIN",
+    "LEFT JOIN",
+    "LEFT JOIN",
+    "LEFT JOIN",
+    "LEFT JOIN",
+    "LEFT JOIN",
+    "LEFT JOIN",
+    "RIGHT JOIN",
+    "RIGHT JOIN",
+    "FULL JOIN",
+];
+
+fn pick<'a>(rng: &mut Rng, from: &[&'a str]) -> &'a str {
+    from[rng.usize(0..from.len())]
+}
+
+fn column(rng: &mut Rng, aliases: &[String]) -> String {
+    format!("{}.{}", aliases[rng.usize(0..aliases.len())], pick(rng, &NUMBERS))
+}
+
+impl Query {
+    pub fn draw(rng: &mut Rng) -> Self {
+        let count = [1, 2, 2, 2, 3, 3, 4][rng.usize(0..7)];
+        let aliases: Vec<String> = (0..count).map(|place| format!("r{place}")).collect();
+        let from = from(rng, &aliases);
+        let filter: Vec<String> =
+            (0..[0, 0, 1, 2][rng.usize(0..4)]).map(|_| condition(rng, &aliases)).collect();
+        let filter = match filter.as_slice() {
+            [] => String::new(),
+            parts => format!(" WHERE {}", parts.join(" AND ")),
+        };
+        let tail = format!("FROM {from}{filter}");
+        let (text, plain) = match rng.u8(0..20) {
+            0..10 => plain(rng, &aliases, &tail),
+            10..16 => grouped(rng, &aliases, &tail),
+            16 | 17 => distinct_on(rng, &aliases, &tail),
+            _ => windowed(rng, &aliases, &tail),
+        };
+        let mut indexed: Vec<String> =
+            (0..plain).filter(|_| rng.u8(0..4) > 0).map(|place| format!("c{place}")).collect();
+        if indexed.is_empty() {
+            indexed.push("c0".to_owned());
+        }
+        Self { text, indexed }
+    }
+}
+
+fn from(rng: &mut Rng, aliases: &[String]) -> String {
+    if let [alias] = aliases {
+        return format!("t{} {alias}", rng.usize(0..3));
+    }
+    let split = if rng.u8(0..4) == 0 { rng.usize(1..aliases.len()) } else { aliases.len() - 1 };
+    let (left, right) = aliases.split_at(split);
+    let kind = pick(rng, KINDS);
+    let on = loop {
+        let on = on(rng, left, right);
+        // The server refuses a FULL JOIN that it can neither hash nor merge.
+        if kind != "FULL JOIN"
+            || !(on.contains("COALESCE")
+                || on.contains("DISTINCT")
+                || on.contains(" OR ")
+                || on.contains('>'))
+        {
+            break on;
+        }
+    };
+    let (left, right) = (from(rng, left), from(rng, right));
+    format!("({left} {kind} {right} ON {on})")
+}
+
+/// Mostly what a developer would write.
+fn on(rng: &mut Rng, left: &[String], right: &[String]) -> String {
+    let (l, r) = (column(rng, left), column(rng, right));
+    match rng.u8(0..20) {
+        0 => format!("{r} = COALESCE({l}, 1)"),
+        1 => format!("{r} IS NOT DISTINCT FROM {l}"),
+        2 => format!("{r} = {l} AND {} > 2", column(rng, left)),
+        3 => format!("{r} = {l} AND {} > 2", column(rng, right)),
+        4 => format!("({r} = {l} OR {} IS NULL)", column(rng, right)),
+        5 => format!("{r} = {l} AND {} = {}", column(rng, left), column(rng, right)),
+        6 => format!("{r} = {l} + 1"),
+        _ => format!("{r} = {l}"),
+    }
+}
+
+fn condition(rng: &mut Rng, aliases: &[String]) -> String {
+    let (one, other) = (column(rng, aliases), column(rng, aliases));
+    match rng.u8(0..9) {
+        0 => format!("{one} IS NULL"),
+        1 => format!("{one} IS NOT NULL"),
+        2 => format!("COALESCE({one}, 0) < 5"),
+        3 => format!("{one} = {other}"),
+        4 => format!("{one} <> {other}"),
+        5 => format!("({one} > 2 OR {other} IS NULL)"),
+        6 => format!("{one} = COALESCE({other}, 3)"),
+        _ => format!("{one} > 1"),
+    }
+}
+
+/// `expression AS c<place>`, for each.
+fn select(expressions: &[String]) -> String {
+    let named = expressions.iter().enumerate().map(|(place, text)| format!("{text} AS c{place}"));
+    named.collect::<Vec<String>>().join(", ")
+}
+
+fn columns(rng: &mut Rng, aliases: &[String], count: usize) -> Vec<String> {
+    (0..count).map(|_| column(rng, aliases)).collect()
+}
+
+fn text_of(rng: &mut Rng, aliases: &[String]) -> String {
+    format!("{}.z", aliases[rng.usize(0..aliases.len())])
+}
+
+fn plain(rng: &mut Rng, aliases: &[String], tail: &str) -> (String, usize) {
+    let count = rng.usize(1..=3);
+    let mut shown = columns(rng, aliases, count);
+    shown.push(text_of(rng, aliases));
+    shown.push(format!("upper({})", text_of(rng, aliases)));
+    let distinct = if rng.u8(0..4) == 0 { "DISTINCT " } else { "" };
+    (format!("SELECT {distinct}{} {tail}", select(&shown)), count + 1)
+}
+
+fn grouped(rng: &mut Rng, aliases: &[String], tail: &str) -> (String, usize) {
+    let count = rng.usize(1..=2);
+    let keys = columns(rng, aliases, count);
+    let mut shown = keys.clone();
+    shown.push("count(*)".to_owned());
+    shown.push(format!("sum({})", column(rng, aliases)));
+    shown.push(format!("max({})", text_of(rng, aliases)));
+    shown.push(format!("count(DISTINCT {})", column(rng, aliases)));
+    let having = if rng.u8(0..3) == 0 { " HAVING count(*) > 1" } else { "" };
+    (format!("SELECT {} {tail} GROUP BY {}{having}", select(&shown), keys.join(", ")), count)
+}
+
+fn distinct_on(rng: &mut Rng, aliases: &[String], tail: &str) -> (String, usize) {
+    let mut shown = columns(rng, aliases, 3);
+    shown.push(text_of(rng, aliases));
+    let order = "c0, c1, c2, c3";
+    let from = format!(
+        "SELECT DISTINCT ON (c0) * FROM (SELECT {} {tail}) q ORDER BY {order}",
+        select(&shown)
+    );
+    // With a subquery that is no delta, without it is.
+    if rng.bool() {
+        return (from, 1);
+    }
+    let text = format!(
+        "SELECT DISTINCT ON ({}) {} {tail} ORDER BY {}",
+        shown[0],
+        select(&shown),
+        shown.join(", ")
+    );
+    (text, 1)
+}
+
+fn windowed(rng: &mut Rng, aliases: &[String], tail: &str) -> (String, usize) {
+    let count = rng.usize(1..=2);
+    let mut shown = columns(rng, aliases, count);
+    let by = shown[rng.usize(0..count)].clone();
+    shown.push(format!("count(*) OVER (PARTITION BY {by})"));
+    shown.push(format!("sum({}) OVER (PARTITION BY {by})", column(rng, aliases)));
+    (format!("SELECT {} {tail}", select(&shown)), count)
+}
