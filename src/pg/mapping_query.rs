@@ -200,8 +200,6 @@ unsafe fn replace(
 /// A node of a join tree.
 #[cfg(not(any(feature = "pg14", feature = "pg15")))]
 unsafe fn nulling(node: *mut pg_sys::Node, table: i32) -> *mut pg_sys::Bitmapset {
-    use super::query_description::members;
-
     // SAFETY: a join tree holds references, joins and lists of them.
     unsafe {
         match (*node).type_ {
@@ -221,14 +219,36 @@ unsafe fn nulling(node: *mut pg_sys::Node, table: i32) -> *mut pg_sys::Bitmapset
                     pg_sys::JoinType::JOIN_RIGHT => join.larg,
                     _ => return below,
                 };
-                let inside = members(pg_sys::get_relids_in_jointree(extended, false, false));
-                if usize::try_from(table).is_ok_and(|table| inside.contains(&table)) {
+                if contains(extended, table) {
                     pg_sys::bms_add_member(below, join.rtindex)
                 } else {
                     below
                 }
             }
             _ => std::ptr::null_mut(),
+        }
+    }
+}
+
+/// Whether a table stands in that part of a join tree.
+///
+/// # Safety
+/// A node of a join tree.
+#[cfg(not(any(feature = "pg14", feature = "pg15")))]
+unsafe fn contains(node: *mut pg_sys::Node, table: i32) -> bool {
+    // SAFETY: a join tree holds references, joins and lists of them.
+    unsafe {
+        match (*node).type_ {
+            NodeTag::T_RangeTblRef => (*node.cast::<pg_sys::RangeTblRef>()).rtindex == table,
+            NodeTag::T_FromExpr => {
+                let list = (*node.cast::<pg_sys::FromExpr>()).fromlist;
+                PgList::<pg_sys::Node>::from_pg(list).iter_ptr().any(|part| contains(part, table))
+            }
+            NodeTag::T_JoinExpr => {
+                let join = &*node.cast::<pg_sys::JoinExpr>();
+                contains(join.larg, table) || contains(join.rarg, table)
+            }
+            _ => false,
         }
     }
 }
