@@ -85,7 +85,7 @@ COMMENT ON FUNCTION cache_refresher.refresh_together IS 'refresh views in one tr
 
 CREATE FUNCTION cache_refresher.explain(view regclass)
 RETURNS TABLE (method text, possible boolean, chosen boolean, reason text, remedy text)
-LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 4 AS 'MODULE_PATHNAME', 'explain_wrapper';
+LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 5 AS 'MODULE_PATHNAME', 'explain_wrapper';
 COMMENT ON FUNCTION cache_refresher.explain IS 'each method: whether it can be taken, why not, and what to do about it; and which one the next refresh takes';
 
 CREATE FUNCTION _cache_refresher.view_named(name text)

@@ -13,11 +13,11 @@ use pgrx::prelude::*;
 use crate::capture;
 use crate::catalog::view::{self, View};
 use crate::catalog::{binding, history::milliseconds, registry};
-use crate::error::{Error, RefusalText, Result};
+use crate::error::{Error, Result};
 use crate::guc;
 use crate::pg::{clock, report, snapshot, transaction};
 use crate::refresh::session::{self, Answer};
-use crate::refresh::{self, privilege};
+use crate::refresh::{explain as methods, privilege};
 
 /// A row of `cache_refresher.refresh_result`. The functions below spell it out once more, since pgrx
 /// does not look through an alias.
@@ -130,17 +130,11 @@ fn explain(
 > {
     let view = super::view(view)?;
     privilege::require_see(&view)?;
-    let options = refresh::explain(&view, &guc::refresh_settings())?;
-    Ok(TableIterator::new(options.into_iter().map(move |option| {
-        let (reason, remedy) = match option.verdict {
-            Ok(reason) => (reason.to_owned(), None),
-            Err(refusal) => {
-                let refusal = RefusalText(refusal);
-                (refusal.to_string(), Some(refusal.remedy(&view.name.to_string())))
-            }
-        };
-        (option.method.as_str(), option.verdict.is_ok(), option.chosen, reason, remedy)
-    })))
+    let rows = methods::rows(&view, &guc::refresh_settings())?;
+    Ok(TableIterator::new(
+        rows.into_iter()
+            .map(|row| (row.method, row.possible, row.chosen, row.reason, row.remedy)),
+    ))
 }
 
 #[pg_extern(sql = false)]

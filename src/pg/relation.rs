@@ -1,5 +1,7 @@
 //! An open relation, and reading all of its rows.
 
+use std::ffi::CStr;
+
 use pgrx::pg_sys;
 
 use super::key_order::KeyOrder;
@@ -41,6 +43,16 @@ impl Relation {
     pub fn oid(&self) -> pg_sys::Oid {
         // SAFETY: open until dropped.
         unsafe { (*self.0).rd_id }
+    }
+
+    /// The name of a column, counted from 0, as SQL writes it.
+    pub fn column_name(&self, place: usize) -> String {
+        // SAFETY: an open relation with such a column; names of columns are C strings.
+        let name = unsafe {
+            let attribute = super::row::attribute(self.descriptor(), place as i32);
+            CStr::from_ptr((*attribute).attname.data.as_ptr()).to_string_lossy().into_owned()
+        };
+        pgrx::spi::quote_identifier(name)
     }
 
     /// How many columns it has.

@@ -6,6 +6,7 @@
 
 mod delta;
 mod diff;
+pub mod explain;
 pub mod freshness;
 pub mod job;
 pub mod policy;
@@ -22,7 +23,7 @@ use std::time::Duration;
 use self::delta::Attempt;
 
 use cache_refresher_core::duration;
-use cache_refresher_core::method::{self, Choice, Facts, Method, MethodOption, Requested};
+use cache_refresher_core::method::{self, Choice, Facts, Method, Requested};
 use cache_refresher_core::outcome::{Outcome, RowChanges, RowCounts};
 use cache_refresher_core::progress::{Phase, Progress};
 use cache_refresher_core::time::Timestamp;
@@ -308,13 +309,6 @@ fn facts(view: &View, auto_full: bool) -> Result<Facts> {
         mostly_changed: condition.mostly_changed,
         bloated: condition.bloated,
     })
-}
-
-/// Each method for a view, and which one the next refresh takes.
-pub fn explain(view: &View, settings: &RefreshSettings) -> Result<Vec<MethodOption>> {
-    let registration = Registration::find(view.oid)?;
-    let requested = registration.and_then(|registration| registration.policy.method);
-    Ok(method::explain(requested.unwrap_or_default(), facts(view, settings.auto_full)?))
 }
 
 fn lock_for(method: Method) -> RelationLock {

@@ -1,0 +1,114 @@
+//! Each method for a view: whether it can be taken, why not, and which one the next refresh takes.
+
+use cache_refresher_core::method::{self, Method};
+
+use super::{facts, settings};
+use crate::capture::obstacle::{self, Obstacle};
+use crate::capture::unit::{self, Unit};
+use crate::capture::{self, Changes};
+use crate::catalog::registry::Registration;
+use crate::catalog::view::View;
+use crate::error::{RefusalText, Result};
+use crate::guc::RefreshSettings;
+use crate::pg::relation::Relation;
+
+/// A method, and what can be said of it.
+pub struct Row {
+    pub method: &'static str,
+    pub possible: bool,
+    /// The next refresh takes it, as things are now.
+    pub chosen: bool,
+    pub reason: String,
+    pub remedy: Option<String>,
+}
+
+/// All methods, the most thorough first.
+pub fn rows(view: &View, settings: &RefreshSettings) -> Result<Vec<Row>> {
+    let registration = Registration::find(view.oid)?;
+    let policy = registration.map(|registration| registration.policy).unwrap_or_default();
+    let requested = policy.method.unwrap_or_default();
+    let facts = facts(view, settings.auto_full)?;
+    let relation = Relation::open_shared(view.oid);
+    let mut rows: Vec<Row> =
+        method::explain(requested, facts).into_iter().map(|option| of_option(view, option)).collect();
+
+    let by_changes = by_changes(view, policy.on_change, &relation, settings)?;
+    let open = method::choose(requested, facts).is_ok_and(|choice| choice.is_open(requested));
+    let (delta, skip, next) = match by_changes {
+        Ok((unit, next)) => (delta_row(unit, &relation), Ok("nothing is done where nothing has changed"), next),
+        Err(obstacle) => (Err(obstacle.clone()), Err(obstacle), None),
+    };
+    let next = next.filter(|next| open && (*next == Method::Skip || delta.is_ok()));
+    if next.is_some() {
+        rows.iter_mut().for_each(|row| row.chosen = false);
+    }
+    rows.push(row(Method::Delta, next, delta));
+    rows.push(row(Method::Skip, next, skip.map(str::to_owned)));
+    Ok(rows)
+}
+
+fn of_option(view: &View, option: method::MethodOption) -> Row {
+    let (reason, remedy) = match option.verdict {
+        Ok(reason) => (reason.to_owned(), None),
+        Err(refusal) => {
+            let refusal = RefusalText(refusal);
+            (refusal.to_string(), Some(refusal.remedy(&view.name.to_string())))
+        }
+    };
+    Row {
+        method: option.method.as_str(),
+        possible: option.verdict.is_ok(),
+        chosen: option.chosen,
+        reason,
+        remedy,
+    }
+}
+
+fn row(
+    method: Method,
+    next: Option<Method>,
+    verdict: std::result::Result<String, Obstacle>,
+) -> Row {
+    let (possible, reason, remedy) = match verdict {
+        Ok(reason) => (true, reason, None),
+        Err(Obstacle { reason, remedy }) => (false, reason, Some(remedy)),
+    };
+    Row { method: method.as_str(), possible, chosen: next == Some(method), reason, remedy }
+}
+
+type Outlook = (std::result::Result<Unit, Obstacle>, Option<Method>);
+
+/// The unit of the view, and which of the methods that go by changes comes next; or why there is no
+/// proof to go by.
+fn by_changes(
+    view: &View,
+    captured: bool,
+    relation: &Relation,
+    settings: &RefreshSettings,
+) -> Result<std::result::Result<Outlook, Obstacle>> {
+    if !captured {
+        return Ok(Err(Obstacle {
+            reason: "changes of what it reads are not captured".to_owned(),
+            remedy: "Register it with on_change => true.".to_owned(),
+        }));
+    }
+    let surroundings = crate::catalog::capture::surroundings(view.oid)?;
+    if let Some(obstacle) = obstacle::of(view.oid, &surroundings)? {
+        return Ok(Err(obstacle));
+    }
+    let pinned = settings::pinned(settings.lock_timeout)?;
+    let next = match capture::examine(view.oid, true, &settings::text(&pinned))?.changes {
+        Changes::Unknown => None,
+        Changes::None => Some(Method::Skip),
+        Changes::Some { .. } => Some(Method::Delta),
+    };
+    Ok(Ok((unit::of(relation)?, next)))
+}
+
+fn delta_row(
+    unit: std::result::Result<Unit, Obstacle>,
+    relation: &Relation,
+) -> std::result::Result<String, Obstacle> {
+    let column = relation.column_name(unit?.column.place);
+    Ok(format!("rows are replaced by {column} where few of them are concerned"))
+}
