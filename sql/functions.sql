@@ -162,7 +162,7 @@ COMMENT ON FUNCTION _cache_refresher.next_refresh_at IS 'when a view is due next
 
 CREATE FUNCTION _cache_refresher.staleness(view oid, captured boolean)
 RETURNS TABLE (staleness text, stale_since timestamptz)
-LANGUAGE c STABLE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'staleness_wrapper';
+LANGUAGE c STABLE STRICT PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'staleness_wrapper';
 COMMENT ON FUNCTION _cache_refresher.staleness IS 'whether a view is proved to be fresh, known to be stale, or neither';
 
 CREATE FUNCTION _cache_refresher.capture_change()

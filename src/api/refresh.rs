@@ -132,8 +132,7 @@ fn explain(
     privilege::require_see(&view)?;
     let rows = methods::rows(&view, &guc::refresh_settings())?;
     Ok(TableIterator::new(
-        rows.into_iter()
-            .map(|row| (row.method, row.possible, row.chosen, row.reason, row.remedy)),
+        rows.into_iter().map(|row| (row.method, row.possible, row.chosen, row.reason, row.remedy)),
     ))
 }
 

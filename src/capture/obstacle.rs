@@ -29,6 +29,7 @@ pub fn of(view: Oid, surroundings: &Surroundings) -> Result<Option<Obstacle>> {
             }
             Restless::Sample => "it takes a sample of a table".to_owned(),
             Restless::SystemColumn => "it reads system columns".to_owned(),
+            Restless::Catalog => "it reads system catalogs".to_owned(),
         };
         let remedy = "Leave that out of the view's query, or let the interval do its work.";
         return Ok(Some(Obstacle { reason, remedy: remedy.to_owned() }));

@@ -40,7 +40,11 @@ impl Scope {
         Self::enter(
             pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID),
             restriction,
-            &[(c"search_path", c"pg_catalog, pg_temp"), (c"lock_timeout", c"2000")],
+            &[
+                (c"search_path", c"pg_catalog, pg_temp"),
+                (c"lock_timeout", c"2000"),
+                (c"client_min_messages", c"warning"),
+            ],
         )
     }
 

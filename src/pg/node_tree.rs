@@ -39,6 +39,9 @@ pub enum Restless {
     Sample,
     /// It reads system columns, such as ctid.
     SystemColumn,
+    /// It reads a table of the server itself: such have no triggers, and are not even named by what
+    /// the server notes of dependencies.
+    Catalog,
 }
 
 /// What is found in a query, as far as it matters to capture.
@@ -179,7 +182,11 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
                 if !entry.tablesample.is_null() {
                     findings.restless = Some(Restless::Sample);
                 }
-                // Only what is in it matters, and the caller goes there.
+                let relation = entry.rtekind == pg_sys::RTEKind::RTE_RELATION;
+                if relation && entry.relid.to_u32() < pg_sys::FirstNormalObjectId {
+                    findings.restless = Some(Restless::Catalog);
+                }
+                // What is in it is where the caller goes.
                 return false;
             }
             NodeTag::T_Var => match (*node.cast::<pg_sys::Var>()).varattno {
@@ -193,6 +200,15 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
             }
             NodeTag::T_NextValueExpr => {
                 findings.restless = Some(Restless::Function("nextval".to_owned()));
+            }
+            // They turn values of any type into text.
+            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+            NodeTag::T_JsonConstructorExpr => {
+                findings.restless = Some(Restless::Function("a constructor of JSON".to_owned()));
+            }
+            #[cfg(any(feature = "pg17", feature = "pg18"))]
+            NodeTag::T_JsonExpr => {
+                findings.restless = Some(Restless::Function("a query of JSON".to_owned()));
             }
             _ => {
                 let mut call = Call { findings, node };
@@ -217,7 +233,10 @@ unsafe extern "C-unwind" fn look_at_function(function: Oid, context: *mut c_void
     unsafe {
         let call = &mut *context.cast::<Call>();
         let volatility = pg_sys::func_volatile(function) as u8;
-        if volatility == pg_sys::PROVOLATILE_IMMUTABLE {
+        let built_in = function.to_u32() < pg_sys::FirstUnpinnedObjectId;
+        // Every aggregate says so, whatever it consists of.
+        let aggregate = matches!((*call.node).type_, NodeTag::T_Aggref | NodeTag::T_WindowFunc);
+        if volatility == pg_sys::PROVOLATILE_IMMUTABLE && (built_in || !aggregate) {
             return false;
         }
         let name = pg_sys::get_func_name(function);
@@ -225,7 +244,6 @@ unsafe extern "C-unwind" fn look_at_function(function: Oid, context: *mut c_void
             return false;
         }
         let name = CStr::from_ptr(name);
-        let built_in = function.to_u32() < pg_sys::FirstUnpinnedObjectId;
         let prefixed = || STEADY_PREFIXES.iter().any(|prefix| name.to_bytes().starts_with(prefix));
         let steady = volatility == pg_sys::PROVOLATILE_STABLE
             && built_in

@@ -48,14 +48,12 @@ impl ViewQuery {
             #[cfg(not(any(feature = "pg14", feature = "pg15")))]
             {
                 // Nobody's privileges are asked: it is we who want to know.
-                let permissions = node::<pg_sys::RTEPermissionInfo>(
-                    pg_sys::NodeTag::T_RTEPermissionInfo,
-                );
+                let permissions =
+                    node::<pg_sys::RTEPermissionInfo>(pg_sys::NodeTag::T_RTEPermissionInfo);
                 (*permissions).relid = view.oid();
                 (*permissions).requiredPerms = u64::from(pg_sys::ACL_SELECT);
                 (*permissions).checkAsUser = pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID);
-                (*outer).rteperminfos =
-                    pg_sys::lappend(std::ptr::null_mut(), permissions.cast());
+                (*outer).rteperminfos = pg_sys::lappend(std::ptr::null_mut(), permissions.cast());
                 (*source).perminfoindex = 1;
             }
             (*source).eref = pg_sys::makeAlias(c"view".as_ptr(), names);

@@ -29,13 +29,17 @@ pub fn rows(view: &View, settings: &RefreshSettings) -> Result<Vec<Row>> {
     let requested = policy.method.unwrap_or_default();
     let facts = facts(view, settings.auto_full)?;
     let relation = Relation::open_shared(view.oid);
-    let mut rows: Vec<Row> =
-        method::explain(requested, facts).into_iter().map(|option| of_option(view, option)).collect();
+    let mut rows: Vec<Row> = method::explain(requested, facts)
+        .into_iter()
+        .map(|option| of_option(view, option))
+        .collect();
 
     let by_changes = by_changes(view, policy.on_change, &relation, settings)?;
     let open = method::choose(requested, facts).is_ok_and(|choice| choice.is_open(requested));
     let (delta, skip, next) = match by_changes {
-        Ok((unit, next)) => (delta_row(unit, &relation), Ok("nothing is done where nothing has changed"), next),
+        Ok((unit, next)) => {
+            (delta_row(unit, &relation), Ok("nothing is done where nothing has changed"), next)
+        }
         Err(obstacle) => (Err(obstacle.clone()), Err(obstacle), None),
     };
     let next = next.filter(|next| open && (*next == Method::Skip || delta.is_ok()));

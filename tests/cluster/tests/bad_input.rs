@@ -146,18 +146,25 @@ fn unknown_methods_and_settings_are_refused() {
 #[test]
 fn what_is_still_to_come_is_refused_as_not_supported() {
     let mut db = start("not_supported");
-    for argument in [
-        "method => 'delta'",
-        "on_change => true",
-        "min_interval => '1 minute'",
-        "max_interval => '1 hour'",
-        "debounce => '1 second'",
-        "max_staleness => '1 minute'",
-    ] {
+    for argument in ["min_interval => '1 minute'", "max_interval => '1 hour'"] {
         refused(&mut db, &format!("register('w', {argument})"), "0A000");
         refused(&mut db, &format!("alter('v', {argument})"), "0A000");
     }
-    refused(&mut db, "refresh('v', method => 'delta')", "0A000");
+}
+
+#[test]
+fn a_reaction_to_changes_that_makes_no_sense_is_refused() {
+    let mut db = start("bad_reaction");
+    for argument in [
+        "debounce => '1 second'",
+        "max_staleness => '1 minute'",
+        "on_change => true, debounce => '-1 second'",
+        "on_change => true, max_staleness => '-1 second'",
+        "on_change => true, debounce => '2 minutes', max_staleness => '1 minute'",
+    ] {
+        refused(&mut db, &format!("register('w', {argument})"), "22023");
+        refused(&mut db, &format!("alter('v', {argument})"), "22023");
+    }
 }
 
 #[test]

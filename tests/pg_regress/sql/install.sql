@@ -30,7 +30,7 @@ SELECT type, identity FROM member WHERE obj_description(objid, classid::regclass
 SELECT type, identity FROM member WHERE schema = 'chosen' ORDER BY 1, 2;
 SELECT count(*) AS members_elsewhere
   FROM member
- WHERE schema NOT IN ('cache_refresher', '_cache_refresher', 'chosen') OR schema IS NULL AND type <> 'schema';
+ WHERE schema NOT IN ('cache_refresher', '_cache_refresher', 'chosen') OR schema IS NULL AND type NOT IN ('schema', 'event trigger');
 
 -- Arguments have names, and all that can be left out can be left out.
 SELECT proname AS function, pg_get_function_arguments(oid) AS arguments

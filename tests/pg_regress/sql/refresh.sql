@@ -66,7 +66,6 @@ SELECT cache_refresher.refresh('t');
 SELECT cache_refresher.refresh('nowhere');
 SELECT cache_refresher.refresh(1::oid);
 SELECT cache_refresher.refresh('v', method => 'magic');
-SELECT cache_refresher.refresh('v', method => 'delta');
 SELECT answer(r) FROM cache_refresher.refresh('v', method => 'diff') r;
 SELECT cache_refresher.refresh('v', max_age => '-1 second');
 BEGIN ISOLATION LEVEL REPEATABLE READ;

@@ -73,12 +73,13 @@ SELECT cache_refresher.register('w', method => 'FULL');
 SELECT cache_refresher.register('w', method => 'skip');
 SELECT cache_refresher.register('w', method => '');
 -- What is to come is refused, not ignored.
-SELECT cache_refresher.register('w', method => 'delta');
 SELECT cache_refresher.register('w', min_interval => '1 minute', max_interval => '1 hour');
 SELECT cache_refresher.register('w', max_interval => '1 hour');
-SELECT cache_refresher.register('w', on_change => true);
+-- How to react to changes, without reacting.
 SELECT cache_refresher.register('w', debounce => '1 second');
 SELECT cache_refresher.register('w', max_staleness => '1 minute');
+SELECT cache_refresher.register('w', on_change => true, debounce => '-1 second');
+SELECT cache_refresher.register('w', on_change => true, debounce => '2 minutes', max_staleness => '1 minute');
 SET ROLE regress_cr_app;
 SELECT cache_refresher.register('public.w');
 RESET ROLE;
@@ -122,8 +123,7 @@ SELECT cache_refresher.alter('v', method => 'full', reset => '{NULL}');
 SELECT cache_refresher.alter('v', method => 'full', refresh_interval => '0');
 SELECT cache_refresher.alter('v', method => 'full', schedule => 'never');
 SELECT cache_refresher.alter('v', method => 'full', time_zone => 'UTC');
-SELECT cache_refresher.alter('v', method => 'delta', timeout => '1 min');
-SELECT cache_refresher.alter('v', method => 'full', on_change => true);
+SELECT cache_refresher.alter('v', method => 'full', debounce => '1 s');
 SELECT cache_refresher.alter('v', method => 'full', timeout => '-1 s');
 SELECT cache_refresher.alter('v', method => 'full', summary_query => 'SELECT nothing');
 SELECT * FROM registered WHERE view = 'v'::regclass;
