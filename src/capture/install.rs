@@ -10,7 +10,7 @@ use pgrx::pg_sys::Oid;
 use pgrx::spi::{quote_identifier, quote_qualified_identifier};
 
 use super::unit;
-use crate::catalog::capture::{self, Kind, Leaf, Unused};
+use crate::catalog::capture::{self, Kind, Leaf, Source};
 use crate::catalog::view::View;
 use crate::error::{Error, Result};
 use crate::pg::change_log::{self, Watch};
@@ -136,7 +136,7 @@ pub fn tidy() -> Result<()> {
     Ok(())
 }
 
-fn remove(unused: &Unused) -> Result<()> {
+fn remove(unused: &Source) -> Result<()> {
     let _scope = scope();
     let log = format!("_cache_refresher.{}", quote_identifier(change_log::name_of(unused.oid)));
     if !unused.name.is_empty() {

@@ -119,3 +119,20 @@ pub fn invalidate(view: Oid) -> Result<()> {
     hooks::source_changed(view);
     Ok(())
 }
+
+/// A log larger than this costs more to read than a diff of most views.
+const LARGEST_LOG: i64 = 64 << 20;
+
+/// Empties logs that have become too large because a view that needs them is not refreshed: it is known
+/// to be stale, and its next refresh will look at everything. Returns the names of their sources.
+pub fn bound() -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for large in capture::logs_larger_than(LARGEST_LOG)? {
+        for view in capture::release(large.oid)? {
+            invalidate(view)?;
+        }
+        change_log::prune(large.oid, |_| true);
+        names.push(pgrx::spi::quote_qualified_identifier(&large.schema, &large.name));
+    }
+    Ok(names)
+}

@@ -234,18 +234,18 @@ SELECT DISTINCT s.oid, coalesce(n.nspname::text, ''), coalesce(c.relname::text, 
   LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.oid IS NULL OR NOT EXISTS (SELECT FROM _cache_refresher.capture k WHERE k.source = s.oid)";
 
-/// A source of which something is left that nobody needs; without a name if it is gone.
-pub struct Unused {
+/// A source by its OID; without a name if it is gone.
+pub struct Source {
     pub oid: Oid,
     pub schema: String,
     pub name: String,
 }
 
 /// What is left that nobody needs any more.
-pub fn unused() -> Result<Vec<Unused>> {
+pub fn unused() -> Result<Vec<Source>> {
     query::execute(DROP_ORPHANED_USES, &[])?;
     query::select_current(UNUSED, &[], |row| {
-        Ok(Unused { oid: row.required(1)?, schema: row.required(2)?, name: row.required(3)? })
+        Ok(Source { oid: row.required(1)?, schema: row.required(2)?, name: row.required(3)? })
     })
 }
 
@@ -345,4 +345,33 @@ pub fn types_of(table: Oid, numbers: Vec<i16>) -> Result<Vec<(i16, String)>> {
     query::select_current(TYPES_OF, &[table.into(), numbers.into()], |row| {
         Ok((row.required(1)?, row.required(2)?))
     })
+}
+
+const LARGE: &str = "
+SELECT c.oid, n.nspname::text, c.relname::text
+  FROM (SELECT DISTINCT source FROM _cache_refresher.capture) k
+  JOIN pg_class c ON c.oid = k.source
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE pg_relation_size(to_regclass('_cache_refresher.changes_' || c.oid)) > $1
+       -- A log that was emptied keeps its size until VACUUM has been there.
+   AND pg_stat_get_live_tuples(to_regclass('_cache_refresher.changes_' || c.oid)) > $1 / 1000
+   AND EXISTS (SELECT FROM _cache_refresher.capture u JOIN _cache_refresher.content t ON t.view = u.view
+                WHERE u.source = c.oid AND t.fingerprint IS NOT NULL)";
+
+/// Sources with a log of more bytes than that, which somebody still needs.
+pub fn logs_larger_than(bytes: i64) -> Result<Vec<Source>> {
+    query::select_current(LARGE, &[bytes.into()], |row| {
+        Ok(Source { oid: row.required(1)?, schema: row.required(2)?, name: row.required(3)? })
+    })
+}
+
+const RELEASE: &str = "
+UPDATE _cache_refresher.content k SET fingerprint = NULL
+ WHERE k.view IN (SELECT c.view FROM _cache_refresher.capture c WHERE c.source = $1)
+   AND k.fingerprint IS NOT NULL
+RETURNING k.view";
+
+/// Takes the ground from the views that need a source's log; which they were.
+pub fn release(source: Oid) -> Result<Vec<Oid>> {
+    query::returning(RELEASE, &[source.into()], |row| row.required(1))
 }

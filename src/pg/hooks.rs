@@ -179,6 +179,9 @@ unsafe fn concern(statement: *mut pg_sys::Node) -> Option<Concern> {
                     _ if (*drop).behavior == pg_sys::DropBehavior::DROP_CASCADE => {
                         Some(Concern::Views)
                     }
+                    ObjectType::OBJECT_TABLE if names_partition((*drop).objects) => {
+                        Some(Concern::Views)
+                    }
                     _ => None,
                 }
             }
@@ -216,6 +219,26 @@ unsafe fn names_us(names: *mut pg_sys::List) -> bool {
     unsafe {
         let names = PgList::<pg_sys::Node>::from_pg(names);
         names.iter_ptr().any(|name| is_us(string_value(name)))
+    }
+}
+
+/// Whether a table to be dropped is a partition.
+///
+/// # Safety
+/// `names` must be what DROP TABLE names.
+unsafe fn names_partition(names: *mut pg_sys::List) -> bool {
+    // SAFETY: each of them is a list of the parts of a name; what does not exist is none.
+    unsafe {
+        PgList::<pg_sys::List>::from_pg(names).iter_ptr().any(|name| {
+            let table = pg_sys::RangeVarGetRelidExtended(
+                pg_sys::makeRangeVarFromNameList(name),
+                pg_sys::NoLock as i32,
+                pg_sys::RVROption::RVR_MISSING_OK,
+                None,
+                std::ptr::null_mut(),
+            );
+            table != pg_sys::InvalidOid && pg_sys::get_rel_relispartition(table)
+        })
     }
 }
 

@@ -25,11 +25,11 @@ pub fn of_view(view: Oid) -> Result<(Staleness, Option<Timestamp>)> {
 }
 
 /// Since when a captured view may not show everything: known to be stale, or what it rests on is not as
-/// it was.
+/// it was, or it rests on nothing yet.
 pub fn stale_since(view: Oid) -> Result<Option<Timestamp>> {
     let (staleness, since) = of(view, true)?;
     let basis = catalog::capture::basis(view)?;
-    let proved_before = basis.is_some_and(|basis| basis.fingerprint.is_some());
-    let lost = staleness == Staleness::Unknown && proved_before;
+    let may_be_proved = basis.is_none_or(|basis| basis.fingerprint.is_some());
+    let lost = staleness == Staleness::Unknown && may_be_proved;
     Ok(if lost { Some(clock::now()) } else { since })
 }

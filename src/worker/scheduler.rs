@@ -11,9 +11,9 @@ use cache_refresher_core::pool::Placement;
 use cache_refresher_core::time::Timestamp;
 use pgrx::pg_sys::Oid;
 
-use crate::catalog::capture;
+use crate::capture::{self, install};
 use crate::catalog::view::{self, ViewName};
-use crate::catalog::{binding, query, registry};
+use crate::catalog::{self, binding, query, registry};
 use crate::error::Result;
 use crate::guc;
 use crate::pg::identity::{Restriction, Scope};
@@ -31,6 +31,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const NO_SLOT_PAUSE: Duration = Duration::from_secs(5);
 /// Something due wakes us earlier, and so does whoever has something to say.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+/// How often to look at the size of logs of changes, while there are changes.
+const BOUND_EVERY: Duration = Duration::from_secs(60);
 /// When to read the registry again after that failed.
 const RELOAD_PAUSE: Duration = Duration::from_secs(5);
 
@@ -56,6 +58,7 @@ pub fn main(argument: i64) {
         active_at: clock::now(),
         waiting: false,
         no_slot_until: None,
+        bounded_at: None,
     }
     .run();
 }
@@ -75,6 +78,8 @@ struct Process {
     waiting: bool,
     /// The server had no free background worker: wait until then.
     no_slot_until: Option<Timestamp>,
+    /// When logs of changes were looked at last.
+    bounded_at: Option<Timestamp>,
 }
 
 /// How the process ends.
@@ -171,6 +176,12 @@ impl Process {
             Ok(missing) => missing.iter().for_each(log_missing),
             Err(caught) => self.try_again("follow renamed views", &caught),
         }
+        if let Err(caught) = transaction::run(|| {
+            let _patience = patience();
+            install::tidy().unwrap_or_else(|error| error.raise());
+        }) {
+            self.try_again("remove what is left of capture", &caught);
+        }
         match transaction::run(|| entries().unwrap_or_else(|error| error.raise())) {
             Ok(entries) => {
                 self.board.load(entries, clock::now());
@@ -236,9 +247,31 @@ impl Process {
         let Some(changes) = shared::take_changes(self.database) else { return };
         let now = clock::now();
         self.active_at = now;
+        if self.bounded_at.is_none_or(|at| at.plus(BOUND_EVERY) <= now || at > now) {
+            self.bounded_at = Some(now);
+            self.bound_logs();
+        }
         match changes.sources() {
             Some(sources) => sources.iter().for_each(|&source| self.board.changed(source, now)),
             None => self.reload_at = Some(now),
+        }
+    }
+
+    /// Keeps logs of changes from growing without end where a view is not refreshed for long.
+    fn bound_logs(&mut self) {
+        let bounded = transaction::run(|| {
+            let _patience = patience();
+            capture::bound().unwrap_or_else(|error| error.raise())
+        });
+        match bounded {
+            Ok(emptied) => emptied.iter().for_each(|name| {
+                report::log(
+                    &format!("cache_refresher: the log of changes of {name} has become too large, and was emptied"),
+                    None,
+                    Some("Views that had not shown them are refreshed with diff."),
+                );
+            }),
+            Err(caught) => self.try_again("bound the logs of changes", &caught),
         }
     }
 
@@ -373,7 +406,7 @@ fn sources_of(entry: &registry::Entry) -> Result<Vec<u32>> {
         return Ok(Vec::new());
     }
     let mut sources: Vec<u32> =
-        capture::sources(entry.view.into())?.into_iter().map(Oid::to_u32).collect();
+        catalog::capture::sources(entry.view.into())?.into_iter().map(Oid::to_u32).collect();
     sources.push(entry.view);
     Ok(sources)
 }

@@ -1,0 +1,278 @@
+//! Views that are refreshed when something has changed.
+
+use std::time::Instant;
+
+use cluster_tests::{Mode, Scratch, Server, Session, Signal, WORKER, millis, seconds};
+
+/// A view that is refreshed by its interval hardly ever, and is proved to be fresh.
+fn reacting(db: &mut Session, name: &str, reaction: &str) {
+    db.create_view(name, 10);
+    db.run(&format!(
+        "SELECT cache_refresher.register('{name}', refresh_interval => '1 hour', on_change => true, {reaction})"
+    ));
+    // The first refresh need not be waited for as changes are.
+    db.refresh(name);
+    wait_until_fresh(db, name);
+}
+
+fn wait_until_fresh(db: &mut Session, name: &str) {
+    db.wait(
+        &format!("{name} is fresh"),
+        &format!(
+            "SELECT staleness = 'fresh' FROM cache_refresher.status WHERE view_name = '{name}'"
+        ),
+    );
+}
+
+fn by_change(db: &mut Session, name: &str) -> i64 {
+    db.get(&format!(
+        "SELECT count(*) FROM cache_refresher.refresh_log
+         WHERE view_name = '{name}' AND trigger = 'change' AND outcome = 'refreshed'"
+    ))
+}
+
+#[test]
+fn a_change_is_shown_at_once() {
+    let mut db = Scratch::new("change_at_once");
+    reacting(&mut db, "v", "debounce => '0'");
+    let before = by_change(&mut db, "v");
+    for value in 1..=20 {
+        db.write("v", value);
+        db.wait_for(
+            "it is shown",
+            seconds(2),
+            &format!("SELECT value = {value} FROM v WHERE id = 1"),
+        );
+    }
+    assert!((1..=20).contains(&(by_change(&mut db, "v") - before)));
+    wait_until_fresh(&mut db, "v");
+    let age: f64 = db.get("SELECT extract(epoch FROM cache_refresher.age('v'))::float8");
+    assert!(age < 1.0, "what is fresh is as old as the question: {age}");
+}
+
+#[test]
+fn many_changes_are_waited_out_but_not_for_ever() {
+    let mut db = Scratch::new("debounce");
+    reacting(&mut db, "quiet", "debounce => '1 second', max_staleness => '1 hour'");
+    reacting(&mut db, "bounded", "debounce => '1 second', max_staleness => '2 seconds'");
+    let (quiet, bounded) = (by_change(&mut db, "quiet"), by_change(&mut db, "bounded"));
+    let start = Instant::now();
+    let mut value = 0;
+    let mut pauses = 0;
+    while start.elapsed() < seconds(5) {
+        value += 1;
+        let write = Instant::now();
+        db.write("quiet", value);
+        db.write("bounded", value);
+        // On a machine that is too busy to keep writing there is quiet after all.
+        pauses += i32::from(write.elapsed() > millis(700));
+        std::thread::sleep(millis(150));
+    }
+    if pauses == 0 {
+        assert_eq!(by_change(&mut db, "quiet"), quiet, "there was no quiet");
+    }
+    assert!(by_change(&mut db, "bounded") > bounded, "max_staleness had passed");
+    db.wait_until_shown("quiet", value);
+    db.wait_until_shown("bounded", value);
+}
+
+#[test]
+fn who_says_so_has_a_view_refreshed() {
+    let mut db = Scratch::new("invalidate");
+    reacting(&mut db, "v", "debounce => '0'");
+    let before = by_change(&mut db, "v");
+    db.run("BEGIN; SELECT cache_refresher.invalidate('v'); ROLLBACK");
+    std::thread::sleep(millis(300));
+    assert_eq!(by_change(&mut db, "v"), before, "it was taken back");
+    db.run("SELECT cache_refresher.invalidate('v')");
+    db.wait(
+        "it is refreshed",
+        &format!(
+            "SELECT count(*) > {before} FROM cache_refresher.refresh_log WHERE trigger = 'change'"
+        ),
+    );
+    wait_until_fresh(&mut db, "v");
+}
+
+#[test]
+fn a_prepared_transaction_counts_from_its_commit() {
+    let server = Server::builder().setting("max_prepared_transactions", "5").start();
+    let mut db = server.create_database("app");
+    reacting(&mut db, "v", "debounce => '0'");
+    db.run("BEGIN; UPDATE v_source SET value = 7 WHERE id = 1; PREPARE TRANSACTION 'changes'");
+    wait_until_fresh(&mut db, "v");
+    db.run("COMMIT PREPARED 'changes'");
+    db.wait_until_shown("v", 7);
+}
+
+#[test]
+fn a_new_partition_is_captured_too() {
+    let mut db = Scratch::new("new_partition");
+    db.run(
+        "CREATE TABLE t (id int, value int) PARTITION BY RANGE (id);
+         CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (10);
+         CREATE MATERIALIZED VIEW v AS SELECT id, value FROM t;
+         CREATE INDEX ON v (id);
+         SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true, debounce => '0')",
+    );
+    wait_until_fresh(&mut db, "v");
+    db.run(
+        "CREATE TABLE t2 PARTITION OF t FOR VALUES FROM (10) TO (20); INSERT INTO t VALUES (11, 1)",
+    );
+    db.wait("it is shown", "SELECT count(*) = 1 FROM v");
+    wait_until_fresh(&mut db, "v");
+    db.run("INSERT INTO t VALUES (12, 1)");
+    db.wait("its changes are captured", "SELECT count(*) = 2 FROM v");
+    db.run("DROP TABLE t2");
+    db.wait("it goes", "SELECT count(*) = 0 FROM v");
+    wait_until_fresh(&mut db, "v");
+}
+
+#[test]
+fn what_changed_while_nobody_looked_is_shown_afterwards() {
+    for (mode, value) in [(Mode::Fast, 1), (Mode::Immediate, 2)] {
+        let server = Server::builder().start();
+        let mut app = server.create_database("app");
+        reacting(&mut app, "v", "debounce => '0'");
+        server.set("cache_refresher.enabled", "off");
+        server.reload();
+        app.wait(
+            "nothing is scheduled",
+            "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type IN
+                 ('cache_refresher scheduler', 'cache_refresher worker')",
+        );
+        app.write("v", value);
+        drop(app);
+        server.set("cache_refresher.enabled", "on");
+        server.stop(mode);
+        server.start();
+        let mut app = server.connect("app");
+        app.wait_until_shown("v", value);
+        wait_until_fresh(&mut app, "v");
+    }
+}
+
+#[test]
+fn a_crash_under_load_loses_no_change() {
+    let server = Server::builder().setting("synchronous_commit", "off").start();
+    let mut app = server.create_database("app");
+    app.run(
+        "CREATE TABLE parent (id int PRIMARY KEY, name int);
+         CREATE TABLE child (id int PRIMARY KEY, parent_id int, amount int);
+         INSERT INTO parent SELECT i, i FROM generate_series(1, 200) i;
+         INSERT INTO child SELECT i, i % 200 + 1, i FROM generate_series(1, 2000) i;
+         CREATE INDEX ON child (parent_id);
+         CREATE MATERIALIZED VIEW v AS
+             SELECT p.id, p.name, count(c.id) AS n, sum(c.amount) AS amount
+               FROM parent p LEFT JOIN child c ON c.parent_id = p.id GROUP BY p.id;
+         CREATE UNIQUE INDEX ON v (id);
+         ANALYZE;
+         SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true, debounce => '0')",
+    );
+    wait_until_fresh(&mut app, "v");
+    for round in 0..4 {
+        let load = server.background(
+            "app",
+            "DO $$ BEGIN FOR i IN 1..100000 LOOP
+                 UPDATE child SET amount = amount + 1 WHERE id = 1 + i * 7 % 2000;
+                 UPDATE child SET parent_id = 1 + i * 11 % 200 WHERE id = 1 + i * 13 % 2000;
+                 IF i % 17 = 0 THEN DELETE FROM child WHERE id = 1 + i * 3 % 2000; END IF;
+                 COMMIT;
+             END LOOP; END $$",
+        );
+        let shown = by_change(&mut app, "v");
+        app.wait(
+            "it is refreshed under load",
+            &format!(
+                "SELECT count(*) > {shown} + 5 FROM cache_refresher.refresh_log WHERE trigger = 'change'"
+            ),
+        );
+        let victim = if round % 2 == 0 {
+            *server.pids_of(WORKER).first().unwrap()
+        } else {
+            app.get("SELECT pid FROM pg_stat_activity WHERE query LIKE 'DO %' AND pid <> pg_backend_pid()")
+        };
+        server.kill(victim, Signal::KILL);
+        let _ = load.join();
+        server.wait_until("the server is back", seconds(30), || {
+            server.try_connect("app", "postgres").is_ok()
+        });
+        app = server.connect("app");
+        wait_until_fresh(&mut app, "v");
+        app.assert_shows_its_query("v");
+    }
+}
+
+#[test]
+fn what_writers_hold_is_tidied_up_later() {
+    let mut db = Scratch::new("tidy_later");
+    reacting(&mut db, "v", "debounce => '0'");
+    let mut writer = db.connect();
+    writer.run("BEGIN; UPDATE v_source SET value = 3 WHERE id = 2");
+    db.run("SELECT cache_refresher.unregister('v')");
+    let left = "SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'cache_refresher%'";
+    assert_eq!(db.get::<i64>(left), 2, "nobody waits for the writer");
+    writer.run("COMMIT");
+    db.wait("it is tidied up", &format!("SELECT ({left}) = 0"));
+    db.wait(
+        "the log is gone, too",
+        "SELECT count(*) = 0 FROM pg_class WHERE relname LIKE 'changes\\_%'",
+    );
+}
+
+#[test]
+fn a_dropped_view_leaves_nothing_at_its_sources() {
+    let mut db = Scratch::new("dropped_captured");
+    reacting(&mut db, "v", "debounce => '0'");
+    db.run("DROP MATERIALIZED VIEW v");
+    db.wait(
+        "its registration waits for a new view, without capture",
+        "SELECT count(*) = 0 FROM pg_trigger WHERE tgname LIKE 'cache_refresher%'",
+    );
+    db.run("CREATE MATERIALIZED VIEW v AS SELECT id, value FROM v_source; CREATE INDEX ON v (id)");
+    wait_until_fresh(&mut db, "v");
+    db.write("v", 5);
+    db.wait_until_shown("v", 5);
+}
+
+#[test]
+fn broken_capture_fails_no_write_and_claims_nothing() {
+    let mut db = Scratch::new("broken_capture");
+    reacting(&mut db, "v", "debounce => '1 hour', max_staleness => '1 hour'");
+    db.run(
+        "DO $$ DECLARE log text := (SELECT oid::regclass FROM pg_class WHERE relname LIKE 'changes\\_%'); BEGIN
+             EXECUTE format('ALTER EXTENSION cache_refresher DROP TABLE %s', log);
+             EXECUTE format('DROP TABLE %s', log);
+         END $$",
+    );
+    db.write("v", 9);
+    let staleness: String = db.get("SELECT staleness FROM cache_refresher.status");
+    assert_eq!(staleness, "unknown");
+    assert_eq!(db.refresh("v"), "refreshed");
+    assert_eq!(db.shown("v"), 9);
+}
+
+#[test]
+fn a_dump_brings_capture_back() {
+    let server = Server::builder().start();
+    let mut app = server.create_database("app");
+    reacting(&mut app, "v", "debounce => '0'");
+    let folder = server.new_folder("dump");
+    let file = folder.join("app.sql");
+    let dumped = server.client("pg_dump").arg("app").arg("-f").arg(&file).status().unwrap();
+    assert!(dumped.success());
+    server.create_plain_database("copy");
+    let restored = server
+        .client("psql")
+        .args(["-qX", "-v", "ON_ERROR_STOP=1", "-d", "copy", "-f"])
+        .arg(&file)
+        .status()
+        .unwrap();
+    assert!(restored.success());
+    let mut copy = server.connect("copy");
+    wait_until_fresh(&mut copy, "v");
+    copy.write("v", 4);
+    copy.wait_until_shown("v", 4);
+    copy.run("DROP EXTENSION cache_refresher");
+    copy.write("v", 5);
+}
