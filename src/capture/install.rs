@@ -85,17 +85,27 @@ fn scope() -> Scope {
     Scope::internal_with(Restriction::LocalUserIdChange)
 }
 
+/// Statements whose names are quoted by the server's own functions: definitions take no parameters.
+fn define(statements: &str) -> Result<()> {
+    #[allow(clippy::disallowed_methods)]
+    Ok(Spi::run(statements)?)
+}
+
+/// Whether a log is there.
+fn exists(log: &str) -> Result<bool> {
+    Ok(Spi::get_one(&format!("SELECT pg_catalog.to_regclass('{log}') IS NOT NULL"))?
+        .unwrap_or(false))
+}
+
 fn create(leaf: &Leaf, watch: &Watch) -> Result<()> {
     let _scope = scope();
     let source = quote_qualified_identifier(&leaf.schema, &leaf.name);
     let log = format!("_cache_refresher.{}", quote_identifier(change_log::name_of(leaf.oid)));
     let columns = watch.to_argument();
     // First the lock against writers, under which nothing can be missed.
-    Spi::run(&format!("LOCK TABLE {source} IN SHARE ROW EXCLUSIVE MODE"))?;
-    if Spi::get_one::<bool>(&format!("SELECT pg_catalog.to_regclass('{log}') IS NULL"))?
-        == Some(true)
-    {
-        Spi::run(&format!(
+    define(&format!("LOCK TABLE {source} IN SHARE ROW EXCLUSIVE MODE"))?;
+    if !exists(&log)? {
+        define(&format!(
             "CREATE TABLE {log} (xid xid8 NOT NULL, at timestamptz NOT NULL, kind \"char\" NOT NULL);
              COMMENT ON TABLE {log} IS 'changes of a captured table that some view does not show yet';
              ALTER EXTENSION cache_refresher ADD TABLE {log}"
@@ -104,13 +114,13 @@ fn create(leaf: &Leaf, watch: &Watch) -> Result<()> {
     for (number, type_name) in capture::types_of(leaf.oid, watch.kept.clone())? {
         // A column that is there with another type is of an earlier definition of the table.
         if !leaf.kept.contains(&number) {
-            Spi::run(&format!(
+            define(&format!(
                 "ALTER TABLE {log} DROP COLUMN IF EXISTS c{number};
                  ALTER TABLE {log} ADD COLUMN c{number} {type_name}"
             ))?;
         }
     }
-    Spi::run(&format!(
+    define(&format!(
         "CREATE OR REPLACE TRIGGER cache_refresher_capture
              AFTER INSERT OR UPDATE OR DELETE ON {source}
              FOR EACH ROW EXECUTE FUNCTION _cache_refresher.capture_change('{columns}');
@@ -141,15 +151,13 @@ fn remove(unused: &Source) -> Result<()> {
     let log = format!("_cache_refresher.{}", quote_identifier(change_log::name_of(unused.oid)));
     if !unused.name.is_empty() {
         let source = quote_qualified_identifier(&unused.schema, &unused.name);
-        Spi::run(&format!(
+        define(&format!(
             "DROP TRIGGER IF EXISTS cache_refresher_capture ON {source};
              DROP TRIGGER IF EXISTS cache_refresher_truncate ON {source}"
         ))?;
     }
-    if Spi::get_one::<bool>(&format!("SELECT pg_catalog.to_regclass('{log}') IS NOT NULL"))?
-        == Some(true)
-    {
-        Spi::run(&format!("ALTER EXTENSION cache_refresher DROP TABLE {log}; DROP TABLE {log}"))?;
+    if exists(&log)? {
+        define(&format!("ALTER EXTENSION cache_refresher DROP TABLE {log}; DROP TABLE {log}"))?;
     }
     Ok(())
 }

@@ -42,6 +42,10 @@ impl Unit {
     }
 }
 
+/// A column that would do: how many tables' changed rows tell it themselves, and how all of them lead
+/// to it.
+type Candidate = (usize, UnitColumn, Vec<(Occurrence, Mapping)>);
+
 /// The unit of a view.
 ///
 /// The caller holds a lock on the view. Of several columns that would do, one is taken by which most
@@ -56,7 +60,7 @@ pub fn of(view: &Relation) -> Result<std::result::Result<Unit, Obstacle>> {
             }));
         }
     };
-    let mut best: Option<(usize, UnitColumn, Vec<(Occurrence, Mapping)>)> = None;
+    let mut best: Option<Candidate> = None;
     let mut refusal = None;
     for number in capture::leading_columns(view.oid())? {
         let place = usize::try_from(number - 1).unwrap_or_default();

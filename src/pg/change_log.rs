@@ -441,8 +441,15 @@ unsafe fn write(plan: &Plan, source: Oid, kind: Kind, row: Option<Values>) {
         }
         let descriptor = (*log).rd_att;
         let columns = usize::try_from((*descriptor).natts).unwrap_or_default();
-        let mut datums = vec![Datum::from(0); columns];
-        let mut nulls = vec![true; columns];
+        // Most logs have few columns: no need to allocate for those.
+        let (mut few, mut none) = ([Datum::from(0); 16], [true; 16]);
+        let (mut many, mut absent);
+        let (datums, nulls): (&mut [Datum], &mut [bool]) = if columns <= few.len() {
+            (&mut few[..columns], &mut none[..columns])
+        } else {
+            (many, absent) = (vec![Datum::from(0); columns], vec![true; columns]);
+            (&mut many, &mut absent)
+        };
         let head = [
             Datum::from(pg_sys::GetTopFullTransactionId().value),
             Datum::from(pg_sys::GetCurrentTimestamp()),

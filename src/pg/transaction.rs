@@ -1,9 +1,11 @@
 //! Transactions of background workers, subtransactions of functions, and what is to happen at commit.
 
 use std::cell::Cell;
+use std::ffi::c_void;
 use std::panic::AssertUnwindSafe;
+use std::sync::Once;
 
-use pgrx::{PgTryBuilder, PgXactCallbackEvent, pg_sys, register_xact_callback};
+use pgrx::{PgTryBuilder, PgXactCallbackEvent, pg_guard, pg_sys, register_xact_callback};
 
 use super::report::Caught;
 
@@ -80,25 +82,36 @@ pub fn inspect_error<R>(body: impl FnOnce() -> R, on_error: impl Fn(&Caught)) ->
 }
 
 thread_local! {
-    /// Whether the callbacks of `once_at_commit` wait for the end of the current transaction.
-    static REGISTERED: Cell<bool> = const { Cell::new(false) };
+    /// What is to be called at the end of the current transaction: when it has committed, or else.
+    static AT_END: Cell<Option<(fn(), fn())>> = const { Cell::new(None) };
 }
+
+static WATCHING: Once = Once::new();
 
 /// Calls `at_commit` after the current transaction has become visible to others, or `otherwise` when
 /// it ends without that; once, however often it is asked for. There is one user of this at a time.
+///
+/// By one callback for the life of the process: a transaction that changes a single row asks for this.
 pub fn once_at_commit(at_commit: fn(), otherwise: fn()) {
-    if REGISTERED.replace(true) {
+    WATCHING.call_once(|| {
+        // SAFETY: a function that stays where it is.
+        unsafe { pg_sys::RegisterXactCallback(Some(at_end_of_transaction), std::ptr::null_mut()) };
+    });
+    AT_END.set(Some((at_commit, otherwise)));
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn at_end_of_transaction(
+    event: pg_sys::XactEvent::Type,
+    _argument: *mut c_void,
+) {
+    use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PREPARE};
+    if !matches!(event, XACT_EVENT_COMMIT | XACT_EVENT_PREPARE | XACT_EVENT_ABORT) {
         return;
     }
-    let after = |action: fn()| {
-        move || {
-            REGISTERED.set(false);
-            action();
-        }
-    };
-    register_xact_callback(PgXactCallbackEvent::Commit, after(at_commit));
-    register_xact_callback(PgXactCallbackEvent::Prepare, after(otherwise));
-    register_xact_callback(PgXactCallbackEvent::Abort, after(otherwise));
+    if let Some((at_commit, otherwise)) = AT_END.take() {
+        if event == XACT_EVENT_COMMIT { at_commit() } else { otherwise() }
+    }
 }
 
 /// Calls `at_end` when the current transaction ends, either way.

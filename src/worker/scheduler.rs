@@ -31,6 +31,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const NO_SLOT_PAUSE: Duration = Duration::from_secs(5);
 /// Something due wakes us earlier, and so does whoever has something to say.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+/// How long to wait between taking changes, at least and at most.
+const LEAST_DEAF: Duration = Duration::from_millis(5);
+const MOST_DEAF: Duration = Duration::from_millis(250);
 /// How often to look at the size of logs of changes, while there are changes.
 const BOUND_EVERY: Duration = Duration::from_secs(60);
 /// When to read the registry again after that failed.
@@ -59,6 +62,8 @@ pub fn main(argument: i64) {
         waiting: false,
         no_slot_until: None,
         bounded_at: None,
+        deaf_until: None,
+        changes_wait: None,
     }
     .run();
 }
@@ -80,6 +85,10 @@ struct Process {
     no_slot_until: Option<Timestamp>,
     /// When logs of changes were looked at last.
     bounded_at: Option<Timestamp>,
+    /// No changes are taken before this time.
+    deaf_until: Option<Timestamp>,
+    /// There are some; they are taken at this time.
+    changes_wait: Option<Timestamp>,
 }
 
 /// How the process ends.
@@ -120,7 +129,8 @@ impl Process {
             let linger = guc::worker_linger();
             let leave_at = self.active_at.plus(linger);
             let due = self.board.wake_at();
-            let idle = self.running.is_empty() && self.reload_at.is_none();
+            let idle =
+                self.running.is_empty() && self.reload_at.is_none() && self.changes_wait.is_none();
             if idle && now >= leave_at && due.is_none_or(|at| at > now.plus(linger)) {
                 if self.leave(Leave::Until(due)) {
                     return;
@@ -128,7 +138,10 @@ impl Process {
                 continue;
             }
             let look_at = if now < leave_at { leave_at } else { now.plus(LONGEST_SLEEP) };
-            let next = [self.next_look(now), self.reload_at].into_iter().flatten().min();
+            let next = [self.next_look(now), self.reload_at, self.changes_wait]
+                .into_iter()
+                .flatten()
+                .min();
             latch::wait(next.map_or(look_at, |at| at.min(look_at)).since(now));
         }
         self.withdraw();
@@ -243,10 +256,22 @@ impl Process {
 
     /// Learns what has been changed. Where that is too much to tell, the registry is read again, and
     /// with it what each view does not show.
+    ///
+    /// Whoever changes what is reported already has nobody to wake. So changes are taken a moment after
+    /// those before, and not each as it comes: a view waits for some quiet anyway, or is being refreshed
+    /// meanwhile.
     fn take_changes(&mut self) {
-        let Some(changes) = shared::take_changes(self.database) else { return };
         let now = clock::now();
+        let soon = self.deaf_until.filter(|until| now < *until && until.since(now) <= MOST_DEAF);
+        if soon.is_some() && shared::has_changes(self.database) {
+            self.changes_wait = soon;
+            return;
+        }
+        self.changes_wait = None;
+        let Some(changes) = shared::take_changes(self.database) else { return };
         self.active_at = now;
+        let shortest = self.board.shortest_debounce().unwrap_or(MOST_DEAF);
+        self.deaf_until = Some(now.plus((shortest / 4).clamp(LEAST_DEAF, MOST_DEAF)));
         if self.bounded_at.is_none_or(|at| at.plus(BOUND_EVERY) <= now || at > now) {
             self.bounded_at = Some(now);
             self.bound_logs();

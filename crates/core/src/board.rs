@@ -159,6 +159,12 @@ impl Board {
         }
     }
 
+    /// The shortest time of quiet that a view waits for, if there are any that react to changes.
+    pub fn shortest_debounce(&self) -> Option<Duration> {
+        let reactions = self.views.values().filter_map(|view| view.entry.reaction);
+        reactions.map(|reaction| reaction.debounce).min()
+    }
+
     /// Somebody has committed a change of a source.
     pub fn changed(&mut self, source: SourceId, now: Timestamp) {
         self.observe(now);

@@ -323,13 +323,17 @@ pub fn sources_changed(oid: u32, sources: &[u32]) {
     latch::wake(pid);
 }
 
-/// The sources that have changed since the last call.
-pub fn take_changes(oid: u32) -> Option<Changes> {
-    let any = read(
+/// Whether sources have changed since changes were taken.
+pub fn has_changes(oid: u32) -> bool {
+    read(
         |shared| shared.databases.iter().any(|known| known.oid == oid && !known.changes.is_empty()),
         false,
-    );
-    if !any {
+    )
+}
+
+/// The sources that have changed since the last call.
+pub fn take_changes(oid: u32) -> Option<Changes> {
+    if !has_changes(oid) {
         return None;
     }
     write(
