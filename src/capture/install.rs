@@ -106,7 +106,8 @@ fn create(leaf: &Leaf, watch: &Watch) -> Result<()> {
     define(&format!("LOCK TABLE {source} IN SHARE ROW EXCLUSIVE MODE"))?;
     if !exists(&log)? {
         define(&format!(
-            "CREATE TABLE {log} (xid xid8 NOT NULL, at timestamptz NOT NULL, kind \"char\" NOT NULL);
+            "CREATE TABLE {log} (xid xid8 NOT NULL, at timestamptz NOT NULL, kind \"char\" NOT NULL)
+                 WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
              COMMENT ON TABLE {log} IS 'changes of a captured table that some view does not show yet';
              ALTER EXTENSION cache_refresher ADD TABLE {log}"
         ))?;

@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use cache_refresher_core::delta::{self, Column, Mapping, Occurrence, Partition, Reason};
+use cache_refresher_core::delta::{self, Column, Mapping, Occurrence};
+use cache_refresher_core::obstacle::Obstacle;
 use pgrx::pg_sys::Oid;
 
-use super::obstacle::Obstacle;
 use crate::catalog::capture;
 use crate::error::Result;
 use crate::pg::query_description::{self, Description};
@@ -53,12 +53,7 @@ type Candidate = (usize, UnitColumn, Vec<(Occurrence, Mapping)>);
 pub fn of(view: &Relation) -> Result<std::result::Result<Unit, Obstacle>> {
     let description = match query_description::describe(view) {
         Ok(description) => description,
-        Err(what) => {
-            return Ok(Err(Obstacle {
-                reason: format!("its query {what}"),
-                remedy: "Leave that out, or let diff do the work.".to_owned(),
-            }));
-        }
+        Err(what) => return Ok(Err(Obstacle::Strange(what))),
     };
     let mut best: Option<Candidate> = None;
     let mut refusal = None;
@@ -77,7 +72,7 @@ pub fn of(view: &Relation) -> Result<std::result::Result<Unit, Obstacle>> {
                     best = Some((directly, column, mappings));
                 }
             }
-            Err(reason) => refusal = Some(in_words(reason)),
+            Err(reason) => refusal = Some(Obstacle::Mapping(reason)),
         }
     }
     Ok(match best {
@@ -87,49 +82,10 @@ pub fn of(view: &Relation) -> Result<std::result::Result<Unit, Obstacle>> {
 }
 
 fn without_index(description: &Description) -> Obstacle {
-    let possible = description
-        .outputs
-        .iter()
-        .flatten()
-        .any(|column: &Column| delta::map(&description.query, *column).is_ok());
-    if possible {
-        Obstacle {
-            reason: "no index of the view begins with a column that its rows can be replaced by"
-                .to_owned(),
-            remedy: "Create an index on the column that identifies its rows.".to_owned(),
-        }
+    let mut shown = description.outputs.iter().flatten();
+    if shown.any(|column: &Column| delta::map(&description.query, *column).is_ok()) {
+        Obstacle::NoIndex
     } else {
-        Obstacle {
-            reason: "no indexed column of the view is a plain column of a table".to_owned(),
-            remedy: "Select the key of the leading table, and create an index on it.".to_owned(),
-        }
+        Obstacle::NoPlainColumn
     }
-}
-
-fn in_words(reason: Reason) -> Obstacle {
-    let (reason, remedy) = match reason {
-        Reason::FullJoin => {
-            ("its query has a FULL JOIN", "Use LEFT JOIN or UNION ALL where possible.")
-        }
-        Reason::NullableUnit => (
-            "the indexed column is of a table that an outer join extends by NULLs",
-            "Index a column of the table on the left of the join.",
-        ),
-        Reason::LooseCondition(_) => (
-            "a join condition accepts NULLs of an outer-joined table",
-            "Compare its columns with = in the join condition, without COALESCE or IS NULL.",
-        ),
-        Reason::Divided(Partition::Group) => (
-            "GROUP BY does not contain the indexed column",
-            "Index a column that the query groups by.",
-        ),
-        Reason::Divided(Partition::DistinctOn) => {
-            ("DISTINCT ON does not contain the indexed column", "Index a column of DISTINCT ON.")
-        }
-        Reason::Divided(Partition::Window) => (
-            "a window's PARTITION BY does not contain the indexed column",
-            "Index a column that all windows are partitioned by.",
-        ),
-    };
-    Obstacle { reason: reason.to_owned(), remedy: remedy.to_owned() }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use cache_refresher_core::delta::{
     Column, Condition, From, JoinKind, Occurrence, Partition, Query,
 };
+use cache_refresher_core::obstacle::Strange;
 use pgrx::PgList;
 use pgrx::pg_sys::{self, NodeTag, Oid};
 
@@ -30,9 +31,6 @@ pub struct Description {
     pub read_by_conditions: BTreeSet<Column>,
 }
 
-/// What a query has that is not understood, as a clause.
-pub type Strange = &'static str;
-
 /// Describes the query of a view.
 ///
 /// # Errors
@@ -55,12 +53,12 @@ impl Reader {
         unsafe {
             let query = &*self.query;
             let strange = [
-                (!query.setOperations.is_null(), "combines queries (UNION, INTERSECT or EXCEPT)"),
-                (!query.cteList.is_null(), "has a WITH clause"),
-                (query.hasSubLinks, "has a subquery in an expression"),
-                (query.hasTargetSRFs, "calls a set-returning function in SELECT"),
-                (!query.groupingSets.is_null(), "has GROUPING SETS, CUBE or ROLLUP"),
-                (!query.limitCount.is_null() || !query.limitOffset.is_null(), "has a LIMIT"),
+                (!query.setOperations.is_null(), Strange::SetOperation),
+                (!query.cteList.is_null(), Strange::With),
+                (query.hasSubLinks, Strange::Sublink),
+                (query.hasTargetSRFs, Strange::SetReturning),
+                (!query.groupingSets.is_null(), Strange::GroupingSets),
+                (!query.limitCount.is_null() || !query.limitOffset.is_null(), Strange::Limit),
             ];
             if let Some((_, what)) = strange.into_iter().find(|(found, _)| *found) {
                 return Err(what);
@@ -116,7 +114,7 @@ impl Reader {
                     let on = self.condition(self.flat(join.quals), &mut BTreeSet::new());
                     Ok(From::Join { kind, left: Box::new(left), right: Box::new(right), on })
                 }
-                _ => Err("has an unusual FROM clause"),
+                _ => Err(Strange::Other),
             }
         }
     }
@@ -128,7 +126,7 @@ impl Reader {
         unsafe {
             let entry = &*entry(self.query, index);
             if entry.rtekind != pg_sys::RTEKind::RTE_RELATION {
-                return Err("has a subquery or function in FROM");
+                return Err(Strange::Subquery);
             }
             match entry.relkind as u8 {
                 b'r' | b'p' => Ok(Table {
@@ -136,9 +134,8 @@ impl Reader {
                     oid: entry.relid,
                     inherits: entry.inh,
                 }),
-                b'v' => Err("reads a plain view"),
-                b'm' => Err("reads a materialized view"),
-                _ => Err("reads a foreign table"),
+                b'v' => Err(Strange::View),
+                _ => Err(Strange::Other),
             }
         }
     }

@@ -66,7 +66,7 @@ pub fn refresh(
     let relation = Relation::open(view.oid);
     let unit = match unit::of(&relation)? {
         Ok(unit) => unit,
-        Err(obstacle) => return Ok(Attempt::NotPossible(obstacle.reason)),
+        Err(obstacle) => return Ok(Attempt::NotPossible(obstacle.reason())),
     };
     let memory = MemoryContext::new();
     let changes = match memory.run(|| changes(&unit, leaves, shown))? {

@@ -1,9 +1,10 @@
 //! Each method for a view: whether it can be taken, why not, and which one the next refresh takes.
 
 use cache_refresher_core::method::{self, Method};
+use cache_refresher_core::obstacle::Obstacle;
 
 use super::{facts, settings};
-use crate::capture::obstacle::{self, Obstacle};
+use crate::capture::obstacle;
 use crate::capture::unit::{self, Unit};
 use crate::capture::{self, Changes};
 use crate::catalog::registry::Registration;
@@ -75,7 +76,7 @@ fn row(
 ) -> Row {
     let (possible, reason, remedy) = match verdict {
         Ok(reason) => (true, reason, None),
-        Err(Obstacle { reason, remedy }) => (false, reason, Some(remedy)),
+        Err(obstacle) => (false, obstacle.reason(), Some(obstacle.remedy())),
     };
     Row { method: method.as_str(), possible, chosen: next == Some(method), reason, remedy }
 }
@@ -91,10 +92,7 @@ fn by_changes(
     settings: &RefreshSettings,
 ) -> Result<std::result::Result<Outlook, Obstacle>> {
     if !captured {
-        return Ok(Err(Obstacle {
-            reason: "changes of what it reads are not captured".to_owned(),
-            remedy: "Register it with on_change => true.".to_owned(),
-        }));
+        return Ok(Err(Obstacle::NotCaptured));
     }
     let surroundings = crate::catalog::capture::surroundings(view.oid)?;
     if let Some(obstacle) = obstacle::of(view.oid, &surroundings)? {

@@ -5,7 +5,7 @@ use cache_refresher_core::time::Timestamp;
 use pgrx::pg_sys::Oid;
 
 use super::settings;
-use crate::capture;
+use crate::capture::{self, obstacle};
 use crate::catalog;
 use crate::catalog::registry::Registration;
 use crate::error::Result;
@@ -24,12 +24,16 @@ pub fn of_view(view: Oid) -> Result<(Staleness, Option<Timestamp>)> {
     of(view, registration.is_some_and(|registration| registration.policy.on_change))
 }
 
-/// Since when a captured view may not show everything: known to be stale, or what it rests on is not as
-/// it was, or it rests on nothing yet.
+/// Since when a captured view may not show everything: known to be stale, or not proved to be fresh
+/// although that is possible.
 pub fn stale_since(view: Oid) -> Result<Option<Timestamp>> {
     let (staleness, since) = of(view, true)?;
+    if staleness != Staleness::Unknown {
+        return Ok(since);
+    }
+    let surroundings = catalog::capture::surroundings(view)?;
+    let provable = obstacle::of(view, &surroundings)?.is_none();
     let basis = catalog::capture::basis(view)?;
-    let may_be_proved = basis.is_none_or(|basis| basis.fingerprint.is_some());
-    let lost = staleness == Staleness::Unknown && may_be_proved;
-    Ok(if lost { Some(clock::now()) } else { since })
+    let lost = basis.is_none_or(|basis| basis.fingerprint.is_some());
+    Ok((provable || lost).then(clock::now))
 }

@@ -20,6 +20,7 @@ pub mod method;
 pub mod metrics;
 mod mix;
 pub mod notification;
+pub mod obstacle;
 pub mod order;
 pub mod outcome;
 pub mod pool;

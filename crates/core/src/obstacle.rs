@@ -1,0 +1,233 @@
+//! Why a view cannot be refreshed by the changes of its sources, in words that tell what to change.
+//!
+//! `docs/incremental.md` lists them all, which a test compares.
+
+use crate::delta::{Partition, Reason};
+
+/// What stands in the way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Obstacle {
+    /// Nobody asked for it.
+    NotCaptured,
+    /// The query calls a function that may return another value although nothing has changed.
+    Restless(String),
+    /// The query takes a sample.
+    Sample,
+    /// The query reads system columns.
+    SystemColumn,
+    /// The query reads tables of the server itself.
+    Catalog,
+    /// A source is on another server.
+    Foreign(String),
+    /// A source is a materialized view, which has no triggers.
+    Materialized(String),
+    /// A source is emptied by a crash, unseen.
+    Unlogged(String),
+    /// A source shows different rows to different roles, by rules that may read anything.
+    RowSecurity(String),
+    /// A source has no trigger of ours, or not one that sees enough.
+    Uncaptured {
+        /// The source.
+        name: String,
+        /// Whether the view's owner may have a trigger there.
+        allowed: bool,
+    },
+    /// The query has something that is not understood.
+    Strange(Strange),
+    /// No column can be the unit.
+    Mapping(Reason),
+    /// A column would do, but no index leads to it.
+    NoIndex,
+    /// No indexed column is a plain column of a table.
+    NoPlainColumn,
+}
+
+/// What a query has that the mapping does not understand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strange {
+    /// UNION and its kin.
+    SetOperation,
+    /// A common table expression.
+    With,
+    /// A subquery in an expression.
+    Sublink,
+    /// A set-returning function in SELECT.
+    SetReturning,
+    /// GROUPING SETS and its kin.
+    GroupingSets,
+    /// LIMIT or OFFSET.
+    Limit,
+    /// A subquery or function in FROM.
+    Subquery,
+    /// A plain view in FROM.
+    View,
+    /// Anything else in FROM that is no table.
+    Other,
+}
+
+impl Strange {
+    const ALL: [Self; 9] = [
+        Self::SetOperation,
+        Self::With,
+        Self::Sublink,
+        Self::SetReturning,
+        Self::GroupingSets,
+        Self::Limit,
+        Self::Subquery,
+        Self::View,
+        Self::Other,
+    ];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::SetOperation => "combines queries (UNION, INTERSECT or EXCEPT)",
+            Self::With => "has a WITH clause",
+            Self::Sublink => "has a subquery in an expression",
+            Self::SetReturning => "calls a set-returning function in SELECT",
+            Self::GroupingSets => "has GROUPING SETS, CUBE or ROLLUP",
+            Self::Limit => "has a LIMIT",
+            Self::Subquery => "has a subquery or function in FROM",
+            Self::View => "reads a plain view",
+            Self::Other => "has an unusual FROM clause",
+        }
+    }
+}
+
+impl Obstacle {
+    /// One of each kind, as the documentation lists them.
+    pub fn examples() -> Vec<Self> {
+        let name = || "name".to_owned();
+        let mut all = vec![
+            Self::NotCaptured,
+            Self::Restless("function".to_owned()),
+            Self::Sample,
+            Self::SystemColumn,
+            Self::Catalog,
+            Self::Foreign(name()),
+            Self::Materialized(name()),
+            Self::Unlogged(name()),
+            Self::RowSecurity(name()),
+            Self::Uncaptured { name: name(), allowed: true },
+        ];
+        all.extend(Strange::ALL.map(Self::Strange));
+        all.extend(
+            [
+                Reason::FullJoin,
+                Reason::NullableUnit,
+                Reason::LooseCondition(1),
+                Reason::Divided(Partition::Group),
+                Reason::Divided(Partition::DistinctOn),
+                Reason::Divided(Partition::Window),
+            ]
+            .map(Self::Mapping),
+        );
+        all.extend([Self::NoIndex, Self::NoPlainColumn]);
+        all
+    }
+
+    /// Whether it stands in the way of `skip` and of a proof of freshness, too, and not of `delta` alone.
+    pub const fn forbids_proof(&self) -> bool {
+        !matches!(self, Self::Strange(_) | Self::Mapping(_) | Self::NoIndex | Self::NoPlainColumn)
+    }
+
+    /// Why, as a clause.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::NotCaptured => "changes of what it reads are not captured".to_owned(),
+            Self::Restless(name) => format!("its result can change by itself: it calls {name}"),
+            Self::Sample => "it takes a sample of a table".to_owned(),
+            Self::SystemColumn => "it reads system columns".to_owned(),
+            Self::Catalog => "it reads system catalogs".to_owned(),
+            Self::Foreign(name) => format!("{name} is a foreign table"),
+            Self::Materialized(name) => format!("{name} is a materialized view"),
+            Self::Unlogged(name) => format!("{name} is unlogged: a crash empties it unseen"),
+            Self::RowSecurity(name) => {
+                format!("{name} has row security, whose policies may read anything")
+            }
+            Self::Uncaptured { name, .. } => format!("changes of {name} are not captured"),
+            Self::Strange(what) => format!("its query {}", what.as_str()),
+            Self::Mapping(reason) => match reason {
+                Reason::FullJoin => "its query has a FULL JOIN",
+                Reason::NullableUnit => {
+                    "the indexed column is of a table that an outer join extends by NULLs"
+                }
+                Reason::LooseCondition(_) => {
+                    "a join condition accepts NULLs of an outer-joined table"
+                }
+                Reason::Divided(Partition::Group) => "GROUP BY does not contain the indexed column",
+                Reason::Divided(Partition::DistinctOn) => {
+                    "DISTINCT ON does not contain the indexed column"
+                }
+                Reason::Divided(Partition::Window) => {
+                    "a window's PARTITION BY does not contain the indexed column"
+                }
+            }
+            .to_owned(),
+            Self::NoIndex => {
+                "no index of the view begins with a column that its rows can be replaced by"
+                    .to_owned()
+            }
+            Self::NoPlainColumn => {
+                "no indexed column of the view is a plain column of a table".to_owned()
+            }
+        }
+    }
+
+    /// What to do about it, as a sentence.
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::NotCaptured => "Register it with on_change => true.".to_owned(),
+            Self::Restless(_) | Self::Sample | Self::SystemColumn | Self::Catalog => {
+                "Leave that out of the view's query, or let the interval do its work.".to_owned()
+            }
+            Self::Foreign(_) | Self::RowSecurity(_) => {
+                "Call cache_refresher.invalidate when it has changed; the interval sees to the rest."
+                    .to_owned()
+            }
+            Self::Materialized(_) => {
+                "It follows that view where it has no interval of its own.".to_owned()
+            }
+            Self::Unlogged(name) => {
+                format!("ALTER TABLE {name} SET LOGGED, or call cache_refresher.invalidate.")
+            }
+            Self::Uncaptured { allowed: true, .. } => {
+                "The next refresh by a worker sets it up.".to_owned()
+            }
+            Self::Uncaptured { name, allowed: false } => {
+                format!("GRANT TRIGGER ON {name} to the owner of the view.")
+            }
+            Self::Strange(_) => "Leave that out, or let diff do the work.".to_owned(),
+            Self::Mapping(reason) => match reason {
+                Reason::FullJoin => "Use LEFT JOIN where that is possible.",
+                Reason::NullableUnit => "Index a column of the table on the left of the join.",
+                Reason::LooseCondition(_) => {
+                    "Compare its columns with = in the join condition, without COALESCE or IS NULL."
+                }
+                Reason::Divided(Partition::Group) => "Index a column that the query groups by.",
+                Reason::Divided(Partition::DistinctOn) => "Index a column of DISTINCT ON.",
+                Reason::Divided(Partition::Window) => {
+                    "Index a column that all windows are partitioned by."
+                }
+            }
+            .to_owned(),
+            Self::NoIndex => "Create an index on the column that identifies its rows.".to_owned(),
+            Self::NoPlainColumn => {
+                "Select the key of the leading table, and create an index on it.".to_owned()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_lists_each() {
+        let page = include_str!("../../../docs/incremental.md");
+        for obstacle in Obstacle::examples() {
+            let row = format!("| {} | {} |", obstacle.reason(), obstacle.remedy());
+            assert!(page.contains(&row), "docs/incremental.md lacks\n{row}");
+        }
+    }
+}
