@@ -81,9 +81,11 @@ pub fn inspect_error<R>(body: impl FnOnce() -> R, on_error: impl Fn(&Caught)) ->
         .execute()
 }
 
+/// What is to be called at the end of a transaction: if it has committed, or else.
+type AtEnd = (fn(), fn());
+
 thread_local! {
-    /// What is to be called at the end of the current transaction: when it has committed, or else.
-    static AT_END: Cell<Option<(fn(), fn())>> = const { Cell::new(None) };
+    static AT_END: Cell<Option<AtEnd>> = const { Cell::new(None) };
 }
 
 static WATCHING: Once = Once::new();
