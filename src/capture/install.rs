@@ -10,7 +10,7 @@ use pgrx::pg_sys::Oid;
 use pgrx::spi::{quote_identifier, quote_qualified_identifier};
 
 use super::unit;
-use crate::catalog::capture::{self, Kind, Leaf, Source};
+use crate::catalog::capture::{self, KeptColumn, Kind, Leaf, Source};
 use crate::catalog::view::View;
 use crate::error::{Error, Result};
 use crate::pg::change_log::{self, Watch};
@@ -58,6 +58,7 @@ pub fn ensure(view: &View) -> Result<Vec<String>> {
     let wanted = Wanted::by(&Relation::open_shared(view.oid))?;
     let mut uncaptured = Vec::new();
     let mut captured = Vec::new();
+    let mut begun = false;
     for leaf in capture::surroundings(view.oid)?.leaves {
         let name = quote_qualified_identifier(&leaf.schema, &leaf.name);
         if leaf.kind != Kind::Table {
@@ -73,10 +74,13 @@ pub fn ensure(view: &View) -> Result<Vec<String>> {
             Some(present) => create(&leaf, &present.with(&wanted))?,
             None => create(&leaf, &wanted)?,
         }
-        capture::add_use(view.oid, leaf.oid)?;
+        begun |= capture::add_use(view.oid, leaf.oid)?;
         captured.push(leaf.oid);
     }
     capture::drop_uses(view.oid, captured)?;
+    if begun {
+        super::begin(view.oid)?;
+    }
     Ok(uncaptured)
 }
 
@@ -112,7 +116,8 @@ fn create(leaf: &Leaf, watch: &Watch) -> Result<()> {
              ALTER EXTENSION cache_refresher ADD TABLE {log}"
         ))?;
     }
-    for (number, type_name) in capture::types_of(leaf.oid, watch.kept.clone())? {
+    for column in capture::types_of(leaf.oid, watch.kept.clone())? {
+        let KeptColumn { number, type_name, .. } = column;
         // A column that is there with another type is of an earlier definition of the table.
         if !leaf.kept.contains(&number) {
             define(&format!(

@@ -14,7 +14,9 @@ use cache_refresher_core::visibility::Visibility;
 use pgrx::pg_sys::Oid;
 
 use crate::catalog::capture::{self, Basis, Leaf};
+use crate::catalog::registry;
 use crate::error::Result;
+use crate::pg::lock::RefreshLock;
 use crate::pg::{change_log, hooks};
 
 /// What is known about the changes of a view's sources, under the active snapshot.
@@ -102,13 +104,43 @@ fn unshown_since(view: Oid, shown: &Visibility) -> Result<Option<Timestamp>> {
 }
 
 /// Removes what nobody needs any more of what led to a view's new content.
+///
+/// What another view needs is what its content does not show. A view without a proof needs nothing, and
+/// any refresh of it that begins from now on sees all that is removed here; one that is under way may
+/// have begun before, and might rest on what it does not see: then everything stays for the next time.
 pub fn settle(view: Oid, shown: &Visibility) -> Result<()> {
     capture::settle(view, shown)?;
     for source in capture::sources(view)? {
-        let others = capture::other_consumers(source, view)?;
-        change_log::prune(source, |xid| {
-            shown.shows(xid) && others.iter().all(|other| other.shows(xid))
-        });
+        let mut others = Vec::new();
+        let mut under_way = false;
+        for consumer in capture::other_consumers(source, view)? {
+            match consumer.needs_after {
+                Some(shown) => others.push(shown),
+                None => under_way |= is_being_refreshed(consumer.view)?,
+            }
+        }
+        if !under_way {
+            change_log::prune(source, |xid| {
+                shown.shows(xid) && others.iter().all(|other| other.shows(xid))
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Whether another transaction refreshes a view.
+fn is_being_refreshed(view: Oid) -> Result<bool> {
+    let lock = RefreshLock::try_acquire(registry::oid()?, view);
+    Ok(lock.map(RefreshLock::release).is_none())
+}
+
+/// Nothing is proved any more of a view that begins to be captured, or does so again: what happened
+/// before was nobody's business. A refresh that is under way could still write a proof; what is said
+/// here outlives that.
+fn begin(view: Oid) -> Result<()> {
+    capture::distrust(view)?;
+    if is_being_refreshed(view)? {
+        invalidate(view)?;
     }
     Ok(())
 }

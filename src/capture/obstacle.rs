@@ -39,6 +39,7 @@ fn of_source(leaf: &Leaf, wanted: &Watch) -> Option<Obstacle> {
         Kind::Unlogged => Some(Obstacle::Unlogged(name)),
         Kind::RowSecurity => Some(Obstacle::RowSecurity(name)),
         Kind::Catalog => Some(Obstacle::Catalog),
+        Kind::Virtual => Some(Obstacle::Virtual(name)),
         Kind::Table => {
             let covered = install::present(leaf).is_some_and(|present| present.covers(wanted));
             (!covered).then_some(Obstacle::Uncaptured { name, allowed: leaf.allowed })

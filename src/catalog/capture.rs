@@ -7,7 +7,7 @@ use pgrx::pg_sys::Oid;
 
 use super::query;
 use crate::error::{Error, Result};
-use crate::pg::clock;
+use crate::pg::{clock, types};
 
 /// A relation whose rows a view shows: a table, a partition, a foreign table, a materialized view.
 #[derive(Debug, Clone)]
@@ -40,6 +40,8 @@ pub enum Kind {
     RowSecurity,
     /// Of the server itself.
     Catalog,
+    /// A column that is named is computed when it is read: no trigger sees its value.
+    Virtual,
 }
 
 /// All that a view reads.
@@ -113,12 +115,17 @@ SELECT f.digest, c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.rel
            AND p.pronamespace = '_cache_refresher'::regnamespace
            AND to_regclass('_cache_refresher.changes_' || c.oid) IS NOT NULL),
        has_table_privilege((SELECT v.relowner FROM pg_class v WHERE v.oid = $1), c.oid, 'TRIGGER'),
-       ARRAY(SELECT a.attnum FROM pg_attribute k JOIN pg_attribute a
-                ON a.attrelid = c.oid AND a.attnum = substr(k.attname, 2)::int AND a.atttypid = k.atttypid
-              WHERE k.attrelid = to_regclass('_cache_refresher.changes_' || c.oid) AND k.attname ~ '^c[0-9]+$' AND NOT k.attisdropped),
+       ARRAY(SELECT substr(k.attname, 2)::int2 FROM pg_attribute k
+              WHERE k.attrelid = to_regclass('_cache_refresher.changes_' || c.oid) AND k.attname ~ '^c[0-9]+$' AND NOT k.attisdropped
+              ORDER BY k.attnum),
        ARRAY(WITH RECURSIVE up (oid) AS (
                 SELECT c.oid UNION SELECT i.inhparent FROM up u JOIN pg_inherits i ON i.inhrelid = u.oid)
-             SELECT oid FROM up)
+             SELECT oid FROM up),
+       ARRAY(SELECT k.atttypid FROM pg_attribute k
+              WHERE k.attrelid = to_regclass('_cache_refresher.changes_' || c.oid) AND k.attname ~ '^c[0-9]+$' AND NOT k.attisdropped
+              ORDER BY k.attnum),
+       EXISTS (SELECT FROM named m JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = m.attname
+                WHERE m.oid = c.oid AND a.attgenerated = 'v')
   FROM (SELECT md5(string_agg(l.text, E'\\n' ORDER BY l.oid, l.text)) AS digest FROM line l) f
   LEFT JOIN (SELECT DISTINCT l.oid FROM relation l WHERE l.relkind IN ('r', 'f', 'm') AND l.oid <> $1) r ON true
   LEFT JOIN pg_class c ON c.oid = r.oid
@@ -138,6 +145,7 @@ pub fn surroundings(view: Oid) -> Result<Surroundings> {
         let kind = match (relkind.as_str(), persistence.as_str()) {
             ("f", _) => Kind::Foreign,
             ("m", _) => Kind::Materialized,
+            _ if row.required(14)? => Kind::Virtual,
             _ if oid.to_u32() < FIRST_USER_OID => Kind::Catalog,
             (_, "p") if row.required(7)? => Kind::RowSecurity,
             (_, "p") => Kind::Table,
@@ -151,7 +159,7 @@ pub fn surroundings(view: Oid) -> Result<Surroundings> {
             columns: row.required(8)?,
             trigger: row.optional(9)?,
             allowed: row.required(10)?,
-            kept: row.required(11)?,
+            kept: kept(oid, row.required(11)?, row.required(13)?)?,
             family: row.required(12)?,
         }))
     })?;
@@ -201,9 +209,17 @@ fn bad(what: &str) -> Error {
 const USE: &str = "
 INSERT INTO _cache_refresher.capture (view, source) VALUES ($1, $2) ON CONFLICT DO NOTHING";
 
-/// Notes that a view needs the changes of a source.
-pub fn add_use(view: Oid, source: Oid) -> Result<()> {
-    query::execute(USE, &[view.into(), source.into()]).map(drop)
+/// Notes that a view needs the changes of a source. False if that was known.
+pub fn add_use(view: Oid, source: Oid) -> Result<bool> {
+    Ok(query::execute(USE, &[view.into(), source.into()])? > 0)
+}
+
+const DISTRUST: &str = "
+UPDATE _cache_refresher.content SET fingerprint = NULL WHERE view = $1 AND fingerprint IS NOT NULL";
+
+/// Nothing is proved of a view's content any more.
+pub fn distrust(view: Oid) -> Result<()> {
+    query::execute(DISTRUST, &[view.into()]).map(drop)
 }
 
 const DROP_USES: &str = "
@@ -215,11 +231,17 @@ pub fn drop_uses(view: Oid, keep: Vec<Oid>) -> Result<()> {
     query::execute(DROP_USES, &[view.into(), keep.into()]).map(drop)
 }
 
+/// Nobody keeps their changes for them from then on: what was proved does not hold any more.
 const DROP_ORPHANED_USES: &str = "
-DELETE FROM _cache_refresher.capture c
- WHERE NOT EXISTS (SELECT FROM _cache_refresher.binding b JOIN _cache_refresher.registry r
-                       ON (r.view_schema, r.view_name) = (b.view_schema, b.view_name)
-                    WHERE b.view = c.view AND r.on_change)";
+WITH gone AS (
+    DELETE FROM _cache_refresher.capture c
+     WHERE NOT EXISTS (SELECT FROM _cache_refresher.binding b JOIN _cache_refresher.registry r
+                           ON (r.view_schema, r.view_name) = (b.view_schema, b.view_name)
+                        WHERE b.view = c.view AND r.on_change)
+    RETURNING c.view
+)
+UPDATE _cache_refresher.content k SET fingerprint = NULL
+ WHERE k.view IN (SELECT view FROM gone) AND k.fingerprint IS NOT NULL";
 
 const UNUSED: &str = "
 SELECT DISTINCT s.oid, coalesce(n.nspname::text, ''), coalesce(c.relname::text, '')
@@ -257,14 +279,24 @@ pub fn sources(view: Oid) -> Result<Vec<Oid>> {
 }
 
 const CONSUMERS: &str = "
-SELECT k.shown::text
-  FROM _cache_refresher.capture c JOIN _cache_refresher.content k ON k.view = c.view
- WHERE c.source = $1 AND c.view <> $2 AND k.shown IS NOT NULL AND k.fingerprint IS NOT NULL";
+SELECT c.view, CASE WHEN k.fingerprint IS NOT NULL THEN k.shown::text END
+  FROM _cache_refresher.capture c LEFT JOIN _cache_refresher.content k ON k.view = c.view
+ WHERE c.source = $1 AND c.view <> $2";
 
-/// What other views show that need the changes of a source.
-pub fn other_consumers(source: Oid, view: Oid) -> Result<Vec<Visibility>> {
+/// A view that is told of the changes of a source.
+pub struct Consumer {
+    pub view: Oid,
+    /// It needs those changes that this does not show; nothing if it needs none.
+    pub needs_after: Option<Visibility>,
+}
+
+/// Other views that are told of the changes of a source.
+pub fn other_consumers(source: Oid, view: Oid) -> Result<Vec<Consumer>> {
     query::select_current(CONSUMERS, &[source.into(), view.into()], |row| {
-        visibility(row.required(1)?)
+        Ok(Consumer {
+            view: row.required(1)?,
+            needs_after: row.optional(2)?.map(visibility).transpose()?,
+        })
     })
 }
 
@@ -336,14 +368,33 @@ pub fn leading_columns(view: Oid) -> Result<Vec<i16>> {
     query::select_current(LEADING, &[view.into()], |row| row.required(1))
 }
 
+/// The columns of a log, by number and type, that are still of the type that the source has there.
+fn kept(source: Oid, numbers: Vec<i16>, types: Vec<Oid>) -> Result<Vec<i16>> {
+    let now = types_of(source, numbers.clone())?;
+    let is_same = |&(number, of): &(i16, Oid)| {
+        now.iter().any(|column| column.number == number && column.base_type == of)
+    };
+    Ok(numbers.into_iter().zip(types).filter(is_same).map(|(number, _)| number).collect())
+}
+
 const TYPES_OF: &str = "
-SELECT a.attnum, format_type(a.atttypid, a.atttypmod)::text
+SELECT a.attnum, a.atttypid
   FROM pg_attribute a WHERE a.attrelid = $1 AND a.attnum = ANY ($2) AND NOT a.attisdropped ORDER BY a.attnum";
 
-/// Types of columns of a table, as SQL writes them under a search_path of pg_catalog alone.
-pub fn types_of(table: Oid, numbers: Vec<i16>) -> Result<Vec<(i16, String)>> {
+/// A column of a source as its log keeps it: of a domain the type beneath, whose constraints nobody has
+/// to run here.
+pub struct KeptColumn {
+    pub number: i16,
+    pub base_type: Oid,
+    /// As SQL writes it.
+    pub type_name: String,
+}
+
+/// Columns of a table.
+pub fn types_of(table: Oid, numbers: Vec<i16>) -> Result<Vec<KeptColumn>> {
     query::select_current(TYPES_OF, &[table.into(), numbers.into()], |row| {
-        Ok((row.required(1)?, row.required(2)?))
+        let (base_type, type_name) = types::base(row.required(2)?);
+        Ok(KeptColumn { number: row.required(1)?, base_type, type_name })
     })
 }
 

@@ -349,7 +349,7 @@ impl Plan {
                 let there = &*row::attribute(log.descriptor(), index);
                 let same = place(number).is_some_and(|place| {
                     let here = &*row::attribute(source, place as i32);
-                    !here.attisdropped && here.atttypid == there.atttypid
+                    !here.attisdropped && pg_sys::getBaseType(here.atttypid) == there.atttypid
                 });
                 blind |= !same;
             }

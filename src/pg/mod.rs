@@ -30,5 +30,6 @@ pub mod spool;
 pub mod statement;
 pub mod table_writer;
 pub mod transaction;
+pub mod types;
 pub mod units;
 pub mod view_query;

@@ -25,6 +25,8 @@ pub enum Obstacle {
     Unlogged(String),
     /// A source shows different rows to different roles, by rules that may read anything.
     RowSecurity(String),
+    /// A column of a source is computed when it is read.
+    Virtual(String),
     /// A source has no trigger of ours, or not one that sees enough.
     Uncaptured {
         /// The source.
@@ -107,6 +109,7 @@ impl Obstacle {
             Self::Materialized(name()),
             Self::Unlogged(name()),
             Self::RowSecurity(name()),
+            Self::Virtual(name()),
             Self::Uncaptured { name: name(), allowed: true },
         ];
         all.extend(Strange::ALL.map(Self::Strange));
@@ -143,6 +146,9 @@ impl Obstacle {
             Self::Unlogged(name) => format!("{name} is unlogged: a crash empties it unseen"),
             Self::RowSecurity(name) => {
                 format!("{name} has row security, whose policies may read anything")
+            }
+            Self::Virtual(name) => {
+                format!("{name} has virtual generated columns that the query reads")
             }
             Self::Uncaptured { name, .. } => format!("changes of {name} are not captured"),
             Self::Strange(what) => format!("its query {}", what.as_str()),
@@ -190,6 +196,7 @@ impl Obstacle {
             Self::Unlogged(name) => {
                 format!("ALTER TABLE {name} SET LOGGED, or call cache_refresher.invalidate.")
             }
+            Self::Virtual(_) => "Generate them STORED, or compute them in the view.".to_owned(),
             Self::Uncaptured { allowed: true, .. } => {
                 "The next refresh by a worker sets it up.".to_owned()
             }
