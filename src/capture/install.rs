@@ -59,7 +59,7 @@ pub fn ensure(view: &View) -> Result<Vec<String>> {
     let mut uncaptured = Vec::new();
     let mut captured = Vec::new();
     let mut begun = false;
-    for leaf in capture::surroundings(view.oid)?.leaves {
+    for leaf in capture::leaves(view.oid)? {
         let name = quote_qualified_identifier(&leaf.schema, &leaf.name);
         if leaf.kind != Kind::Table {
             uncaptured.push(name);
@@ -112,6 +112,7 @@ fn create(leaf: &Leaf, watch: &Watch) -> Result<()> {
         define(&format!(
             "CREATE TABLE {log} (xid xid8 NOT NULL, at timestamptz NOT NULL, kind \"char\" NOT NULL)
                  WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+             CREATE INDEX ON {log} (xid);
              COMMENT ON TABLE {log} IS 'changes of a captured table that some view does not show yet';
              ALTER EXTENSION cache_refresher ADD TABLE {log}"
         ))?;
@@ -172,7 +173,7 @@ fn remove(unused: &Source) -> Result<()> {
 pub fn is_incomplete(view: Oid) -> Result<bool> {
     let wanted = Wanted::by(&Relation::open_shared(view))?;
     let sources = capture::sources(view)?;
-    for leaf in capture::surroundings(view)?.leaves {
+    for leaf in capture::leaves(view)? {
         if leaf.kind != Kind::Table || !leaf.allowed {
             continue;
         }

@@ -13,7 +13,7 @@ use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::visibility::Visibility;
 use pgrx::pg_sys::Oid;
 
-use crate::catalog::capture::{self, Basis, Leaf};
+use crate::catalog::capture::{self, Basis};
 use crate::catalog::registry;
 use crate::error::Result;
 use crate::pg::lock::RefreshLock;
@@ -22,6 +22,8 @@ use crate::pg::{change_log, hooks};
 /// What is known about the changes of a view's sources, under the active snapshot.
 #[derive(Debug, Clone)]
 pub struct Knowledge {
+    /// What it shows now.
+    pub before: Option<Visibility>,
     /// What its content will rest on if it is refreshed now.
     pub basis: Basis,
     pub changes: Changes,
@@ -34,8 +36,8 @@ pub enum Changes {
     Unknown,
     /// Nothing: the content is what the query would return now.
     None,
-    /// What the logs of the leaves say of transactions that were not shown.
-    Some { shown: Visibility, leaves: Vec<Leaf> },
+    /// What the logs say of transactions that this does not show.
+    Some(Visibility),
 }
 
 /// Looks at what a view shows and what has changed. The caller holds locks on the view and its sources;
@@ -46,28 +48,29 @@ pub fn examine(view: Oid, captured: bool, settings: &str) -> Result<Knowledge> {
     let shown = capture::visible_now()?;
     if !captured {
         return Ok(Knowledge {
+            before: None,
             basis: Basis { shown, fingerprint: None },
             changes: Changes::Unknown,
         });
     }
-    let surroundings = capture::surroundings(view)?;
-    let fingerprint = format!("{} {settings}", surroundings.fingerprint);
-    let before = capture::basis(view)?;
-    let trusted = before.filter(|before| before.fingerprint.as_deref() == Some(&fingerprint));
-    if let Some(before) = trusted {
-        let invalidated = capture::invalidated_since(view, Some(&before.shown))?.is_some();
+    let fingerprint = format!("{} {settings}", capture::fingerprint(view)?);
+    let basis = capture::basis(view)?;
+    let before = basis.as_ref().map(|basis| basis.shown.clone());
+    let trusted = basis.filter(|basis| basis.fingerprint.as_deref() == Some(&fingerprint));
+    if let Some(Basis { shown: last, .. }) = trusted {
+        let invalidated = capture::invalidated_since(view, Some(&last))?.is_some();
         let changes = if invalidated {
             Changes::Unknown
-        } else if unshown_since(view, &before.shown)?.is_none() {
+        } else if unshown_since(view, &last)?.is_none() {
             Changes::None
         } else {
-            Changes::Some { shown: before.shown, leaves: surroundings.leaves }
+            Changes::Some(last)
         };
         let basis = Basis { shown, fingerprint: Some(fingerprint) };
-        return Ok(Knowledge { basis, changes });
+        return Ok(Knowledge { before, basis, changes });
     }
-    let fingerprint = obstacle::of(view, &surroundings)?.is_none().then_some(fingerprint);
-    Ok(Knowledge { basis: Basis { shown, fingerprint }, changes: Changes::Unknown })
+    let fingerprint = obstacle::of(view)?.is_none().then_some(fingerprint);
+    Ok(Knowledge { before, basis: Basis { shown, fingerprint }, changes: Changes::Unknown })
 }
 
 /// How stale a view is, by what the calling statement sees.
@@ -85,7 +88,7 @@ pub fn staleness(
     let Some(fingerprint) = basis.fingerprint.filter(|_| captured) else {
         return Ok((Staleness::Unknown, None));
     };
-    let now = format!("{} {settings}", capture::surroundings(view)?.fingerprint);
+    let now = format!("{} {settings}", capture::fingerprint(view)?);
     Ok((if now == fingerprint { Staleness::Fresh } else { Staleness::Unknown }, None))
 }
 
@@ -93,7 +96,7 @@ pub fn staleness(
 fn unshown_since(view: Oid, shown: &Visibility) -> Result<Option<Timestamp>> {
     let mut since = capture::invalidated_since(view, Some(shown))?;
     for source in capture::sources(view)? {
-        change_log::read(source, |entry| {
+        change_log::read(source, shown.earliest(), |entry| {
             if !shown.shows(entry.xid) {
                 since = Some(since.map_or(entry.at, |since| since.min(entry.at)));
             }
@@ -107,8 +110,12 @@ fn unshown_since(view: Oid, shown: &Visibility) -> Result<Option<Timestamp>> {
 ///
 /// What another view needs is what its content does not show. A view without a proof needs nothing, and
 /// any refresh of it that begins from now on sees all that is removed here; one that is under way may
-/// have begun before, and might rest on what it does not see: then everything stays for the next time.
-pub fn settle(view: Oid, shown: &Visibility) -> Result<()> {
+/// have begun before, and might rest on what it does not see: then everything stays.
+///
+/// `before` is what the view showed before. Whatever else is needed no more was so when the last of those
+/// who needed it had been refreshed, and is gone since then: but for what stayed at that time, which is
+/// why now and then everything is looked at.
+pub fn settle(view: Oid, shown: &Visibility, before: Option<&Visibility>) -> Result<()> {
     capture::settle(view, shown)?;
     for source in capture::sources(view)? {
         let mut others = Vec::new();
@@ -120,7 +127,7 @@ pub fn settle(view: Oid, shown: &Visibility) -> Result<()> {
             }
         }
         if !under_way {
-            change_log::prune(source, |xid| {
+            change_log::prune(source, before.map_or(0, Visibility::earliest), |xid| {
                 shown.shows(xid) && others.iter().all(|other| other.shows(xid))
             });
         }
@@ -163,7 +170,7 @@ pub fn bound() -> Result<Vec<String>> {
         for view in capture::release(large.oid)? {
             invalidate(view)?;
         }
-        change_log::prune(large.oid, |_| true);
+        change_log::prune(large.oid, 0, |_| true);
         names.push(pgrx::spi::quote_qualified_identifier(&large.schema, &large.name));
     }
     Ok(names)

@@ -4,14 +4,14 @@ use cache_refresher_core::obstacle::Obstacle;
 use pgrx::pg_sys::Oid;
 
 use super::install::{self, Wanted};
-use crate::catalog::capture::{Kind, Leaf, Surroundings};
+use crate::catalog::capture::{self, Kind, Leaf};
 use crate::error::Result;
 use crate::pg::change_log::Watch;
 use crate::pg::node_tree::{self, Restless};
 use crate::pg::relation::Relation;
 
 /// The first obstacle, if there is one.
-pub fn of(view: Oid, surroundings: &Surroundings) -> Result<Option<Obstacle>> {
+pub fn of(view: Oid) -> Result<Option<Obstacle>> {
     let relation = Relation::open_shared(view);
     if let Some(restless) = node_tree::inspect(&relation).restless {
         return Ok(Some(match restless {
@@ -22,7 +22,7 @@ pub fn of(view: Oid, surroundings: &Surroundings) -> Result<Option<Obstacle>> {
         }));
     }
     let wanted = Wanted::by(&relation)?;
-    for leaf in &surroundings.leaves {
+    for leaf in &capture::leaves(view)? {
         let obstacle = of_source(leaf, &wanted.of(leaf)?);
         if obstacle.is_some() {
             return Ok(obstacle);

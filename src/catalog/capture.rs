@@ -44,18 +44,10 @@ pub enum Kind {
     Virtual,
 }
 
-/// All that a view reads.
-#[derive(Debug, Clone)]
-pub struct Surroundings {
-    pub leaves: Vec<Leaf>,
-    /// Stands for the definition of everything that the view's rows depend on, and for our triggers:
-    /// as long as it is the same, rows change only where a trigger sees it.
-    pub fingerprint: String,
-}
-
-/// Relations, plain views beneath and functions named there go into the fingerprint; of a trigger also
-/// the transaction that touched it last, since somebody may disable it and enable it again.
-const SURROUNDINGS: &str = "
+/// What a view reads, directly or through plain views, and the partitions and children of that.
+macro_rules! relations {
+    () => {
+        "
 WITH RECURSIVE source (oid, relkind) AS (
     SELECT $1, 'v'::\"char\"
      UNION
@@ -71,17 +63,19 @@ WITH RECURSIVE source (oid, relkind) AS (
      UNION
     SELECT c.oid, c.relkind
       FROM relation l JOIN pg_inherits i ON i.inhparent = l.oid JOIN pg_class c ON c.oid = i.inhrelid
-), named (oid, attname) AS (
-    SELECT d.refobjid, a.attname
-      FROM source s
-      JOIN pg_rewrite w ON w.ev_class = s.oid AND s.relkind = 'v'
-      JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
-                      AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid <> 0
-      JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-     UNION
-    SELECT i.inhrelid, n.attname FROM named n JOIN pg_inherits i ON i.inhparent = n.oid
-), line (oid, relkind, text) AS (
-    SELECT c.oid, l.relkind,
+)"
+    };
+}
+
+/// Stands for the definition of everything that the rows of a view depend on, and for our triggers: as long
+/// as it is the same, rows change only where a trigger sees it.
+///
+/// Relations, plain views beneath and functions named there go into it; of a trigger also the transaction
+/// that touched it last, since somebody may disable it and enable it again.
+const FINGERPRINT: &str = concat!(
+    relations!(),
+    ", line (oid, text) AS (
+    SELECT c.oid,
            concat_ws(' ', c.oid, c.relfilenode, c.relkind, c.relpersistence, c.relrowsecurity,
                      c.relforcerowsecurity, CASE WHEN c.oid = $1 THEN c.relowner END,
                      (SELECT string_agg(concat_ws(',', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation, a.attgenerated), ';'
@@ -98,13 +92,34 @@ WITH RECURSIVE source (oid, relkind) AS (
                      (SELECT md5(string_agg(w.ev_action::text, ';' ORDER BY w.oid)) FROM pg_rewrite w WHERE w.ev_class = c.oid AND l.relkind = 'v'))
       FROM relation l JOIN pg_class c ON c.oid = l.oid
      UNION ALL
-    SELECT p.oid, 'F', concat_ws(' ', p.oid, p.xmin)
+    SELECT p.oid, concat_ws(' ', p.oid, p.xmin)
       FROM source s
       JOIN pg_rewrite w ON w.ev_class = s.oid AND s.relkind = 'v'
       JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_proc'::regclass
       JOIN pg_proc p ON p.oid = d.refobjid
 )
-SELECT f.digest, c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text,
+SELECT md5(string_agg(l.text, E'\\n' ORDER BY l.oid, l.text)) FROM line l"
+);
+
+/// The fingerprint of a view as it is now.
+pub fn fingerprint(view: Oid) -> Result<String> {
+    let rows = query::select_current(FINGERPRINT, &[view.into()], |row| row.required(1))?;
+    rows.into_iter().next().ok_or_else(|| bad("fingerprint"))
+}
+
+const LEAVES: &str = concat!(
+    relations!(),
+    ", named (oid, attname) AS (
+    SELECT d.refobjid, a.attname
+      FROM source s
+      JOIN pg_rewrite w ON w.ev_class = s.oid AND s.relkind = 'v'
+      JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
+                      AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid <> 0
+      JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+     UNION
+    SELECT i.inhrelid, n.attname FROM named n JOIN pg_inherits i ON i.inhparent = n.oid
+)
+SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text,
        c.relrowsecurity OR EXISTS (SELECT FROM pg_inherits i JOIN pg_class u ON u.oid = i.inhparent
                                     WHERE i.inhrelid = c.oid AND u.relrowsecurity),
        ARRAY(SELECT DISTINCT a.attnum FROM named m JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = m.attname
@@ -126,44 +141,41 @@ SELECT f.digest, c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.rel
               ORDER BY k.attnum),
        EXISTS (SELECT FROM named m JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = m.attname
                 WHERE m.oid = c.oid AND a.attgenerated = 'v')
-  FROM (SELECT md5(string_agg(l.text, E'\\n' ORDER BY l.oid, l.text)) AS digest FROM line l) f
-  LEFT JOIN (SELECT DISTINCT l.oid FROM relation l WHERE l.relkind IN ('r', 'f', 'm') AND l.oid <> $1) r ON true
-  LEFT JOIN pg_class c ON c.oid = r.oid
-  LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
- ORDER BY c.oid";
+  FROM (SELECT DISTINCT l.oid FROM relation l WHERE l.relkind IN ('r', 'f', 'm') AND l.oid <> $1) r
+  JOIN pg_class c ON c.oid = r.oid
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ ORDER BY c.oid"
+);
 
 /// OIDs from here on are those of users' objects.
 const FIRST_USER_OID: u32 = 16384;
 
-/// What a view reads, as it is now.
-pub fn surroundings(view: Oid) -> Result<Surroundings> {
-    let mut fingerprint = String::new();
-    let leaves = query::select_current(SURROUNDINGS, &[view.into()], |row| {
-        fingerprint = row.required(1)?;
-        let Some(oid) = row.optional::<Oid>(2)? else { return Ok(None) };
-        let (relkind, persistence): (String, String) = (row.required(5)?, row.required(6)?);
+/// The relations whose rows a view shows, as they are now.
+pub fn leaves(view: Oid) -> Result<Vec<Leaf>> {
+    query::select_current(LEAVES, &[view.into()], |row| {
+        let oid: Oid = row.required(1)?;
+        let (relkind, persistence): (String, String) = (row.required(4)?, row.required(5)?);
         let kind = match (relkind.as_str(), persistence.as_str()) {
             ("f", _) => Kind::Foreign,
             ("m", _) => Kind::Materialized,
-            _ if row.required(14)? => Kind::Virtual,
+            _ if row.required(13)? => Kind::Virtual,
             _ if oid.to_u32() < FIRST_USER_OID => Kind::Catalog,
-            (_, "p") if row.required(7)? => Kind::RowSecurity,
+            (_, "p") if row.required(6)? => Kind::RowSecurity,
             (_, "p") => Kind::Table,
             _ => Kind::Unlogged,
         };
-        Ok(Some(Leaf {
+        Ok(Leaf {
             oid,
-            schema: row.required(3)?,
-            name: row.required(4)?,
+            schema: row.required(2)?,
+            name: row.required(3)?,
             kind,
-            columns: row.required(8)?,
-            trigger: row.optional(9)?,
-            allowed: row.required(10)?,
-            kept: kept(oid, row.required(11)?, row.required(13)?)?,
-            family: row.required(12)?,
-        }))
-    })?;
-    Ok(Surroundings { leaves: leaves.into_iter().flatten().collect(), fingerprint })
+            columns: row.required(7)?,
+            trigger: row.optional(8)?,
+            allowed: row.required(9)?,
+            kept: kept(oid, row.required(10)?, row.required(12)?)?,
+            family: row.required(11)?,
+        })
+    })
 }
 
 /// On what the content of a view rests: the snapshot of its last refresh, and the fingerprint then,

@@ -1,22 +1,17 @@
-//! The log of changes of a table: written by a trigger in the writer's transaction, read by whoever
-//! wants to know what a view does not show.
+//! The log of changes of a table: written by a trigger (`capture_trigger`), read by whoever wants to know
+//! what a view does not show.
 //!
 //! One table `_cache_refresher.changes_<OID of the source>` for each source, with the columns of
 //! [`Entry`] and then those of the source that somebody needs to know, named `c<number>`.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::ffi::{CStr, CString};
-use std::rc::Rc;
-use std::sync::Once;
 
 use cache_refresher_core::time::Timestamp;
-use pgrx::pg_guard;
+use cache_refresher_core::visibility::Visibility;
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use super::hooks;
 use super::relation::{Relation, Scan};
-use super::row::{self, RowType, Values};
+use super::row::{self, Values};
 
 /// Columns of a log before those that it keeps of the source.
 pub const HEAD: usize = 3;
@@ -35,7 +30,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const fn letter(self) -> u8 {
+    pub(super) const fn letter(self) -> u8 {
         match self {
             Self::Old => b'o',
             Self::New => b'n',
@@ -70,7 +65,7 @@ pub fn name_of(source: Oid) -> String {
     format!("changes_{}", source.to_u32())
 }
 
-fn find(source: Oid) -> Option<Oid> {
+pub(super) fn find(source: Oid) -> Option<Oid> {
     let name = CString::new(name_of(source)).unwrap_or_default();
     // SAFETY: looks up the catalogs.
     let log = unsafe {
@@ -80,15 +75,54 @@ fn find(source: Oid) -> Option<Oid> {
     (log != pg_sys::InvalidOid).then_some(log)
 }
 
-/// Reads what the active snapshot sees of a log until `body` says that it has enough. Nothing happens
-/// if there is none.
-pub fn read(source: Oid, mut body: impl FnMut(Entry) -> bool) {
-    let Some(log) =
-        find(source).and_then(|log| Relation::open_locked(log, pg_sys::AccessShareLock))
-    else {
-        return;
-    };
-    let mut scan = Scan::begin(&log);
+/// An open log.
+struct Log {
+    table: Relation,
+    /// Finds rows by their transaction. A log keeps the rows that some other view needs, and those that
+    /// VACUUM has not removed yet: without it each reader would have to pass them all.
+    by_xid: Option<Relation>,
+}
+
+impl Log {
+    fn open(source: Oid, lock: u32) -> Option<Self> {
+        let table = Relation::open_locked(find(source)?, lock)?;
+        let indexes = table.indexes().into_iter();
+        let mut indexes = indexes.map(|index| Relation::open_index(index, lock));
+        let by_xid = indexes.find(|index| {
+            // SAFETY: an open index.
+            is_by_xid(index) && unsafe { (*(*index.as_ptr()).rd_index).indisvalid }
+        });
+        Some(Self { table, by_xid })
+    }
+
+    /// The rows that the active snapshot sees, at least all those of transactions from `from` on.
+    fn scan(&self, from: u64) -> Scan<'_> {
+        match &self.by_xid {
+            Some(index) => Scan::at_least(&self.table, index, pg_sys::F_XID8GE, Datum::from(from)),
+            None => Scan::begin(&self.table),
+        }
+    }
+}
+
+/// Whether an open index of a log is one of transactions, of all rows. While it is rebuilt there are two.
+pub(super) fn is_by_xid(index: &Relation) -> bool {
+    // SAFETY: an open index has all of this.
+    unsafe {
+        let index = index.as_ptr();
+        let form = &*(*index).rd_index;
+        (*(*index).rd_rel).relam == pg_sys::Oid::from(pg_sys::BTREE_AM_OID)
+            && form.indnatts == 1
+            && form.indkey.values.as_slice(1)[0] == 1
+            && form.indisready
+            && pg_sys::RelationGetIndexPredicate(index).is_null()
+    }
+}
+
+/// Reads what the active snapshot sees of a log, at least all of transactions from `from` on, until
+/// `body` says that it has enough. Nothing happens if there is no log.
+pub fn read(source: Oid, from: u64, mut body: impl FnMut(Entry) -> bool) {
+    let Some(log) = Log::open(source, pg_sys::AccessShareLock) else { return };
+    let mut scan = log.scan(from);
     while scan.advance() {
         pgrx::check_for_interrupts!();
         if !body(entry(scan.values())) {
@@ -97,22 +131,18 @@ pub fn read(source: Oid, mut body: impl FnMut(Entry) -> bool) {
     }
 }
 
-/// Collects values of these columns of the source from the rows of transactions that `is_new` names,
-/// copied into the present memory context, until `body` says that it has enough. False if the log does
-/// not keep one of the columns.
+/// Collects values of these columns of the source from the rows of transactions that `shown` does not
+/// show, copied into the present memory context, until `body` says that it has enough. False if the log
+/// does not keep one of the columns.
 pub fn collect(
     source: Oid,
     numbers: &[i16],
-    is_new: impl Fn(u64) -> bool,
+    shown: &Visibility,
     mut body: impl FnMut(Kind, Vec<Option<Datum>>) -> bool,
 ) -> bool {
-    let Some(log) =
-        find(source).and_then(|log| Relation::open_locked(log, pg_sys::AccessShareLock))
-    else {
-        return false;
-    };
+    let Some(log) = Log::open(source, pg_sys::AccessShareLock) else { return false };
     // SAFETY: the descriptor of an open relation.
-    let columns = unsafe { kept_columns(log.descriptor()) };
+    let columns = unsafe { kept_columns(log.table.descriptor()) };
     let mut places = Vec::with_capacity(numbers.len());
     for number in numbers {
         let Some(place) = columns.iter().position(|column| *column == Some(*number)) else {
@@ -120,18 +150,18 @@ pub fn collect(
         };
         places.push(place);
     }
-    let mut scan = Scan::begin(&log);
+    let mut scan = log.scan(shown.earliest());
     while scan.advance() {
         pgrx::check_for_interrupts!();
         let Entry { xid, kind, values, .. } = entry(scan.values());
-        if !is_new(xid) {
+        if shown.shows(xid) {
             continue;
         }
         let copy = |&place: &usize| {
             (!values.nulls[place]).then(|| {
                 // SAFETY: a value of that column of the log.
                 unsafe {
-                    let attribute = &*row::attribute(log.descriptor(), (HEAD + place) as i32);
+                    let attribute = &*row::attribute(log.table.descriptor(), (HEAD + place) as i32);
                     row::copy_value(attribute.attbyval, attribute.attlen, values.datums[place])
                 }
             })
@@ -143,15 +173,11 @@ pub fn collect(
     true
 }
 
-/// Removes the rows of which `is_consumed` says that nobody needs them any more; those that somebody
-/// else is removing are left to him.
-pub fn prune(source: Oid, is_consumed: impl Fn(u64) -> bool) {
-    let Some(log) =
-        find(source).and_then(|log| Relation::open_locked(log, pg_sys::RowExclusiveLock))
-    else {
-        return;
-    };
-    let mut scan = Scan::begin(&log);
+/// Removes the rows of transactions from `from` on of which `is_consumed` says that nobody needs them any
+/// more; those that somebody else is removing are left to him.
+pub fn prune(source: Oid, from: u64, is_consumed: impl Fn(u64) -> bool) {
+    let Some(log) = Log::open(source, pg_sys::RowExclusiveLock) else { return };
+    let mut scan = log.scan(from);
     while scan.advance() {
         pgrx::check_for_interrupts!();
         if is_consumed(entry(scan.values()).xid) {
@@ -160,7 +186,7 @@ pub fn prune(source: Oid, is_consumed: impl Fn(u64) -> bool) {
             // SAFETY: a row of that table that the active snapshot sees.
             unsafe {
                 pg_sys::heap_delete(
-                    log.as_ptr(),
+                    log.table.as_ptr(),
                     id.as_mut_ptr(),
                     pg_sys::GetCurrentCommandId(true),
                     std::ptr::null_mut(),
@@ -187,7 +213,7 @@ fn entry(values: Values) -> Entry {
 ///
 /// # Safety
 /// The descriptor of an open log.
-unsafe fn kept_columns(descriptor: pg_sys::TupleDesc) -> Vec<Option<i16>> {
+pub(super) unsafe fn kept_columns(descriptor: pg_sys::TupleDesc) -> Vec<Option<i16>> {
     // SAFETY: a descriptor has as many attributes as it says.
     unsafe {
         (HEAD as i32..(*descriptor).natts)
@@ -252,223 +278,4 @@ impl Watch {
             kept: union(&self.kept, &other.kept),
         }
     }
-}
-
-/// What the trigger of one table does, kept until something about the table or its log changes.
-struct Plan {
-    log: Oid,
-    row_type: RowType,
-    /// Columns to compare, counted from 0.
-    compared: Vec<usize>,
-    /// For each column of the log after the head the one of the source, counted from 0.
-    kept: Vec<Option<usize>>,
-    /// The log has no room for values, or for those of other types: only that something has changed can
-    /// be noted.
-    blind: bool,
-}
-
-impl Plan {
-    /// Whether two rows look the same in the kept columns.
-    fn keeps_same(&self, old: Values, new: Values) -> bool {
-        let mut kept = self.kept.iter().flatten();
-        kept.all(|&column| self.row_type.same_in(&[column], old, new))
-    }
-}
-
-thread_local! {
-    static PLANS: RefCell<HashMap<Oid, Option<Rc<Plan>>>> = RefCell::default();
-    /// Where rows are not kept one note in each subtransaction is enough: source, transaction and
-    /// subtransaction of the last.
-    static NOTED: RefCell<HashMap<Oid, (u64, u32)>> = RefCell::default();
-}
-
-static WATCHING: Once = Once::new();
-
-unsafe extern "C-unwind" fn forget(_argument: Datum, relation: Oid) {
-    // A callback may come while a plan is being made: what is borrowed then is made anew anyway.
-    PLANS.with(|plans| {
-        if let Ok(mut plans) = plans.try_borrow_mut() {
-            if relation == pg_sys::InvalidOid {
-                plans.clear();
-            } else {
-                plans.retain(|&source, plan| {
-                    source != relation && plan.as_ref().is_none_or(|plan| plan.log != relation)
-                });
-            }
-        }
-    });
-}
-
-/// # Safety
-/// The relation and the trigger of a trigger call.
-unsafe fn plan(relation: pg_sys::Relation, trigger: *mut pg_sys::Trigger) -> Option<Rc<Plan>> {
-    WATCHING.call_once(|| {
-        // SAFETY: a function that stays where it is.
-        unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(forget), Datum::from(0)) };
-    });
-    // SAFETY: valid during the call.
-    let source = unsafe { (*relation).rd_id };
-    if let Some(plan) = PLANS.with_borrow(|plans| plans.get(&source).cloned()) {
-        return plan;
-    }
-    // SAFETY: the argument is a C string, if there is one; the descriptor is that of an open relation.
-    let plan = unsafe {
-        let argument = if (*trigger).tgnargs > 0 {
-            CStr::from_ptr(*(*trigger).tgargs).to_string_lossy().into_owned()
-        } else {
-            "*".to_owned()
-        };
-        let watch = Watch::parse(&argument, Vec::new());
-        find(source)
-            .and_then(|log| Relation::open_locked(log, pg_sys::RowExclusiveLock))
-            .map(|log| Rc::new(Plan::of((*relation).rd_att, &watch, &log)))
-    };
-    PLANS.with_borrow_mut(|plans| plans.insert(source, plan.clone()));
-    plan
-}
-
-impl Plan {
-    /// # Safety
-    /// The descriptor of the open source.
-    unsafe fn of(source: pg_sys::TupleDesc, watch: &Watch, log: &Relation) -> Self {
-        // SAFETY: both descriptors are those of open relations.
-        unsafe {
-            let columns = usize::try_from((*source).natts).unwrap_or_default();
-            let place =
-                |number: i16| usize::try_from(number - 1).ok().filter(|&place| place < columns);
-            let compared = match &watch.columns {
-                Some(numbers) => numbers.iter().copied().filter_map(place).collect(),
-                None => (0..columns).collect(),
-            };
-            let numbers = kept_columns(log.descriptor());
-            let kept: Vec<Option<usize>> =
-                numbers.iter().map(|number| number.and_then(place)).collect();
-            let mut blind = kept.iter().all(Option::is_none);
-            for (index, number) in (HEAD as i32..).zip(&numbers) {
-                let Some(number) = *number else { continue };
-                let there = &*row::attribute(log.descriptor(), index);
-                let same = place(number).is_some_and(|place| {
-                    let here = &*row::attribute(source, place as i32);
-                    !here.attisdropped && pg_sys::getBaseType(here.atttypid) == there.atttypid
-                });
-                blind |= !same;
-            }
-            Self { log: log.oid(), row_type: RowType::described_by(source), compared, kept, blind }
-        }
-    }
-}
-
-/// The trigger function: notes a change of a captured table. Where the log is missing, nothing happens:
-/// capture that is broken is noticed by those who refresh, and must not fail a user's write.
-///
-/// # Safety
-/// Called by the server's trigger manager.
-#[pg_guard]
-#[unsafe(no_mangle)]
-pub unsafe extern "C-unwind" fn capture_change(call: pg_sys::FunctionCallInfo) -> Datum {
-    // SAFETY: a trigger function has its data as context, and gets here as a trigger only.
-    unsafe {
-        let data = (*call).context.cast::<pg_sys::TriggerData>();
-        if !data.is_null() && (*data).type_ == pg_sys::NodeTag::T_TriggerData {
-            note(&*data);
-        }
-    }
-    Datum::from(0)
-}
-
-/// Tells the server how the function is called.
-#[unsafe(no_mangle)]
-pub extern "C" fn pg_finfo_capture_change() -> &'static pg_sys::Pg_finfo_record {
-    const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
-    &RECORD
-}
-
-/// # Safety
-/// The data of a trigger call.
-unsafe fn note(data: &pg_sys::TriggerData) {
-    // SAFETY: relation, trigger and slots are valid during the call; the slots hold the rows that the
-    // kind of event has.
-    unsafe {
-        let Some(plan) = plan(data.tg_relation, data.tg_trigger) else { return };
-        let source = (*data.tg_relation).rd_id;
-        match data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
-            pg_sys::TRIGGER_EVENT_TRUNCATE => write(&plan, source, Kind::Any, None),
-            pg_sys::TRIGGER_EVENT_UPDATE => {
-                let (old, new) = (row::values(data.tg_trigslot), row::values(data.tg_newslot));
-                if plan.row_type.same_in(&plan.compared, old, new) {
-                    return;
-                }
-                if plan.blind {
-                    note_once(&plan, source);
-                } else if plan.keeps_same(old, new) {
-                    write(&plan, source, Kind::Both, Some(new));
-                } else {
-                    write(&plan, source, Kind::Old, Some(old));
-                    write(&plan, source, Kind::New, Some(new));
-                }
-            }
-            _ if plan.blind => note_once(&plan, source),
-            pg_sys::TRIGGER_EVENT_DELETE => {
-                write(&plan, source, Kind::Old, Some(row::values(data.tg_trigslot)));
-            }
-            _ => write(&plan, source, Kind::New, Some(row::values(data.tg_trigslot))),
-        }
-    }
-}
-
-/// # Safety
-/// As for `write`.
-unsafe fn note_once(plan: &Plan, source: Oid) {
-    // SAFETY: inside a transaction.
-    let now =
-        unsafe { (pg_sys::GetTopFullTransactionId().value, pg_sys::GetCurrentSubTransactionId()) };
-    let noted = NOTED.with_borrow_mut(|noted| noted.insert(source, now));
-    if noted != Some(now) {
-        // SAFETY: passed on.
-        unsafe { write(plan, source, Kind::Any, None) };
-    }
-}
-
-/// # Safety
-/// Inside a transaction that may write; the row is one of the source.
-unsafe fn write(plan: &Plan, source: Oid, kind: Kind, row: Option<Values>) {
-    // SAFETY: the row that is formed has the columns of the log, since plans are forgotten when the log
-    // changes; whoever changes it holds a lock against writers of the source.
-    unsafe {
-        let log = pg_sys::try_table_open(plan.log, pg_sys::RowExclusiveLock as i32);
-        if log.is_null() {
-            return;
-        }
-        let descriptor = (*log).rd_att;
-        let columns = usize::try_from((*descriptor).natts).unwrap_or_default();
-        // Most logs have few columns: no need to allocate for those.
-        let (mut few, mut none) = ([Datum::from(0); 16], [true; 16]);
-        let (mut many, mut absent);
-        let (datums, nulls): (&mut [Datum], &mut [bool]) = if columns <= few.len() {
-            (&mut few[..columns], &mut none[..columns])
-        } else {
-            (many, absent) = (vec![Datum::from(0); columns], vec![true; columns]);
-            (&mut many, &mut absent)
-        };
-        let head = [
-            Datum::from(pg_sys::GetTopFullTransactionId().value),
-            Datum::from(pg_sys::GetCurrentTimestamp()),
-            Datum::from(kind.letter()),
-        ];
-        for (place, value) in head.into_iter().enumerate() {
-            (datums[place], nulls[place]) = (value, false);
-        }
-        if let Some(row) = row {
-            for (place, column) in (HEAD..columns).zip(&plan.kept) {
-                if let Some(column) = *column {
-                    (datums[place], nulls[place]) = (row.datums[column], row.nulls[column]);
-                }
-            }
-        }
-        let tuple = pg_sys::heap_form_tuple(descriptor, datums.as_mut_ptr(), nulls.as_mut_ptr());
-        pg_sys::simple_heap_insert(log, tuple);
-        pg_sys::heap_freetuple(tuple);
-        pg_sys::table_close(log, pg_sys::NoLock as i32);
-    }
-    hooks::source_changed(source);
 }

@@ -17,7 +17,7 @@ use super::view_query;
 pub struct Table {
     pub occurrence: Occurrence,
     pub oid: Oid,
-    /// Partitions and children are read, too.
+    /// Partitions or children are read, too, if there are any.
     pub inherits: bool,
 }
 
@@ -132,7 +132,7 @@ impl Reader {
                 b'r' | b'p' => Ok(Table {
                     occurrence: usize::try_from(index).unwrap_or_default(),
                     oid: entry.relid,
-                    inherits: entry.inh,
+                    inherits: entry.inh && Relation::open_shared(entry.relid).may_have_children(),
                 }),
                 b'v' => Err(Strange::View),
                 _ => Err(Strange::Other),

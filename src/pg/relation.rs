@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 
-use pgrx::pg_sys;
+use pgrx::{PgList, pg_sys};
 
 use super::key_order::KeyOrder;
 use super::row::{RowId, Slot, Values};
@@ -30,6 +30,22 @@ impl Relation {
         (!relation.is_null()).then(|| Self(relation))
     }
 
+    /// Opens an index of a relation with a lock that stays to the end of the transaction.
+    pub(super) fn open_index(oid: pg_sys::Oid, lock: u32) -> Self {
+        // SAFETY: waits for the lock; raises an ERROR if there is no such index.
+        unsafe { Self(pg_sys::index_open(oid, lock as i32)) }
+    }
+
+    /// Its indexes.
+    pub(super) fn indexes(&self) -> Vec<pg_sys::Oid> {
+        // SAFETY: the list is a copy of our own, in the present memory context.
+        unsafe {
+            PgList::<pg_sys::Oid>::from_pg(pg_sys::RelationGetIndexList(self.0))
+                .iter_oid()
+                .collect()
+        }
+    }
+
     pub(super) const fn as_ptr(&self) -> pg_sys::Relation {
         self.0
     }
@@ -43,6 +59,24 @@ impl Relation {
     pub fn oid(&self) -> pg_sys::Oid {
         // SAFETY: open until dropped.
         unsafe { (*self.0).rd_id }
+    }
+
+    /// Whether it can have partitions, or has or had children.
+    pub fn may_have_children(&self) -> bool {
+        // SAFETY: open until dropped.
+        let form = unsafe { &*(*self.0).rd_rel };
+        form.relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE || form.relhassubclass
+    }
+
+    /// Its name with that of its schema, as SQL writes them.
+    pub fn name(&self) -> String {
+        // SAFETY: an open relation; names are C strings, that of the schema a copy.
+        unsafe {
+            let text = |name| CStr::from_ptr(name).to_string_lossy().into_owned();
+            let form = &*(*self.0).rd_rel;
+            let schema = pg_sys::get_namespace_name(form.relnamespace);
+            pgrx::spi::quote_qualified_identifier(text(schema), text(form.relname.data.as_ptr()))
+        }
     }
 
     /// The name of a column, counted from 0, as SQL writes it.
@@ -116,6 +150,39 @@ impl<'a> Scan<'a> {
     /// In the order of an index.
     pub fn ordered(relation: &'a Relation, order: &KeyOrder) -> Self {
         let scan = order.begin_scan(relation);
+        Self { kind: Kind::Index(scan), slot: Slot::of_table(relation), _relation: relation }
+    }
+
+    /// Those whose first column of a btree index is not less than a value, in the order of the index;
+    /// `at_least` is the function that says so.
+    pub fn at_least(
+        relation: &'a Relation,
+        index: &'a Relation,
+        at_least: u32,
+        value: pg_sys::Datum,
+    ) -> Self {
+        let mut key = pg_sys::ScanKeyData::default();
+        // SAFETY: relation and index are open; the key is copied by the scan.
+        let scan = unsafe {
+            pg_sys::ScanKeyInit(
+                &mut key,
+                1,
+                pg_sys::BTGreaterEqualStrategyNumber as u16,
+                pg_sys::Oid::from(at_least),
+                value,
+            );
+            let scan = pg_sys::index_beginscan(
+                relation.0,
+                index.0,
+                pg_sys::GetActiveSnapshot(),
+                #[cfg(feature = "pg18")]
+                std::ptr::null_mut(),
+                1,
+                0,
+            );
+            pg_sys::index_rescan(scan, &mut key, 1, std::ptr::null_mut(), 0);
+            scan
+        };
         Self { kind: Kind::Index(scan), slot: Slot::of_table(relation), _relation: relation }
     }
 

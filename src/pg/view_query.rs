@@ -154,6 +154,12 @@ impl ViewQuery {
     }
 }
 
+/// What the planner is told that a page costs which is read out of order.
+pub fn random_page_cost() -> f64 {
+    // SAFETY: a setting of this process.
+    unsafe { pg_sys::random_page_cost }
+}
+
 /// What pg_stat_activity and error reports show of it.
 const TEXT: &std::ffi::CStr = c"query of a materialized view";
 

@@ -94,15 +94,14 @@ fn by_changes(
     if !captured {
         return Ok(Err(Obstacle::NotCaptured));
     }
-    let surroundings = crate::catalog::capture::surroundings(view.oid)?;
-    if let Some(obstacle) = obstacle::of(view.oid, &surroundings)? {
+    if let Some(obstacle) = obstacle::of(view.oid)? {
         return Ok(Err(obstacle));
     }
     let pinned = settings::pinned(settings.lock_timeout)?;
     let next = match capture::examine(view.oid, true, &settings::text(&pinned))?.changes {
         Changes::Unknown => None,
         Changes::None => Some(Method::Skip),
-        Changes::Some { .. } => Some(Method::Delta),
+        Changes::Some(_) => Some(Method::Delta),
     };
     Ok(Ok((unit::of(relation)?, next)))
 }

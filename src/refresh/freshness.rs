@@ -31,8 +31,7 @@ pub fn stale_since(view: Oid) -> Result<Option<Timestamp>> {
     if staleness != Staleness::Unknown {
         return Ok(since);
     }
-    let surroundings = catalog::capture::surroundings(view)?;
-    let provable = obstacle::of(view, &surroundings)?.is_none();
+    let provable = obstacle::of(view)?.is_none();
     let basis = catalog::capture::basis(view)?;
     let lost = basis.is_none_or(|basis| basis.fingerprint.is_some());
     Ok((provable || lost).then(clock::now))

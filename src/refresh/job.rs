@@ -135,7 +135,8 @@ fn refresh(
     known.set(Some(Known { registration: registration.clone(), history }));
     let request =
         Request { trigger: job.why.as_str(), method: None, role: identity::current_role() };
-    let done = run(oid, Some(&registration), request, settings, |reads| foreign.set(reads))?;
+    let view = (oid, &registration.name);
+    let done = run(view, Some(&registration), request, settings, |reads| foreign.set(reads))?;
     let finished_at = done.started_at.plus(done.duration);
     let after =
         view_state::after_success(&history, done.started_at, finished_at, done.rows.brings_new());

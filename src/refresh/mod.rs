@@ -27,6 +27,7 @@ use cache_refresher_core::method::{self, Choice, Facts, Method, Requested};
 use cache_refresher_core::outcome::{Outcome, RowChanges, RowCounts};
 use cache_refresher_core::progress::{Phase, Progress};
 use cache_refresher_core::time::Timestamp;
+use cache_refresher_core::visibility::Visibility;
 use pgrx::pg_sys::Oid;
 use pgrx::{PgSqlErrorCode, PgTryBuilder};
 
@@ -34,7 +35,7 @@ use crate::capture::{self, Changes};
 use crate::catalog::capture::Basis;
 use crate::catalog::content;
 use crate::catalog::registry::Registration;
-use crate::catalog::view::{self, Condition, Source, View};
+use crate::catalog::view::{self, Condition, Source, View, ViewName};
 use crate::error::{Error, Result, refused};
 use crate::guc::RefreshSettings;
 use crate::pg::deadline::Deadline;
@@ -69,6 +70,8 @@ pub struct Done {
     pub rows: RowCounts,
     /// On what the content rests.
     pub basis: Basis,
+    /// What was shown before, where changes are captured.
+    pub shown_before: Option<Visibility>,
     /// Changes of its sources are captured, as far as they can be.
     pub captured: bool,
     /// The view had no content before.
@@ -86,6 +89,7 @@ impl Done {
 /// A refresh from its start to its end.
 struct Refresh<'a> {
     oid: Oid,
+    name: &'a ViewName,
     registration: Option<&'a Registration>,
     request: Request<'a>,
     settings: &'a RefreshSettings,
@@ -95,6 +99,7 @@ struct Refresh<'a> {
 
 /// A view and its sources, locked, and the method that was decided on under the lock.
 struct Locked {
+    view: View,
     choice: Choice,
     sources: Vec<Source>,
 }
@@ -103,13 +108,13 @@ struct Locked {
 ///
 /// `on_sources` is told early whether other servers are read, since it matters on failure too.
 fn run(
-    oid: Oid,
+    (oid, name): (Oid, &ViewName),
     registration: Option<&Registration>,
     request: Request,
     settings: &RefreshSettings,
     on_sources: impl FnOnce(bool),
 ) -> Result<Done> {
-    let refresh = Refresh::begin(oid, registration, request, settings);
+    let refresh = Refresh::begin((oid, name), registration, request, settings);
     refresh.limited(|| {
         let locked = refresh.lock()?;
         on_sources(locked.sources.iter().any(|source| source.foreign));
@@ -121,7 +126,7 @@ fn run(
 
 impl<'a> Refresh<'a> {
     fn begin(
-        oid: Oid,
+        (oid, name): (Oid, &'a ViewName),
         registration: Option<&'a Registration>,
         request: Request<'a>,
         settings: &'a RefreshSettings,
@@ -130,7 +135,7 @@ impl<'a> Refresh<'a> {
         let role = request.role.to_u32();
         let running =
             RunningMark::set(identity::current_database(), oid.to_u32(), role, started_at);
-        Self { oid, registration, request, settings, running, started_at }
+        Self { oid, name, registration, request, settings, running, started_at }
     }
 
     /// Runs a part of the refresh under the time limit of the view.
@@ -140,9 +145,8 @@ impl<'a> Refresh<'a> {
             .and_then(|registration| registration.policy.timeout)
             .unwrap_or(self.settings.timeout);
         let _codes = CodeRecorder::start();
-        let name = View::find(self.oid)?.name.to_string();
         let deadline = Deadline::after(limit);
-        let result = cancelled_as_timeout(name, limit, body);
+        let result = cancelled_as_timeout(self.name.to_string(), limit, body);
         drop(deadline);
         result
     }
@@ -169,20 +173,21 @@ impl<'a> Refresh<'a> {
         );
         // Until the lock is held, somebody may drop the index or populate the view: decide again
         // under the lock, and take the other lock where the decision is another one.
-        loop {
+        let view = loop {
             lock::relation(self.oid, lock_for(choice.method));
-            let again = self.decide(&View::find(self.oid)?)?;
+            let view = View::find(self.oid)?;
+            let again = self.decide(&view)?;
             let settled = again.method == choice.method;
             choice = again;
             if settled {
-                break;
+                break view;
             }
-        }
+        };
         let sources = view::sources(self.oid)?;
         for source in &sources {
             lock::relation(source.oid, RelationLock::AccessShare);
         }
-        Ok(Locked { choice, sources })
+        Ok(Locked { view, choice, sources })
     }
 
     /// Brings a view up to date by the captured changes, if there are any to go by.
@@ -195,11 +200,10 @@ impl<'a> Refresh<'a> {
                 "nothing has changed since the last refresh".to_owned(),
                 RowCounts { total, changes: Some(RowChanges::default()) },
             ),
-            (Changes::Some { .. }, _) if !view.heap => ByChanges::NotPossible(None),
-            (Changes::Some { shown, leaves }, Some(total)) => {
+            (Changes::Some(_), _) if !view.heap => ByChanges::NotPossible(None),
+            (Changes::Some(shown), Some(total)) => {
                 match delta::refresh(
                     view,
-                    leaves,
                     shown,
                     total,
                     self.requested() == Requested::Delta,
@@ -220,7 +224,7 @@ impl<'a> Refresh<'a> {
         snapshot_at: Timestamp,
         snapshot: impl Fn() -> ActiveSnapshot,
     ) -> Result<Done> {
-        let Locked { choice, sources } = locked;
+        let Locked { view, choice, sources } = locked;
         let captured = self.registration.is_some_and(|registration| registration.policy.on_change);
         let parents = sources.iter().filter(|source| source.materialized).map(|source| source.oid);
         let data_as_of = content::data_as_of(snapshot_at, parents.collect())?;
@@ -228,8 +232,11 @@ impl<'a> Refresh<'a> {
         self.running.report(Progress::begin(Phase::Querying, None));
         let mut first;
         let (view, rows, (method, reason), knowledge) = loop {
-            // A schema can be renamed in spite of all locks, and the statement goes by name.
-            let view = View::find(self.oid)?;
+            let view = match choice.method {
+                // A schema can be renamed in spite of all locks, and the statement goes by name.
+                Method::Full | Method::Concurrent => View::find(self.oid)?,
+                Method::Skip | Method::Diff | Method::Delta => view.clone(),
+            };
             first = !view.populated;
             let _snapshot = snapshot();
             let knowledge = capture::examine(self.oid, captured, &settings::text(&pinned))?;
@@ -283,6 +290,7 @@ impl<'a> Refresh<'a> {
             data_as_of,
             rows,
             basis: knowledge.basis,
+            shown_before: knowledge.before,
             captured,
             first,
             summary,

@@ -24,6 +24,9 @@ use crate::pg::{clock, report};
 /// a small limit more often, so that it is never exceeded by much.
 const PRUNE_EVERY: i64 = 16;
 
+/// At every so many refreshes of a view the logs of its sources are looked through from their beginning.
+const SWEEP_EVERY: i64 = 64;
+
 const NOTIFY: &str = "SELECT pg_notify('cache_refresher', $1)";
 
 /// Records a refresh in its own transaction.
@@ -46,12 +49,13 @@ pub fn success(
         rows_total: Some(done.rows.total),
     };
     content::save(done.view.oid, &shown, &done.basis, done.method.as_str(), done.summary.clone())?;
+    let tries = attempts::save(done.view.oid, after, Outcome::Refreshed, None)?;
     if done.captured {
-        capture::settle(done.view.oid, &done.basis.shown)?;
+        let before = done.shown_before.as_ref().filter(|_| tries % SWEEP_EVERY != 0);
+        capture::settle(done.view.oid, &done.basis.shown, before)?;
     } else {
         catalog::capture::settle(done.view.oid, &done.basis.shown)?;
     }
-    let tries = attempts::save(done.view.oid, after, Outcome::Refreshed, None)?;
     history::insert(Entry {
         view: done.view.oid,
         name: &done.view.name,

@@ -85,7 +85,7 @@ pub fn refresh(
         let reason = "another session has just refreshed it";
         return Ok(Answer::unchanged(oid, Outcome::Shared, reason, content));
     }
-    logging_failure(oid, called_at, || refresh_locked(oid, method, settings))
+    logging_failure(oid, called_at, || refresh_locked(&view, method, settings))
 }
 
 /// Refreshes views, in the order given, under one snapshot: they agree with each other. A failure of
@@ -96,8 +96,9 @@ pub fn refresh_together(
     settings: &RefreshSettings,
 ) -> Result<Vec<Answer>> {
     require_transaction()?;
-    for &oid in oids {
-        privilege::require_refresh(&View::find(oid)?)?;
+    let views: Vec<View> = oids.iter().map(|&oid| View::find(oid)).collect::<Result<_>>()?;
+    for view in &views {
+        privilege::require_refresh(view)?;
     }
     // By OID, so that two such calls do not wait for each other in a circle.
     let mut sorted = oids.to_vec();
@@ -110,9 +111,10 @@ pub fn refresh_together(
     let request = Request { trigger: "manual", method, role: identity::current_role() };
     let called_at = clock::now();
     let mut refreshes = Vec::with_capacity(oids.len());
-    for (&oid, registration) in oids.iter().zip(&registrations) {
-        let refresh = Refresh::begin(oid, registration.as_ref(), request, settings);
-        let locked = logging_failure(oid, called_at, || refresh.limited(|| refresh.lock()))?;
+    for (view, registration) in views.iter().zip(&registrations) {
+        let refresh =
+            Refresh::begin((view.oid, &view.name), registration.as_ref(), request, settings);
+        let locked = logging_failure(view.oid, called_at, || refresh.limited(|| refresh.lock()))?;
         refreshes.push((refresh, locked));
     }
     let snapshot_at = clock::now();
@@ -155,13 +157,14 @@ fn fresh_enough(view: &View, max_age: Option<Duration>) -> Result<Option<Answer>
 }
 
 fn refresh_locked(
-    oid: Oid,
+    view: &View,
     method: Option<Requested>,
     settings: &RefreshSettings,
 ) -> Result<Answer> {
-    let registration = find_registration(oid)?;
+    let registration = find_registration(view.oid)?;
     let request = Request { trigger: "manual", method, role: identity::current_role() };
-    let done = run(oid, registration.as_ref(), request, settings, |_| ())?;
+    let view = (view.oid, &view.name);
+    let done = run(view, registration.as_ref(), request, settings, |_| ())?;
     recorded(&done, request, registration.is_some(), settings)
 }
 

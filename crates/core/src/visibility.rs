@@ -76,6 +76,12 @@ impl Visibility {
         xid < self.earliest || (xid < self.next && self.running.binary_search(&xid).is_err())
     }
 
+    /// The first transaction that may not be shown: all before it had ended.
+    #[must_use]
+    pub const fn earliest(&self) -> u64 {
+        self.earliest
+    }
+
     /// The same without that transaction. For the transaction that refreshes: a snapshot does not count
     /// its own as running, but what it writes after the refresh is not shown.
     #[must_use]

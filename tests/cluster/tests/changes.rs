@@ -241,7 +241,7 @@ fn broken_capture_fails_no_write_and_claims_nothing() {
     let mut db = Scratch::new("broken_capture");
     reacting(&mut db, "v", "debounce => '1 hour', max_staleness => '1 hour'");
     db.run(
-        "DO $$ DECLARE log text := (SELECT oid::regclass FROM pg_class WHERE relname LIKE 'changes\\_%'); BEGIN
+        "DO $$ DECLARE log text := (SELECT oid::regclass FROM pg_class WHERE relname LIKE 'changes\\_%' AND relkind = 'r'); BEGIN
              EXECUTE format('ALTER EXTENSION cache_refresher DROP TABLE %s', log);
              EXECUTE format('DROP TABLE %s', log);
          END $$",
@@ -251,6 +251,32 @@ fn broken_capture_fails_no_write_and_claims_nothing() {
     assert_eq!(staleness, "unknown");
     assert_eq!(db.refresh("v"), "refreshed");
     assert_eq!(db.shown("v"), 9);
+}
+
+#[test]
+fn the_index_of_a_log_can_be_rebuilt_and_can_be_missing() {
+    let mut db = Scratch::new("log_index");
+    reacting(&mut db, "v", "debounce => '1 hour', max_staleness => '1 hour'");
+    let log: String = db.get(
+        "SELECT oid::regclass::text FROM pg_class WHERE relname LIKE 'changes\\_%' AND relkind = 'r'",
+    );
+    let index: String = db.get(&format!(
+        "SELECT indexrelid::regclass::text FROM pg_index WHERE indrelid = '{log}'::regclass"
+    ));
+    db.write("v", 1);
+    db.run(&format!("REINDEX TABLE CONCURRENTLY {log}"));
+    db.write("v", 2);
+    assert_eq!(db.refresh("v"), "refreshed");
+    assert_eq!(db.shown("v"), 2);
+    db.run(&format!("DROP INDEX {index}"));
+    db.write("v", 3);
+    assert_eq!(db.refresh("v"), "refreshed");
+    assert_eq!(db.shown("v"), 3);
+    db.run(&format!("CREATE INDEX ON {log} (xid)"));
+    db.write("v", 4);
+    assert_eq!(db.refresh("v"), "refreshed");
+    assert_eq!(db.shown("v"), 4);
+    assert_eq!(db.refresh("v"), "skipped");
 }
 
 #[test]

@@ -1,0 +1,262 @@
+//! The trigger on captured tables: notes each change that matters in the table's log, in the writer's
+//! transaction.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::rc::Rc;
+use std::sync::Once;
+
+use pgrx::pg_guard;
+use pgrx::pg_sys::{self, Datum, Oid};
+
+use super::change_log::{HEAD, Kind, Watch, find, is_by_xid, kept_columns};
+use super::hooks;
+use super::relation::Relation;
+use super::row::{self, RowType, Values};
+
+/// What the trigger of one table does, kept until something about the table or its log changes.
+struct Plan {
+    log: Oid,
+    /// Its indexes by transaction: one, or two while it is rebuilt.
+    indexes: Vec<Oid>,
+    row_type: RowType,
+    /// Columns to compare, counted from 0.
+    compared: Vec<usize>,
+    /// For each column of the log after the head the one of the source, counted from 0.
+    kept: Vec<Option<usize>>,
+    /// The log has no room for values, or for those of other types: only that something has changed can
+    /// be noted.
+    blind: bool,
+}
+
+impl Plan {
+    /// Whether two rows look the same in the kept columns.
+    fn keeps_same(&self, old: Values, new: Values) -> bool {
+        let mut kept = self.kept.iter().flatten();
+        kept.all(|&column| self.row_type.same_in(&[column], old, new))
+    }
+}
+
+thread_local! {
+    static PLANS: RefCell<HashMap<Oid, Option<Rc<Plan>>>> = RefCell::default();
+    /// Where rows are not kept one note in each subtransaction is enough: source, transaction and
+    /// subtransaction of the last.
+    static NOTED: RefCell<HashMap<Oid, (u64, u32)>> = RefCell::default();
+}
+
+static WATCHING: Once = Once::new();
+
+unsafe extern "C-unwind" fn forget(_argument: Datum, relation: Oid) {
+    // A callback may come while a plan is being made: what is borrowed then is made anew anyway.
+    PLANS.with(|plans| {
+        if let Ok(mut plans) = plans.try_borrow_mut() {
+            if relation == pg_sys::InvalidOid {
+                plans.clear();
+            } else {
+                plans.retain(|&source, plan| {
+                    source != relation && plan.as_ref().is_none_or(|plan| plan.log != relation)
+                });
+            }
+        }
+    });
+}
+
+/// # Safety
+/// The relation and the trigger of a trigger call.
+unsafe fn plan(relation: pg_sys::Relation, trigger: *mut pg_sys::Trigger) -> Option<Rc<Plan>> {
+    WATCHING.call_once(|| {
+        // SAFETY: a function that stays where it is.
+        unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(forget), Datum::from(0)) };
+    });
+    // SAFETY: valid during the call.
+    let source = unsafe { (*relation).rd_id };
+    if let Some(plan) = PLANS.with_borrow(|plans| plans.get(&source).cloned()) {
+        return plan;
+    }
+    // SAFETY: the argument is a C string, if there is one; the descriptor is that of an open relation.
+    let plan = unsafe {
+        let argument = if (*trigger).tgnargs > 0 {
+            CStr::from_ptr(*(*trigger).tgargs).to_string_lossy().into_owned()
+        } else {
+            "*".to_owned()
+        };
+        let watch = Watch::parse(&argument, Vec::new());
+        find(source)
+            .and_then(|log| Relation::open_locked(log, pg_sys::RowExclusiveLock))
+            .map(|log| Rc::new(Plan::of((*relation).rd_att, &watch, &log)))
+    };
+    PLANS.with_borrow_mut(|plans| plans.insert(source, plan.clone()));
+    plan
+}
+
+impl Plan {
+    /// # Safety
+    /// The descriptor of the open source.
+    unsafe fn of(source: pg_sys::TupleDesc, watch: &Watch, log: &Relation) -> Self {
+        // SAFETY: both descriptors are those of open relations.
+        unsafe {
+            let columns = usize::try_from((*source).natts).unwrap_or_default();
+            let place =
+                |number: i16| usize::try_from(number - 1).ok().filter(|&place| place < columns);
+            let compared = match &watch.columns {
+                Some(numbers) => numbers.iter().copied().filter_map(place).collect(),
+                None => (0..columns).collect(),
+            };
+            let numbers = kept_columns(log.descriptor());
+            let kept: Vec<Option<usize>> =
+                numbers.iter().map(|number| number.and_then(place)).collect();
+            let mut blind = kept.iter().all(Option::is_none);
+            for (index, number) in (HEAD as i32..).zip(&numbers) {
+                let Some(number) = *number else { continue };
+                let there = &*row::attribute(log.descriptor(), index);
+                let same = place(number).is_some_and(|place| {
+                    let here = &*row::attribute(source, place as i32);
+                    !here.attisdropped && pg_sys::getBaseType(here.atttypid) == there.atttypid
+                });
+                blind |= !same;
+            }
+            let mut indexes = log.indexes();
+            indexes
+                .retain(|&index| is_by_xid(&Relation::open_index(index, pg_sys::RowExclusiveLock)));
+            Self {
+                log: log.oid(),
+                indexes,
+                row_type: RowType::described_by(source),
+                compared,
+                kept,
+                blind,
+            }
+        }
+    }
+}
+
+/// The trigger function: notes a change of a captured table. Where the log is missing, nothing happens:
+/// capture that is broken is noticed by those who refresh, and must not fail a user's write.
+///
+/// # Safety
+/// Called by the server's trigger manager.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn capture_change(call: pg_sys::FunctionCallInfo) -> Datum {
+    // SAFETY: a trigger function has its data as context, and gets here as a trigger only.
+    unsafe {
+        let data = (*call).context.cast::<pg_sys::TriggerData>();
+        if !data.is_null() && (*data).type_ == pg_sys::NodeTag::T_TriggerData {
+            note(&*data);
+        }
+    }
+    Datum::from(0)
+}
+
+/// Tells the server how the function is called.
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_capture_change() -> &'static pg_sys::Pg_finfo_record {
+    const RECORD: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
+    &RECORD
+}
+
+/// # Safety
+/// The data of a trigger call.
+unsafe fn note(data: &pg_sys::TriggerData) {
+    // SAFETY: relation, trigger and slots are valid during the call; the slots hold the rows that the
+    // kind of event has.
+    unsafe {
+        let Some(plan) = plan(data.tg_relation, data.tg_trigger) else { return };
+        let source = (*data.tg_relation).rd_id;
+        match data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
+            pg_sys::TRIGGER_EVENT_TRUNCATE => write(&plan, source, Kind::Any, None),
+            pg_sys::TRIGGER_EVENT_UPDATE => {
+                let (old, new) = (row::values(data.tg_trigslot), row::values(data.tg_newslot));
+                if plan.row_type.same_in(&plan.compared, old, new) {
+                    return;
+                }
+                if plan.blind {
+                    note_once(&plan, source);
+                } else if plan.keeps_same(old, new) {
+                    write(&plan, source, Kind::Both, Some(new));
+                } else {
+                    write(&plan, source, Kind::Old, Some(old));
+                    write(&plan, source, Kind::New, Some(new));
+                }
+            }
+            _ if plan.blind => note_once(&plan, source),
+            pg_sys::TRIGGER_EVENT_DELETE => {
+                write(&plan, source, Kind::Old, Some(row::values(data.tg_trigslot)));
+            }
+            _ => write(&plan, source, Kind::New, Some(row::values(data.tg_trigslot))),
+        }
+    }
+}
+
+/// # Safety
+/// As for `write`.
+unsafe fn note_once(plan: &Plan, source: Oid) {
+    // SAFETY: inside a transaction.
+    let now =
+        unsafe { (pg_sys::GetTopFullTransactionId().value, pg_sys::GetCurrentSubTransactionId()) };
+    let noted = NOTED.with_borrow_mut(|noted| noted.insert(source, now));
+    if noted != Some(now) {
+        // SAFETY: passed on.
+        unsafe { write(plan, source, Kind::Any, None) };
+    }
+}
+
+/// # Safety
+/// Inside a transaction that may write; the row is one of the source.
+unsafe fn write(plan: &Plan, source: Oid, kind: Kind, row: Option<Values>) {
+    // SAFETY: the row that is formed has the columns of the log, since plans are forgotten when the log
+    // changes; whoever changes it holds a lock against writers of the source.
+    unsafe {
+        let log = pg_sys::try_table_open(plan.log, pg_sys::RowExclusiveLock as i32);
+        if log.is_null() {
+            return;
+        }
+        let descriptor = (*log).rd_att;
+        let columns = usize::try_from((*descriptor).natts).unwrap_or_default();
+        // Most logs have few columns: no need to allocate for those.
+        let (mut few, mut none) = ([Datum::from(0); 16], [true; 16]);
+        let (mut many, mut absent);
+        let (datums, nulls): (&mut [Datum], &mut [bool]) = if columns <= few.len() {
+            (&mut few[..columns], &mut none[..columns])
+        } else {
+            (many, absent) = (vec![Datum::from(0); columns], vec![true; columns]);
+            (&mut many, &mut absent)
+        };
+        let head = [
+            Datum::from(pg_sys::GetTopFullTransactionId().value),
+            Datum::from(pg_sys::GetCurrentTimestamp()),
+            Datum::from(kind.letter()),
+        ];
+        for (place, value) in head.into_iter().enumerate() {
+            (datums[place], nulls[place]) = (value, false);
+        }
+        if let Some(row) = row {
+            for (place, column) in (HEAD..columns).zip(&plan.kept) {
+                if let Some(column) = *column {
+                    (datums[place], nulls[place]) = (row.datums[column], row.nulls[column]);
+                }
+            }
+        }
+        let tuple = pg_sys::heap_form_tuple(descriptor, datums.as_mut_ptr(), nulls.as_mut_ptr());
+        pg_sys::simple_heap_insert(log, tuple);
+        for &index in &plan.indexes {
+            let index = pg_sys::index_open(index, pg_sys::RowExclusiveLock as i32);
+            // A btree does not look at what the planner and other kinds of index want to know.
+            let mut info = pg_sys::IndexInfo {
+                type_: pg_sys::NodeTag::T_IndexInfo,
+                ii_NumIndexAttrs: 1,
+                ii_NumIndexKeyAttrs: 1,
+                ..Default::default()
+            };
+            let unique = pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO;
+            let (xid, absent) = (datums.as_mut_ptr(), nulls.as_mut_ptr());
+            let place = &raw mut (*tuple).t_self;
+            pg_sys::index_insert(index, xid, absent, place, log, unique, false, &mut info);
+            pg_sys::index_close(index, pg_sys::NoLock as i32);
+        }
+        pg_sys::heap_freetuple(tuple);
+        pg_sys::table_close(log, pg_sys::NoLock as i32);
+    }
+    hooks::source_changed(source);
+}
