@@ -2,8 +2,9 @@
 # Measures a release build on this machine's server of that major version.
 #
 # Usage: scripts/bench.sh MAJOR [PART]... [ROWS]
-# Parts: overhead, punctuality, idle, queries, methods; all of them take about thirteen minutes, methods
-# alone with its largest views about twenty. ROWS is the most that methods works on.
+# Parts: overhead, punctuality, idle, queries, writers, methods, changes; all of them take about twenty
+# minutes, methods and changes with their largest views as much again each. ROWS is the most that those
+# two work on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/common.sh

@@ -2,6 +2,7 @@
 //! met, and the same work under pg_cron beside it. It measures whatever build is installed in the
 //! server that `PG_CONFIG` or `PG_MAJOR` names; `scripts/bench.sh` installs a release build first.
 
+mod changes;
 mod idle;
 mod machine;
 mod methods;
@@ -12,7 +13,9 @@ mod punctuality;
 mod queries;
 mod report;
 mod servers;
+mod source;
 mod stats;
+mod writers;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -26,12 +29,15 @@ Usage: benches [PART]... [ROWS]
   punctuality  1,000 views with an interval of a minute
   idle         CPU and memory with 1,000 views when nothing is due
   queries      status and freshness with 1,000 views
+  writers      what capture costs those who write, and how soon a change is to be seen
   methods      diff beside full and concurrent, views on 10,000, 100,000 and 1,000,000 rows
+  changes      delta beside all of them, few rows changed, views of the same sizes
 
-Without a part: all of them, in about thirteen minutes; methods without the largest views, which take
-about a quarter of an hour more. ROWS is the most that methods works on.";
+Without a part: all of them, in about twenty minutes; methods and changes without the largest views,
+which take about half an hour more. ROWS is the most that those two work on.";
 
-const PARTS: [&str; 5] = ["overhead", "punctuality", "idle", "queries", "methods"];
+const PARTS: [&str; 7] =
+    ["overhead", "punctuality", "idle", "queries", "writers", "methods", "changes"];
 
 fn main() -> ExitCode {
     let (numbers, chosen): (Vec<String>, Vec<String>) =
@@ -42,7 +48,7 @@ fn main() -> ExitCode {
     }
     let most_rows = match numbers.last().and_then(|number| number.parse().ok()) {
         Some(rows) if rows < methods::SIZES[0] => {
-            eprintln!("methods works on {} rows at least\n\n{USAGE}", methods::SIZES[0]);
+            eprintln!("the smallest views have {} rows\n\n{USAGE}", methods::SIZES[0]);
             return ExitCode::from(2);
         }
         Some(rows) => rows,
@@ -77,8 +83,14 @@ fn main() -> ExitCode {
     if wants("punctuality") {
         punctuality::measure(with_cron, &mut goals, &mut beside);
     }
+    if wants("writers") {
+        writers::measure(with_cron, &mut goals, &mut beside);
+    }
     if wants("methods") {
         methods::measure(most_rows, &mut goals);
+    }
+    if wants("changes") {
+        changes::measure(most_rows, &mut goals);
     }
     beside.print();
     goals.print();

@@ -4,15 +4,14 @@
 //! each method brings its view up to date with that same change, in rotating order.
 
 mod sessions;
-mod source;
 
 use cluster_tests::{Server, Session};
 
 use crate::report::{self, Goals, number};
 use crate::servers;
+use crate::source::{self, Kind};
 use crate::stats::Samples;
 use sessions::{Method, Sessions};
-use source::Kind;
 
 /// Rows of the source, smallest first.
 pub const SIZES: [u32; 3] = [10_000, 100_000, MILLION];
@@ -90,7 +89,7 @@ impl Block {
 
     fn measure(self, server: &Server, db: &mut Session) -> Vec<(f64, Figures)> {
         report::progress(&format!("methods: {}", self.title()));
-        source::set_up(db, self.kind, self.rows);
+        source::set_up(db, self.kind, self.rows, &["v_full", "v_concurrent", "v_diff"]);
         let mut sessions = Sessions::start(server, self.work_mem);
         let lines = SHARES.map(|share| (share, self.rounds(db, &mut sessions, share)));
         let differences: i64 = db.get(
@@ -158,7 +157,7 @@ impl Block {
             let mut cells = Vec::new();
             for time in &figures.time {
                 cells.push(number(time.median()));
-                cells.push(spread(time));
+                cells.push(report::spread(time));
             }
             for other in [Method::Full, Method::Concurrently] {
                 cells.push(number(figures.diff_over(other)));
@@ -206,13 +205,4 @@ impl Figures {
 /// Bytes of WAL that the server has written so far.
 fn wal_position(db: &mut Session) -> f64 {
     db.get("SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::float8")
-}
-
-/// Nothing of a single measurement.
-fn spread(samples: &Samples) -> String {
-    if samples.count() < 2 {
-        return "-".to_owned();
-    }
-    let range = samples.max() - samples.percentile(0.0);
-    format!("{:.0} %", range / samples.median() * 100.0)
 }

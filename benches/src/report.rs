@@ -46,6 +46,15 @@ pub fn number(value: f64) -> String {
     }
 }
 
+/// How far measurements lie apart; nothing of a single one.
+pub fn spread(samples: &Samples) -> String {
+    if samples.count() < 2 {
+        return "-".to_owned();
+    }
+    let range = samples.max() - samples.percentile(0.0);
+    format!("{:.0} %", range / samples.median() * 100.0)
+}
+
 /// Says on the terminal, not in the report, what is being waited for.
 pub fn progress(what: &str) {
     eprintln!("... {what}");

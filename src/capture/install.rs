@@ -111,7 +111,7 @@ fn create(leaf: &Leaf, watch: &Watch) -> Result<()> {
     if !exists(&log)? {
         define(&format!(
             "CREATE TABLE {log} (xid xid8 NOT NULL, at timestamptz NOT NULL, kind \"char\" NOT NULL)
-                 WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+                 USING heap WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
              CREATE INDEX ON {log} (xid);
              COMMENT ON TABLE {log} IS 'changes of a captured table that some view does not show yet';
              ALTER EXTENSION cache_refresher ADD TABLE {log}"

@@ -1,12 +1,13 @@
 //! The trigger on captured tables: notes each change that matters in the table's log, in the writer's
 //! transaction.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::CStr;
 use std::rc::Rc;
 use std::sync::Once;
 
+use pgrx::itemptr::item_pointer_get_block_number;
 use pgrx::pg_guard;
 use pgrx::pg_sys::{self, Datum, Oid};
 
@@ -15,11 +16,22 @@ use super::hooks;
 use super::relation::Relation;
 use super::row::{self, RowType, Values};
 
+/// Block and writer of a row: others of that writer in that block need no entry in the index. A
+/// subtransaction is a writer of its own, since its rows can vanish alone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Indexed {
+    block: u32,
+    transaction: u64,
+    subtransaction: u32,
+}
+
 /// What the trigger of one table does, kept until something about the table or its log changes.
 struct Plan {
     log: Oid,
     /// Its indexes by transaction: one, or two while it is rebuilt.
     indexes: Vec<Oid>,
+    /// Where the last row went that has an entry in those.
+    indexed: Cell<Option<Indexed>>,
     row_type: RowType,
     /// Columns to compare, counted from 0.
     compared: Vec<usize>,
@@ -122,6 +134,7 @@ impl Plan {
             Self {
                 log: log.oid(),
                 indexes,
+                indexed: Cell::new(None),
                 row_type: RowType::described_by(source),
                 compared,
                 kept,
@@ -240,23 +253,47 @@ unsafe fn write(plan: &Plan, source: Oid, kind: Kind, row: Option<Values>) {
         }
         let tuple = pg_sys::heap_form_tuple(descriptor, datums.as_mut_ptr(), nulls.as_mut_ptr());
         pg_sys::simple_heap_insert(log, tuple);
-        for &index in &plan.indexes {
-            let index = pg_sys::index_open(index, pg_sys::RowExclusiveLock as i32);
-            // A btree does not look at what the planner and other kinds of index want to know.
-            let mut info = pg_sys::IndexInfo {
-                type_: pg_sys::NodeTag::T_IndexInfo,
-                ii_NumIndexAttrs: 1,
-                ii_NumIndexKeyAttrs: 1,
-                ..Default::default()
-            };
-            let unique = pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO;
-            let (xid, absent) = (datums.as_mut_ptr(), nulls.as_mut_ptr());
-            let place = &raw mut (*tuple).t_self;
-            pg_sys::index_insert(index, xid, absent, place, log, unique, false, &mut info);
-            pg_sys::index_close(index, pg_sys::NoLock as i32);
+        let place = &raw mut (*tuple).t_self;
+        let here = Indexed {
+            block: item_pointer_get_block_number(place),
+            transaction: pg_sys::GetTopFullTransactionId().value,
+            subtransaction: pg_sys::GetCurrentSubTransactionId(),
+        };
+        if plan.indexed.replace(Some(here)) != Some(here) {
+            for &index in &plan.indexes {
+                insert_into(index, datums, nulls, place, log);
+            }
         }
         pg_sys::heap_freetuple(tuple);
         pg_sys::table_close(log, pg_sys::NoLock as i32);
     }
     hooks::source_changed(source);
+}
+
+/// Adds an entry for a row of a log to its index by transaction, the first column.
+///
+/// # Safety
+/// Such an index, and values and place of a row that was just inserted.
+unsafe fn insert_into(
+    index: Oid,
+    datums: &mut [Datum],
+    nulls: &mut [bool],
+    place: pg_sys::ItemPointer,
+    log: pg_sys::Relation,
+) {
+    // A btree does not look at what the planner and other kinds of index want to know.
+    let mut info = pg_sys::IndexInfo {
+        type_: pg_sys::NodeTag::T_IndexInfo,
+        ii_NumIndexAttrs: 1,
+        ii_NumIndexKeyAttrs: 1,
+        ..Default::default()
+    };
+    let unique = pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO;
+    // SAFETY: the caller vouches for all of it.
+    unsafe {
+        let index = pg_sys::index_open(index, pg_sys::RowExclusiveLock as i32);
+        let (datums, nulls) = (datums.as_mut_ptr(), nulls.as_mut_ptr());
+        pg_sys::index_insert(index, datums, nulls, place, log, unique, false, &mut info);
+        pg_sys::index_close(index, pg_sys::NoLock as i32);
+    }
 }

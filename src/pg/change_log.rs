@@ -4,13 +4,15 @@
 //! One table `_cache_refresher.changes_<OID of the source>` for each source, with the columns of
 //! [`Entry`] and then those of the source that somebody needs to know, named `c<number>`.
 
+use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
+use std::ops::Range;
 
 use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::visibility::Visibility;
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use super::relation::{Relation, Scan};
+use super::relation::{Relation, Scan, blocks_at_least};
 use super::row::{self, Values};
 
 /// Columns of a log before those that it keeps of the source.
@@ -78,8 +80,9 @@ pub(super) fn find(source: Oid) -> Option<Oid> {
 /// An open log.
 struct Log {
     table: Relation,
-    /// Finds rows by their transaction. A log keeps the rows that some other view needs, and those that
-    /// VACUUM has not removed yet: without it each reader would have to pass them all.
+    /// Finds the blocks in which a transaction has written: the first of its rows in each has an entry. A log
+    /// keeps the rows that some other view needs, and those that VACUUM has not removed yet; without an index
+    /// each reader would have to pass them all.
     by_xid: Option<Relation>,
 }
 
@@ -95,13 +98,39 @@ impl Log {
         Some(Self { table, by_xid })
     }
 
-    /// The rows that the active snapshot sees, at least all those of transactions from `from` on.
-    fn scan(&self, from: u64) -> Scan<'_> {
-        match &self.by_xid {
-            Some(index) => Scan::at_least(&self.table, index, pg_sys::F_XID8GE, Datum::from(from)),
-            None => Scan::begin(&self.table),
+    /// Calls `body` with the rows that the active snapshot sees, at least all those of transactions from
+    /// `from` on, until it says that it has enough.
+    fn each(&self, from: u64, mut body: impl FnMut(&Scan) -> bool) {
+        let runs = self.by_xid.as_ref().map(|index| {
+            runs(blocks_at_least(&self.table, index, pg_sys::F_XID8GE, Datum::from(from)))
+        });
+        let scans: Box<dyn Iterator<Item = Scan>> = match runs {
+            Some(runs) => {
+                Box::new(runs.into_iter().map(|blocks| Scan::of_blocks(&self.table, blocks)))
+            }
+            None => Box::new(std::iter::once_with(|| Scan::begin(&self.table))),
+        };
+        for mut scan in scans {
+            while scan.advance() {
+                pgrx::check_for_interrupts!();
+                if !body(&scan) {
+                    return;
+                }
+            }
         }
     }
+}
+
+/// Blocks that follow each other, together.
+fn runs(blocks: BTreeSet<u32>) -> Vec<Range<u32>> {
+    let mut runs: Vec<Range<u32>> = Vec::new();
+    for block in blocks {
+        match runs.last_mut() {
+            Some(run) if run.end == block => run.end += 1,
+            _ => runs.push(block..block + 1),
+        }
+    }
+    runs
 }
 
 /// Whether an open index of a log is one of transactions, of all rows. While it is rebuilt there are two.
@@ -110,7 +139,7 @@ pub(super) fn is_by_xid(index: &Relation) -> bool {
     unsafe {
         let index = index.as_ptr();
         let form = &*(*index).rd_index;
-        (*(*index).rd_rel).relam == pg_sys::Oid::from(pg_sys::BTREE_AM_OID)
+        (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
             && form.indnatts == 1
             && form.indkey.values.as_slice(1)[0] == 1
             && form.indisready
@@ -122,13 +151,7 @@ pub(super) fn is_by_xid(index: &Relation) -> bool {
 /// `body` says that it has enough. Nothing happens if there is no log.
 pub fn read(source: Oid, from: u64, mut body: impl FnMut(Entry) -> bool) {
     let Some(log) = Log::open(source, pg_sys::AccessShareLock) else { return };
-    let mut scan = log.scan(from);
-    while scan.advance() {
-        pgrx::check_for_interrupts!();
-        if !body(entry(scan.values())) {
-            break;
-        }
-    }
+    log.each(from, |row| body(entry(row.values())));
 }
 
 /// Collects values of these columns of the source from the rows of transactions that `shown` does not
@@ -150,26 +173,23 @@ pub fn collect(
         };
         places.push(place);
     }
-    let mut scan = log.scan(shown.earliest());
-    while scan.advance() {
-        pgrx::check_for_interrupts!();
-        let Entry { xid, kind, values, .. } = entry(scan.values());
+    log.each(shown.earliest(), |row| {
+        let Entry { xid, kind, values, .. } = entry(row.values());
         if shown.shows(xid) {
-            continue;
+            return true;
         }
         let copy = |&place: &usize| {
             (!values.nulls[place]).then(|| {
                 // SAFETY: a value of that column of the log.
                 unsafe {
-                    let attribute = &*row::attribute(log.table.descriptor(), (HEAD + place) as i32);
+                    let descriptor = log.table.descriptor();
+                    let attribute = &*row::attribute(descriptor, (HEAD + place) as i32);
                     row::copy_value(attribute.attbyval, attribute.attlen, values.datums[place])
                 }
             })
         };
-        if !body(kind, places.iter().map(copy).collect()) {
-            break;
-        }
-    }
+        body(kind, places.iter().map(copy).collect())
+    });
     true
 }
 
@@ -177,11 +197,9 @@ pub fn collect(
 /// more; those that somebody else is removing are left to him.
 pub fn prune(source: Oid, from: u64, is_consumed: impl Fn(u64) -> bool) {
     let Some(log) = Log::open(source, pg_sys::RowExclusiveLock) else { return };
-    let mut scan = log.scan(from);
-    while scan.advance() {
-        pgrx::check_for_interrupts!();
-        if is_consumed(entry(scan.values()).xid) {
-            let mut id = scan.id();
+    log.each(from, |row| {
+        if is_consumed(entry(row.values()).xid) {
+            let mut id = row.id();
             let mut failure = pg_sys::TM_FailureData::default();
             // SAFETY: a row of that table that the active snapshot sees.
             unsafe {
@@ -196,7 +214,8 @@ pub fn prune(source: Oid, from: u64, is_consumed: impl Fn(u64) -> bool) {
                 );
             }
         }
-    }
+        true
+    });
 }
 
 fn entry(values: Values) -> Entry {

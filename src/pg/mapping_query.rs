@@ -7,6 +7,7 @@ use cache_refresher_core::delta::{Column, Occurrence};
 use pgrx::PgList;
 use pgrx::pg_sys::{self, Datum, NodeTag, Oid};
 
+use super::flat_query;
 use super::query_description::{conjuncts, entry};
 use super::relation::Relation;
 use super::row;
@@ -24,11 +25,11 @@ pub struct Images {
 
 /// Plans the query that finds the units which rows in the place of `changed` can concern.
 ///
-/// `instead` are tables for which old rows stand as well; `filter` are the parts of WHERE that stay;
+/// `arm` is the number among the queries that the view combines. `instead` are tables for which old rows stand as well; `filter` are the parts of WHERE that stay;
 /// `read` are the columns that conditions read.
 pub fn plan(
     view: &Relation,
-    unit_place: usize,
+    (arm, unit_place): (usize, usize),
     changed: (Occurrence, Oid, &Images),
     instead: &[(Occurrence, Oid, &Images)],
     filter: &[usize],
@@ -37,7 +38,7 @@ pub fn plan(
     // SAFETY: a copy of the stored query, changed before anybody else sees it: what is left of it is
     // SELECT unit FROM … WHERE …
     unsafe {
-        let query = view_query::stored(view);
+        let query = flat_query::arms(view)[arm];
         let targets = PgList::<pg_sys::TargetEntry>::from_pg((*query).targetList);
         let unit = targets.iter_ptr().filter(|target| !(**target).resjunk).nth(unit_place);
         let unit = unit.map_or(std::ptr::null_mut(), |target| (*target).expr.cast());

@@ -220,6 +220,44 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
     }
 }
 
+/// Calls `body` with each variable of a query itself, those of subqueries left out; it may change them.
+///
+/// # Safety
+/// A query of our own.
+pub(super) unsafe fn each_variable(
+    query: *mut pg_sys::Query,
+    mut body: impl FnMut(&mut pg_sys::Var),
+) {
+    let mut body: &mut dyn FnMut(&mut pg_sys::Var) = &mut body;
+    let flags = pg_sys::QTW_IGNORE_RT_SUBQUERIES | pg_sys::QTW_IGNORE_CTE_SUBQUERIES;
+    // SAFETY: the closure outlives the walk, which knows its type.
+    unsafe {
+        query_tree_walker(query, visit_variable, (&raw mut body).cast(), flags as c_int);
+    }
+}
+
+/// # Safety
+/// Called by the server for each node, with the context of `each_variable`.
+unsafe extern "C-unwind" fn visit_variable(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
+    if node.is_null() {
+        return false;
+    }
+    // SAFETY: each cast follows the node's tag.
+    unsafe {
+        match (*node).type_ {
+            NodeTag::T_Query => return false,
+            NodeTag::T_Var => {
+                let variable = &mut *node.cast::<pg_sys::Var>();
+                if variable.varlevelsup == 0 {
+                    (*context.cast::<&mut dyn FnMut(&mut pg_sys::Var)>())(variable);
+                }
+            }
+            _ => {}
+        }
+        expression_tree_walker(node, visit_variable, context)
+    }
+}
+
 /// A node that calls functions.
 struct Call<'a> {
     findings: &'a mut Findings,

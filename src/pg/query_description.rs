@@ -9,8 +9,8 @@ use cache_refresher_core::obstacle::Strange;
 use pgrx::PgList;
 use pgrx::pg_sys::{self, NodeTag, Oid};
 
+use super::flat_query;
 use super::relation::Relation;
-use super::view_query;
 
 /// A table where it stands in a query. Occurrences are places in the query's range table, from 1.
 #[derive(Debug, Clone, Copy)]
@@ -31,13 +31,16 @@ pub struct Description {
     pub read_by_conditions: BTreeSet<Column>,
 }
 
-/// Describes the query of a view.
+/// Describes the query of a view, or each of those that it combines by UNION and its kin.
 ///
 /// # Errors
 /// What it has that is not understood.
-pub fn describe(view: &Relation) -> Result<Description, Strange> {
-    // SAFETY: an open materialized view; the tree is a copy of our own.
-    unsafe { Reader { query: view_query::stored(view), tables: Vec::new() }.describe() }
+pub fn describe(view: &Relation) -> Result<Vec<Description>, Strange> {
+    // SAFETY: an open materialized view; the trees are copies of our own.
+    unsafe {
+        let arms = flat_query::arms(view).into_iter();
+        arms.map(|query| Reader { query, tables: Vec::new() }.describe()).collect()
+    }
 }
 
 struct Reader {
@@ -47,7 +50,7 @@ struct Reader {
 
 impl Reader {
     /// # Safety
-    /// The stored query of a materialized view.
+    /// A query of a materialized view.
     unsafe fn describe(mut self) -> Result<Description, Strange> {
         // SAFETY: fields of a query that the parser made; each cast follows a node's tag.
         unsafe {
@@ -63,12 +66,9 @@ impl Reader {
             if let Some((_, what)) = strange.into_iter().find(|(found, _)| *found) {
                 return Err(what);
             }
-            let tree = &*query.jointree;
-            let parts = PgList::<pg_sys::Node>::from_pg(tree.fromlist);
-            let parts: Vec<*mut pg_sys::Node> = parts.iter_ptr().collect();
-            let from = parts.into_iter().map(|part| self.from(part)).collect::<Result<_, _>>()?;
+            let from = From::Product(self.parts((*query.jointree).fromlist)?);
             let mut read = BTreeSet::new();
-            let filter = conjuncts(self.flat(tree.quals))
+            let filter = conjuncts(self.ungrouped((*query.jointree).quals))
                 .into_iter()
                 .map(|part| self.condition(part, &mut read))
                 .collect();
@@ -79,14 +79,23 @@ impl Reader {
                 .filter(|target| !(**target).resjunk)
                 .map(|target| self.column((*target).expr.cast()))
                 .collect();
-            let description =
-                Query { from: From::Product(from), filter, partitions: self.partitions() };
+            let description = Query { from, filter, partitions: self.partitions() };
             Ok(Description {
                 query: description,
                 tables: self.tables,
                 outputs,
                 read_by_conditions: read,
             })
+        }
+    }
+
+    /// # Safety
+    /// Nodes of the join tree.
+    unsafe fn parts(&mut self, list: *mut pg_sys::List) -> Result<Vec<From>, Strange> {
+        // SAFETY: as in `from`.
+        unsafe {
+            let parts: Vec<*mut pg_sys::Node> = PgList::from_pg(list).iter_ptr().collect();
+            parts.into_iter().map(|part| self.from(part)).collect()
         }
     }
 
@@ -102,6 +111,17 @@ impl Reader {
                     self.tables.push(table);
                     Ok(From::Table(table.occurrence))
                 }
+                NodeTag::T_FromExpr => {
+                    let tree = &*node.cast::<pg_sys::FromExpr>();
+                    let product = From::Product(self.parts(tree.fromlist)?);
+                    if tree.quals.is_null() {
+                        return Ok(product);
+                    }
+                    // As good as a join with one row that has no columns.
+                    let on = self.condition(self.ungrouped(tree.quals), &mut BTreeSet::new());
+                    let (left, right) = (Box::new(product), Box::new(From::Product(Vec::new())));
+                    Ok(From::Join { kind: JoinKind::Inner, left, right, on })
+                }
                 NodeTag::T_JoinExpr => {
                     let join = &*node.cast::<pg_sys::JoinExpr>();
                     let (left, right) = (self.from(join.larg)?, self.from(join.rarg)?);
@@ -111,7 +131,7 @@ impl Reader {
                         pg_sys::JoinType::JOIN_RIGHT => (JoinKind::Left, right, left),
                         _ => (JoinKind::Full, left, right),
                     };
-                    let on = self.condition(self.flat(join.quals), &mut BTreeSet::new());
+                    let on = self.condition(self.ungrouped(join.quals), &mut BTreeSet::new());
                     Ok(From::Join { kind, left: Box::new(left), right: Box::new(right), on })
                 }
                 _ => Err(Strange::Other),
@@ -125,6 +145,9 @@ impl Reader {
         // SAFETY: the range table has an entry at each place that the join tree names.
         unsafe {
             let entry = &*entry(self.query, index);
+            if entry.rtekind == pg_sys::RTEKind::RTE_CTE {
+                return Err(Strange::With);
+            }
             if entry.rtekind != pg_sys::RTEKind::RTE_RELATION {
                 return Err(Strange::Subquery);
             }
@@ -140,27 +163,19 @@ impl Reader {
         }
     }
 
-    /// An expression with columns of joins and groups replaced by what they stand for.
+    /// An expression with columns of groups replaced by what they stand for.
     ///
     /// # Safety
     /// An expression of this query, or null.
-    unsafe fn flat(&self, node: *mut pg_sys::Node) -> *mut pg_sys::Node {
-        if node.is_null() {
-            return node;
-        }
+    unsafe fn ungrouped(&self, node: *mut pg_sys::Node) -> *mut pg_sys::Node {
+        #[cfg(feature = "pg18")]
         // SAFETY: the expression belongs to the query.
         unsafe {
-            #[cfg(feature = "pg18")]
-            let node = if (*self.query).hasGroupRTE {
-                pg_sys::flatten_group_exprs(std::ptr::null_mut(), self.query, node)
-            } else {
-                node
-            };
-            #[cfg(any(feature = "pg14", feature = "pg15"))]
-            return pg_sys::flatten_join_alias_vars(self.query, node);
-            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-            pg_sys::flatten_join_alias_vars(std::ptr::null_mut(), self.query, node)
+            if (*self.query).hasGroupRTE && !node.is_null() {
+                return pg_sys::flatten_group_exprs(std::ptr::null_mut(), self.query, node);
+            }
         }
+        node
     }
 
     /// # Safety
@@ -187,14 +202,15 @@ impl Reader {
         unsafe {
             match (*node).type_ {
                 NodeTag::T_FromExpr => {
-                    let list = (*node.cast::<pg_sys::FromExpr>()).fromlist;
-                    PgList::<pg_sys::Node>::from_pg(list)
+                    let tree = &*node.cast::<pg_sys::FromExpr>();
+                    read.extend(columns(self.ungrouped(tree.quals)));
+                    PgList::<pg_sys::Node>::from_pg(tree.fromlist)
                         .iter_ptr()
                         .for_each(|part| self.read_in_joins(part, read));
                 }
                 NodeTag::T_JoinExpr => {
                     let join = &*node.cast::<pg_sys::JoinExpr>();
-                    read.extend(columns(self.flat(join.quals)));
+                    read.extend(columns(self.ungrouped(join.quals)));
                     self.read_in_joins(join.larg, read);
                     self.read_in_joins(join.rarg, read);
                 }
@@ -207,7 +223,7 @@ impl Reader {
     /// An expression of this query.
     unsafe fn column(&self, node: *mut pg_sys::Node) -> Option<Column> {
         // SAFETY: a flat expression.
-        unsafe { plain_column(self.flat(node)) }
+        unsafe { plain_column(self.ungrouped(node)) }
     }
 
     /// # Safety

@@ -1,7 +1,10 @@
 //! An open relation, and reading all of its rows.
 
+use std::collections::BTreeSet;
 use std::ffi::CStr;
+use std::ops::Range;
 
+use pgrx::itemptr::item_pointer_get_block_number;
 use pgrx::{PgList, pg_sys};
 
 use super::key_order::KeyOrder;
@@ -66,6 +69,21 @@ impl Relation {
         // SAFETY: open until dropped.
         let form = unsafe { &*(*self.0).rd_rel };
         form.relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE || form.relhassubclass
+    }
+
+    /// Whether a plain view has options that make it more than a name for its query.
+    pub fn is_special_view(&self) -> bool {
+        // SAFETY: the options of an open view, if it has any.
+        unsafe {
+            let options = (*self.0).rd_options.cast::<pg_sys::ViewOptions>();
+            if options.is_null() {
+                return false;
+            }
+            #[cfg(feature = "pg14")]
+            return (*options).security_barrier;
+            #[cfg(not(feature = "pg14"))]
+            ((*options).security_barrier || (*options).security_invoker)
+        }
     }
 
     /// Its name with that of its schema, as SQL writes them.
@@ -153,37 +171,16 @@ impl<'a> Scan<'a> {
         Self { kind: Kind::Index(scan), slot: Slot::of_table(relation), _relation: relation }
     }
 
-    /// Those whose first column of a btree index is not less than a value, in the order of the index;
-    /// `at_least` is the function that says so.
-    pub fn at_least(
-        relation: &'a Relation,
-        index: &'a Relation,
-        at_least: u32,
-        value: pg_sys::Datum,
-    ) -> Self {
-        let mut key = pg_sys::ScanKeyData::default();
-        // SAFETY: relation and index are open; the key is copied by the scan.
-        let scan = unsafe {
-            pg_sys::ScanKeyInit(
-                &mut key,
-                1,
-                pg_sys::BTGreaterEqualStrategyNumber as u16,
-                pg_sys::Oid::from(at_least),
-                value,
-            );
-            let scan = pg_sys::index_beginscan(
-                relation.0,
-                index.0,
-                pg_sys::GetActiveSnapshot(),
-                #[cfg(feature = "pg18")]
-                std::ptr::null_mut(),
-                1,
-                0,
-            );
-            pg_sys::index_rescan(scan, &mut key, 1, std::ptr::null_mut(), 0);
-            scan
-        };
-        Self { kind: Kind::Index(scan), slot: Slot::of_table(relation), _relation: relation }
+    /// Those in some of its blocks, of a heap.
+    pub fn of_blocks(relation: &'a Relation, blocks: Range<u32>) -> Self {
+        let scan = Self::begin(relation);
+        if let Kind::Table(scan) = scan.kind {
+            // SAFETY: a scan of a heap that has not read anything; the blocks exist, as the caller knows.
+            unsafe {
+                pg_sys::heap_setscanlimits(scan, blocks.start, blocks.end - blocks.start);
+            }
+        }
+        scan
     }
 
     /// Goes on to the next row; false after the last.
@@ -213,6 +210,48 @@ impl<'a> Scan<'a> {
     pub(super) const fn slot(&self) -> &Slot {
         &self.slot
     }
+}
+
+/// The blocks in which rows lie whose first column of a btree index is not less than a value; `at_least` is
+/// the function that says so.
+pub(super) fn blocks_at_least(
+    relation: &Relation,
+    index: &Relation,
+    at_least: u32,
+    value: pg_sys::Datum,
+) -> BTreeSet<u32> {
+    let mut key = pg_sys::ScanKeyData::default();
+    let mut blocks = BTreeSet::new();
+    // SAFETY: relation and index are open; the key is copied by the scan, which ends before they close.
+    unsafe {
+        pg_sys::ScanKeyInit(
+            &mut key,
+            1,
+            pg_sys::BTGreaterEqualStrategyNumber as u16,
+            pg_sys::Oid::from(at_least),
+            value,
+        );
+        let scan = pg_sys::index_beginscan(
+            relation.0,
+            index.0,
+            pg_sys::GetActiveSnapshot(),
+            #[cfg(feature = "pg18")]
+            std::ptr::null_mut(),
+            1,
+            0,
+        );
+        pg_sys::index_rescan(scan, &mut key, 1, std::ptr::null_mut(), 0);
+        loop {
+            let place =
+                pg_sys::index_getnext_tid(scan, pg_sys::ScanDirection::ForwardScanDirection);
+            if place.is_null() {
+                break;
+            }
+            blocks.insert(item_pointer_get_block_number(place));
+        }
+        pg_sys::index_endscan(scan);
+    }
+    blocks
 }
 
 impl Drop for Scan<'_> {

@@ -166,6 +166,11 @@ impl Units {
         }
     }
 
+    /// The place of their column in the view.
+    pub const fn place(&self) -> usize {
+        self.column.place
+    }
+
     pub(super) const fn column(&self) -> UnitColumn {
         self.column
     }

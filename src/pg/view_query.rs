@@ -35,8 +35,8 @@ impl ViewQuery {
         }
     }
 
-    /// What the view itself holds of these units: its columns, and then where each row lies.
-    pub fn plan_shown(view: &Relation, units: &Units) -> Self {
+    /// What the view itself holds, of these units or altogether: its columns, and then where each row lies.
+    pub fn plan_shown(view: &Relation, units: Option<&Units>) -> Self {
         // SAFETY: as in `plan`; the caller holds a lock on the view.
         unsafe {
             let source = node::<pg_sys::RangeTblEntry>(pg_sys::NodeTag::T_RangeTblEntry);
@@ -69,8 +69,10 @@ impl ViewQuery {
             let name = pg_sys::pstrdup(c"ctid".as_ptr());
             let target = pg_sys::makeTargetEntry(place.cast(), number, name, false);
             (*outer).targetList = pg_sys::lappend((*outer).targetList, target.cast());
-            let column = units.column();
-            (*(*outer).jointree).quals = units.condition(|| column.variable());
+            if let Some(units) = units {
+                let column = units.column();
+                (*(*outer).jointree).quals = units.condition(|| column.variable());
+            }
             Self::planned(outer)
         }
     }

@@ -82,14 +82,18 @@ impl Strange {
 
     const fn as_str(self) -> &'static str {
         match self {
-            Self::SetOperation => "combines queries (UNION, INTERSECT or EXCEPT)",
-            Self::With => "has a WITH clause",
+            Self::SetOperation => {
+                "combines queries (UNION and its kin) within one that is combined"
+            }
+            Self::With => "has a WITH clause that cannot be dissolved into joins",
             Self::Sublink => "has a subquery in an expression",
             Self::SetReturning => "calls a set-returning function in SELECT",
             Self::GroupingSets => "has GROUPING SETS, CUBE or ROLLUP",
             Self::Limit => "has a LIMIT",
-            Self::Subquery => "has a subquery or function in FROM",
-            Self::View => "reads a plain view",
+            Self::Subquery => {
+                "has a subquery in FROM that cannot be dissolved into joins, or a function"
+            }
+            Self::View => "reads a plain view that cannot be dissolved into joins",
             Self::Other => "has an unusual FROM clause",
         }
     }

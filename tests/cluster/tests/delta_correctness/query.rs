@@ -39,17 +39,10 @@ fn column(rng: &mut Rng, aliases: &[String]) -> String {
 impl Query {
     pub fn draw(rng: &mut Rng) -> Self {
         let count = [1, 2, 2, 2, 3, 3, 4][rng.usize(0..7)];
-        let aliases: Vec<String> = (0..count).map(|place| format!("r{place}")).collect();
-        let from = from(rng, &aliases);
-        let filter: Vec<String> =
-            (0..[0, 0, 1, 2][rng.usize(0..4)]).map(|_| condition(rng, &aliases)).collect();
-        let filter = match filter.as_slice() {
-            [] => String::new(),
-            parts => format!(" WHERE {}", parts.join(" AND ")),
-        };
-        let tail = format!("FROM {from}{filter}");
-        let (text, plain) = match rng.u8(0..20) {
+        let (aliases, tail) = joins(rng, count);
+        let (text, plain) = match rng.u8(0..24) {
             0..10 => plain(rng, &aliases, &tail),
+            20.. => combined(rng),
             10..16 => grouped(rng, &aliases, &tail),
             16 | 17 => distinct_on(rng, &aliases, &tail),
             _ => windowed(rng, &aliases, &tail),
@@ -59,13 +52,43 @@ impl Query {
         if indexed.is_empty() {
             indexed.push("c0".to_owned());
         }
-        Self { text, indexed }
+        Self { text: with(text), indexed }
     }
+}
+
+/// Aliases, and FROM with WHERE.
+fn joins(rng: &mut Rng, count: usize) -> (Vec<String>, String) {
+    let aliases: Vec<String> = (0..count).map(|place| format!("r{place}")).collect();
+    let from = from(rng, &aliases);
+    let filter: Vec<String> =
+        (0..[0, 0, 1, 2][rng.usize(0..4)]).map(|_| condition(rng, &aliases)).collect();
+    let filter = match filter.as_slice() {
+        [] => String::new(),
+        parts => format!(" WHERE {}", parts.join(" AND ")),
+    };
+    (aliases, format!("FROM {from}{filter}"))
+}
+
+/// Two or three queries by UNION and its kin.
+fn combined(rng: &mut Rng) -> (String, usize) {
+    let mut text = String::new();
+    for place in 0..rng.usize(2..=3) {
+        if place > 0 {
+            let by = ["UNION", "UNION ALL", "UNION ALL", "INTERSECT", "EXCEPT", "EXCEPT ALL"];
+            text = format!("{text} {} ", pick(rng, &by));
+        }
+        let count = rng.usize(1..=2);
+        let (aliases, tail) = joins(rng, count);
+        let mut shown = columns(rng, &aliases, 2);
+        shown.push(text_of(rng, &aliases));
+        text = format!("{text}SELECT {} {tail}", select(&shown));
+    }
+    (text, 3)
 }
 
 fn from(rng: &mut Rng, aliases: &[String]) -> String {
     if let [alias] = aliases {
-        return format!("t{} {alias}", rng.usize(0..3));
+        return format!("{} {alias}", source(rng));
     }
     let split = if rng.u8(0..4) == 0 { rng.usize(1..aliases.len()) } else { aliases.len() - 1 };
     let (left, right) = aliases.split_at(split);
@@ -84,6 +107,36 @@ fn from(rng: &mut Rng, aliases: &[String]) -> String {
     };
     let (left, right) = (from(rng, left), from(rng, right));
     format!("({left} {kind} {right} ON {on})")
+}
+
+/// A table; or something that stands for tables, which all have the same columns.
+fn source(rng: &mut Rng) -> String {
+    match rng.u8(0..40) {
+        0..28 => format!("t{}", rng.usize(0..3)),
+        28..31 => format!("v{}", rng.usize(0..3)),
+        31..34 => format!("w{}", rng.usize(0..3)),
+        34..36 => format!("(SELECT * FROM t{} WHERE {} > 1)", rng.usize(0..3), pick(rng, &NUMBERS)),
+        36 | 37 => format!("(SELECT y AS id, x + 1 AS x, id AS y, z FROM t{})", rng.usize(0..3)),
+        38 => {
+            let inner = ["a".to_owned(), "b".to_owned()];
+            format!("(SELECT a.x AS id, b.x, b.y, a.z FROM {})", from(rng, &inner))
+        }
+        _ => format!("(SELECT DISTINCT id, x, y, z FROM t{})", rng.usize(0..3)),
+    }
+}
+
+/// WITH, if the query refers to it.
+fn with(query: String) -> String {
+    if (0..3).any(|place| query.contains(&format!("w{place} "))) {
+        format!(
+            "WITH w0 AS (SELECT * FROM t0 WHERE y IS NOT NULL),
+                  w1 AS (SELECT a.id, b.x, a.y, b.z FROM w0 a JOIN v1 b ON b.id = a.x),
+                  w2 AS (SELECT x AS id, count(*)::int AS x, max(y) AS y, max(z) AS z FROM w0 GROUP BY x)
+             {query}"
+        )
+    } else {
+        query
+    }
 }
 
 /// Mostly what a developer would write.

@@ -44,8 +44,8 @@ impl Kind {
     }
 }
 
-/// Tables and views anew: what one block has left dead in them would slow the next one down.
-pub fn set_up(db: &mut Session, kind: Kind, rows: u32) {
+/// Tables and these views anew: what one block has left dead in them would slow the next one down.
+pub fn set_up(db: &mut Session, kind: Kind, rows: u32, views: &[&str]) {
     let users = rows / 10;
     // A hash spreads the streams of a user: those that change together belong to many users.
     db.run(&format!(
@@ -64,7 +64,7 @@ pub fn set_up(db: &mut Session, kind: Kind, rows: u32) {
              FROM generate_series(1, {rows}) i"
     ));
     db.run("VACUUM (ANALYZE) streams, users");
-    for view in ["v_full", "v_concurrent", "v_diff"] {
+    for view in views {
         db.run(&format!(
             "CREATE MATERIALIZED VIEW {view} WITH (autovacuum_enabled = off) AS {};
              CREATE UNIQUE INDEX ON {view} ({})",
