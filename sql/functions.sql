@@ -144,11 +144,14 @@ COMMENT ON FUNCTION cache_refresher.assert_fresh IS 'raise an error unless the v
 
 -- Internals that the views and functions of this extension call.
 
-CREATE FUNCTION _cache_refresher.effective_interval(view_schema text, view_name text, registered interval)
+CREATE FUNCTION _cache_refresher.effective_interval(
+    view_schema text, view_name text, registered interval,
+    min_interval interval, max_interval interval, pace interval, pace_reason text)
 RETURNS interval LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'effective_interval_wrapper';
 COMMENT ON FUNCTION _cache_refresher.effective_interval IS 'the interval that holds for a view, from registry and settings';
 
-CREATE FUNCTION _cache_refresher.interval_source(view_schema text, view_name text, registered interval)
+CREATE FUNCTION _cache_refresher.interval_source(
+    view_schema text, view_name text, registered interval, adaptive boolean, pace_reason text)
 RETURNS text LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'interval_source_wrapper';
 COMMENT ON FUNCTION _cache_refresher.interval_source IS 'where that interval comes from';
 
@@ -156,7 +159,8 @@ CREATE FUNCTION _cache_refresher.next_refresh_at(
     view_schema text, view_name text, refresh_interval interval, schedule text, time_zone text,
     registered_at timestamptz, populated boolean, paused boolean,
     last_started_at timestamptz, last_finished_at timestamptz, retry_at timestamptz,
-    attempt integer, failed_rounds integer, consecutive_failures integer, suspended boolean)
+    attempt integer, failed_rounds integer, consecutive_failures integer, suspended boolean,
+    min_interval interval, max_interval interval, pace interval, pace_reason text)
 RETURNS timestamptz LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'next_refresh_at_wrapper';
 COMMENT ON FUNCTION _cache_refresher.next_refresh_at IS 'when a view is due next by its own schedule; the scheduler decides by the same code';
 

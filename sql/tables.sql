@@ -8,6 +8,8 @@ CREATE TABLE _cache_refresher.registry (
     refresh_interval interval,
     schedule         text,
     time_zone        text,
+    min_interval     interval,
+    max_interval     interval,
     method           text,
     on_change        boolean NOT NULL DEFAULT false,
     debounce         interval,
@@ -21,6 +23,9 @@ CREATE TABLE _cache_refresher.registry (
     CONSTRAINT registry_interval_or_schedule CHECK (refresh_interval IS NULL OR schedule IS NULL),
     CONSTRAINT registry_time_zone_needs_schedule CHECK (time_zone IS NULL OR schedule IS NOT NULL),
     CONSTRAINT registry_interval_positive CHECK (refresh_interval > interval '0'),
+    CONSTRAINT registry_limits_are_two CHECK ((min_interval IS NULL) = (max_interval IS NULL)),
+    CONSTRAINT registry_limits_in_order CHECK (interval '0' < min_interval AND min_interval <= max_interval),
+    CONSTRAINT registry_limits_or_schedule CHECK (min_interval IS NULL OR schedule IS NULL),
     CONSTRAINT registry_timeout_not_negative CHECK (timeout >= interval '0'),
     CONSTRAINT registry_debounce_not_negative CHECK (debounce >= interval '0'),
     CONSTRAINT registry_max_staleness_not_negative CHECK (max_staleness >= interval '0'),
@@ -114,6 +119,8 @@ CREATE TABLE _cache_refresher.attempts (
     cancellations        bigint NOT NULL DEFAULT 0,
     error_sqlstate       text,
     error_message        text,
+    pace                 interval,
+    pace_reason          text,
     CONSTRAINT attempts_pkey PRIMARY KEY (view),
     CONSTRAINT attempts_counts_not_negative CHECK (
         attempt >= 0 AND failed_rounds >= 0 AND consecutive_failures >= 0
@@ -122,6 +129,7 @@ CREATE TABLE _cache_refresher.attempts (
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE _cache_refresher.attempts IS 'outcome of the latest attempts of each view, and totals';
 COMMENT ON COLUMN _cache_refresher.attempts.changed_at IS 'end of the last refresh that brought new rows, or cannot tell: views that follow this one are due from then on';
+COMMENT ON COLUMN _cache_refresher.attempts.pace IS 'the interval to which a view has adapted that is registered with min_interval and max_interval';
 COMMENT ON COLUMN _cache_refresher.attempts.skips IS 'refreshes that were not needed: nothing had changed';
 COMMENT ON COLUMN _cache_refresher.attempts.attempt IS 'retries used in the current round';
 

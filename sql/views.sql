@@ -21,18 +21,23 @@ SELECT c.oid::regclass AS view,
             ELSE 'scheduled' END AS state,
        coalesce(r.method, 'auto') AS method,
        CASE WHEN r.schedule IS NULL
-            THEN _cache_refresher.effective_interval(r.view_schema, r.view_name, r.refresh_interval) END AS refresh_interval,
+            THEN _cache_refresher.effective_interval(
+                     r.view_schema, r.view_name, r.refresh_interval,
+                     r.min_interval, r.max_interval, a.pace, a.pace_reason) END AS refresh_interval,
        r.schedule,
        r.time_zone,
        CASE WHEN r.schedule IS NULL
-            THEN _cache_refresher.interval_source(r.view_schema, r.view_name, r.refresh_interval)
+            THEN _cache_refresher.interval_source(
+                     r.view_schema, r.view_name, r.refresh_interval,
+                     r.min_interval IS NOT NULL, a.pace_reason)
             ELSE 'registry' END AS interval_source,
        CASE WHEN c.oid IS NOT NULL
             THEN _cache_refresher.next_refresh_at(
                      r.view_schema, r.view_name, r.refresh_interval, r.schedule, r.time_zone,
                      r.registered_at, c.relispopulated, r.paused,
                      a.last_started_at, a.last_finished_at, a.retry_at,
-                     a.attempt, a.failed_rounds, a.consecutive_failures, a.suspended) END AS next_refresh_at,
+                     a.attempt, a.failed_rounds, a.consecutive_failures, a.suspended,
+                     r.min_interval, r.max_interval, a.pace, a.pace_reason) END AS next_refresh_at,
        k.refreshed_at AS last_refreshed_at,
        f.data_as_of,
        pg_catalog.clock_timestamp() - f.data_as_of AS age,
@@ -65,7 +70,7 @@ SELECT c.oid::regclass AS view,
             pg_catalog.to_regnamespace(pg_catalog.quote_ident(r.view_schema))::oid, 'CREATE'));
 COMMENT ON VIEW cache_refresher.status IS 'one row per registered view: how it is kept fresh, and how fresh it is';
 COMMENT ON COLUMN cache_refresher.status.data_as_of IS 'time whose data the content shows; NULL if not known of a materialized view that it reads';
-COMMENT ON COLUMN cache_refresher.status.interval_source IS 'the registry or the setting that the interval comes from';
+COMMENT ON COLUMN cache_refresher.status.interval_source IS 'the registry or the setting that the interval comes from, or adaptive with the reason for its last change';
 COMMENT ON COLUMN cache_refresher.status.next_refresh_at IS 'by its own schedule; new rows in what it reads can bring a view on earlier';
 COMMENT ON COLUMN cache_refresher.status.staleness IS 'fresh: proved to show all that is committed; stale: it does not; unknown: not all changes of what it reads are captured';
 COMMENT ON COLUMN cache_refresher.status.skips IS 'refreshes that were not needed: nothing had changed';

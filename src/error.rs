@@ -38,7 +38,7 @@ pub enum Error {
     NotGranted { name: String, role: String },
     #[error("{name} must not be negative")]
     NegativeInterval { name: &'static str },
-    #[error("bad refresh_interval: {0}")]
+    #[error(transparent)]
     Interval(#[from] IntervalError),
     #[error(transparent)]
     Cron(#[from] CronError),
@@ -54,8 +54,12 @@ pub enum Error {
     ImpatientReaction,
     #[error("permission denied to capture changes of {name}")]
     MayNotCapture { name: String },
-    #[error("{what} is not available yet")]
-    NotAvailable { what: String },
+    #[error("min_interval and max_interval go together")]
+    HalfOfLimits,
+    #[error("max_interval must not be shorter than min_interval")]
+    LimitsReversed,
+    #[error("a schedule and min_interval or max_interval exclude each other")]
+    LimitsAndSchedule,
     #[error("{name} cannot be both set and reset")]
     SetAndReset { name: String },
     #[error("\"{name}\" cannot be reset")]
@@ -149,12 +153,14 @@ impl Error {
             | Self::TimeZoneWithoutSchedule
             | Self::ReactionWithoutChange
             | Self::ImpatientReaction
+            | Self::HalfOfLimits
+            | Self::LimitsReversed
+            | Self::LimitsAndSchedule
             | Self::SetAndReset { .. }
             | Self::NotResettable { .. }
             | Self::SummaryNotSelect => Code::ERRCODE_INVALID_PARAMETER_VALUE,
             Self::SummaryFails { caught, .. } => caught.code,
             Self::SummaryRows { .. } => Code::ERRCODE_CARDINALITY_VIOLATION,
-            Self::NotAvailable { .. } => Code::ERRCODE_FEATURE_NOT_SUPPORTED,
             Self::Refused { .. } | Self::FreshnessUnknown { .. } | Self::Stale { .. } => {
                 Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
             }
@@ -231,8 +237,12 @@ impl Error {
                  out."
                     .to_owned()
             }
-            Self::NotAvailable { .. } => {
-                "Use refresh_interval or schedule.".to_owned()
+            Self::HalfOfLimits => {
+                "Give both, and the interval adapts between them; or neither.".to_owned()
+            }
+            Self::LimitsReversed => "Give a longer max_interval, or a shorter min_interval.".to_owned(),
+            Self::LimitsAndSchedule => {
+                "Give one of them; with alter, put schedule or min_interval into reset.".to_owned()
             }
             Self::ReactionWithoutChange => {
                 "Give on_change => true as well, or leave them out.".to_owned()
@@ -243,8 +253,8 @@ impl Error {
             }
             Self::SetAndReset { .. } => "Do one of them.".to_owned(),
             Self::NotResettable { .. } => {
-                "Names are refresh_interval, schedule, time_zone, method, on_change, debounce, \
-                 max_staleness, timeout and summary_query."
+                "Names are refresh_interval, schedule, time_zone, min_interval, max_interval, method, \
+                 on_change, debounce, max_staleness, timeout and summary_query."
                     .to_owned()
             }
             Self::Refused { name, refusal, .. } => refusal.remedy(name),

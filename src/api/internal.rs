@@ -11,6 +11,7 @@ use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use crate::catalog::attempts;
 use crate::catalog::registry::{Policy, Registration};
 use crate::catalog::view::ViewName;
 use crate::error::{Error, Result};
@@ -29,13 +30,30 @@ fn effective(
     Ok(interval::effective(&guc::intervals(), view_schema, view_name, registered))
 }
 
+fn adapts(
+    min_interval: Option<Interval>,
+    max_interval: Option<Interval>,
+) -> Result<Option<(Duration, Duration)>> {
+    let limit = |name, value: Option<Interval>| {
+        value.map(|value| clock::from_interval(name, &value)).transpose()
+    };
+    Ok(limit("min_interval", min_interval)?.zip(limit("max_interval", max_interval)?))
+}
+
 #[pg_extern(sql = false)]
 fn effective_interval(
     view_schema: &str,
     view_name: &str,
     registered: Option<Interval>,
+    min_interval: Option<Interval>,
+    max_interval: Option<Interval>,
+    pace: Option<Interval>,
+    pace_reason: Option<String>,
 ) -> std::result::Result<Interval, ErrorReport> {
-    Ok(clock::to_interval(effective(view_schema, view_name, registered)?.0))
+    let (every, _) = effective(view_schema, view_name, registered)?;
+    let limits = policy::limits(adapts(min_interval, max_interval)?, every);
+    let pace = attempts::pace(pace, pace_reason)?;
+    Ok(clock::to_interval(limits.map_or(every, |limits| limits.interval(pace))))
 }
 
 #[pg_extern(sql = false)]
@@ -43,8 +61,16 @@ fn interval_source(
     view_schema: &str,
     view_name: &str,
     registered: Option<Interval>,
-) -> std::result::Result<&'static str, ErrorReport> {
-    Ok(effective(view_schema, view_name, registered)?.1.as_str())
+    adaptive: bool,
+    pace_reason: Option<String>,
+) -> std::result::Result<String, ErrorReport> {
+    if adaptive {
+        return Ok(match pace_reason {
+            Some(reason) => format!("adaptive: {reason}"),
+            None => "adaptive".to_owned(),
+        });
+    }
+    Ok(effective(view_schema, view_name, registered)?.1.as_str().to_owned())
 }
 
 #[pg_extern(sql = false)]
@@ -65,6 +91,10 @@ fn next_refresh_at(
     failed_rounds: Option<i32>,
     consecutive_failures: Option<i32>,
     suspended: Option<bool>,
+    min_interval: Option<Interval>,
+    max_interval: Option<Interval>,
+    pace: Option<Interval>,
+    pace_reason: Option<String>,
 ) -> std::result::Result<Option<TimestampWithTimeZone>, ErrorReport> {
     let count = |value: Option<i32>| value.and_then(|value| value.try_into().ok()).unwrap_or(0);
     let time = |at: Option<TimestampWithTimeZone>| at.map(clock::from_sql);
@@ -73,7 +103,13 @@ fn next_refresh_at(
         .transpose()?;
     let registration = Registration {
         name: ViewName { schema: view_schema.to_owned(), name: view_name.to_owned() },
-        policy: Policy { refresh_interval, schedule, time_zone, ..Policy::default() },
+        policy: Policy {
+            refresh_interval,
+            schedule,
+            time_zone,
+            adapts: adapts(min_interval, max_interval)?,
+            ..Policy::default()
+        },
         paused,
         registered_at: clock::from_sql(registered_at),
     };
@@ -87,6 +123,7 @@ fn next_refresh_at(
         suspended: suspended.unwrap_or(false),
         failing_since: None,
         changed_at: None,
+        pace: attempts::pace(pace, pace_reason)?,
     };
     // A row that an administrator has spoilt is not scheduled, and must not spoil the view of the rest.
     // When it is due does not depend on what would follow from failures to come.

@@ -40,6 +40,8 @@ impl Arguments {
             "refresh_interval" => self.refresh_interval.is_some(),
             "schedule" => self.schedule.is_some(),
             "time_zone" => self.time_zone.is_some(),
+            "min_interval" => self.min_interval.is_some(),
+            "max_interval" => self.max_interval.is_some(),
             "method" => self.method.is_some(),
             "on_change" => self.on_change.is_some(),
             "debounce" => self.debounce.is_some(),
@@ -227,6 +229,7 @@ fn reset_one(policy: &mut Policy, name: &str) -> Result<()> {
         "refresh_interval" => policy.refresh_interval = None,
         "schedule" => (policy.schedule, policy.time_zone) = (None, None),
         "time_zone" => policy.time_zone = None,
+        "min_interval" | "max_interval" => policy.adapts = None,
         "method" => policy.method = None,
         "on_change" => {
             policy.on_change = false;
@@ -245,11 +248,23 @@ fn reset_one(policy: &mut Policy, name: &str) -> Result<()> {
 
 /// The policy with the given arguments in place of what it says, checked as a whole.
 fn changed(view: &View, mut policy: Policy, arguments: Arguments) -> Result<Policy> {
-    refuse_what_is_to_come(&arguments)?;
     if let Some(interval) = arguments.refresh_interval {
         let every = clock::from_interval("refresh_interval", &interval)?;
         policy.refresh_interval = Some(interval::check(every)?);
     }
+    let limit = |name, given: Option<Interval>, present| match given {
+        Some(given) => Ok(Some(interval::check(clock::from_interval(name, &given)?)?)),
+        None => Result::Ok(present),
+    };
+    let (min, max) = policy.adapts.unzip();
+    let min = limit("min_interval", arguments.min_interval, min)?;
+    let max = limit("max_interval", arguments.max_interval, max)?;
+    policy.adapts = match (min, max) {
+        (Some(min), Some(max)) if min <= max => Some((min, max)),
+        (Some(_), Some(_)) => return Err(Error::LimitsReversed),
+        (None, None) => None,
+        _ => return Err(Error::HalfOfLimits),
+    };
     if let Some(schedule) = arguments.schedule {
         policy.schedule = Some(schedule);
     }
@@ -284,6 +299,7 @@ fn changed(view: &View, mut policy: Policy, arguments: Arguments) -> Result<Poli
     }
     match (&policy.refresh_interval, &policy.schedule) {
         (Some(_), Some(_)) => return Err(Error::IntervalAndSchedule),
+        (_, Some(_)) if policy.adapts.is_some() => return Err(Error::LimitsAndSchedule),
         (_, Some(expression)) => {
             let zone = policy.time_zone.as_deref().unwrap_or(policy::DEFAULT_TIME_ZONE);
             CronSchedule::parse(expression, zone)?;
@@ -320,16 +336,4 @@ fn capture(view: &View, policy: &Policy) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// The signature is complete; what it promises for later is refused, not ignored.
-fn refuse_what_is_to_come(arguments: &Arguments) -> Result<()> {
-    let given = [
-        ("min_interval", arguments.min_interval.is_some()),
-        ("max_interval", arguments.max_interval.is_some()),
-    ];
-    match given.iter().find(|(_, given)| *given) {
-        Some((name, _)) => Err(Error::NotAvailable { what: (*name).to_owned() }),
-        None => Ok(()),
-    }
 }

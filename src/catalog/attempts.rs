@@ -1,9 +1,10 @@
 //! How refreshing a view has gone: the input of the next scheduling decision, and totals.
 
 use cache_refresher_core::outcome::Outcome;
+use cache_refresher_core::pace::{Pace, Reason};
 use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::view_state::History;
-use pgrx::datum::TimestampWithTimeZone;
+use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::pg_sys::Oid;
 
 use super::query::{self, Row};
@@ -12,20 +13,20 @@ use crate::pg::clock;
 
 const FIND: &str = "
 SELECT last_started_at, last_finished_at, retry_at, attempt, failed_rounds, consecutive_failures,
-       suspended, failing_since, changed_at
+       suspended, failing_since, changed_at, pace, pace_reason
   FROM _cache_refresher.attempts WHERE view = $1";
 
 const SAVE: &str = "
 INSERT INTO _cache_refresher.attempts AS a
        (view, last_started_at, last_finished_at, retry_at, attempt, failed_rounds,
         consecutive_failures, suspended, refreshes, failures, cancellations,
-        error_sqlstate, error_message, failing_since, changed_at, skips, skipped_at)
+        error_sqlstate, error_message, failing_since, changed_at, skips, skipped_at, pace, pace_reason)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
-        CASE WHEN $16 = 1 THEN $3 END)
+        CASE WHEN $16 = 1 THEN $3 END, $17, $18)
 ON CONFLICT (view) DO UPDATE
    SET last_started_at = $2, last_finished_at = $3, retry_at = $4, attempt = $5,
        failed_rounds = $6, consecutive_failures = $7, suspended = $8,
-       failing_since = $14, changed_at = $15, refreshes = a.refreshes + $9, failures = a.failures + $10,
+       failing_since = $14, changed_at = $15, pace = $17, pace_reason = $18, refreshes = a.refreshes + $9, failures = a.failures + $10,
        cancellations = a.cancellations + $11, skips = a.skips + $16,
        skipped_at = CASE WHEN $16 = 1 THEN $3 ELSE a.skipped_at END,
        error_sqlstate = CASE WHEN $9 + $16 > 0 THEN NULL ELSE coalesce($12, a.error_sqlstate) END,
@@ -38,7 +39,7 @@ UPDATE _cache_refresher.attempts
        failing_since = NULL
  WHERE view = $1";
 
-/// The nine columns of a history, from `first` on; a row that is missing reads as never tried.
+/// The eleven columns of a history, from `first` on; a row that is missing reads as never tried.
 pub fn history(row: &Row, first: usize) -> Result<History> {
     let time = |column| -> Result<Option<Timestamp>> {
         Ok(row.optional::<TimestampWithTimeZone>(column)?.map(clock::from_sql))
@@ -56,7 +57,15 @@ pub fn history(row: &Row, first: usize) -> Result<History> {
         suspended: row.optional(first + 6)?.unwrap_or(false),
         failing_since: time(first + 7)?,
         changed_at: time(first + 8)?,
+        pace: pace(row.optional(first + 9)?, row.optional(first + 10)?)?,
     })
+}
+
+/// What is not understood is as good as nothing: the interval begins to adapt again.
+pub fn pace(interval: Option<Interval>, reason: Option<String>) -> Result<Option<Pace>> {
+    let reason = reason.as_deref().and_then(Reason::parse);
+    let interval = interval.map(|interval| clock::from_interval("pace", &interval)).transpose()?;
+    Ok(interval.zip(reason).map(|(interval, reason)| Pace { interval, reason }))
 }
 
 /// How refreshing a view has gone so far.
@@ -95,6 +104,8 @@ pub fn save(
             time(history.failing_since).into(),
             time(history.changed_at).into(),
             counts(Outcome::Skipped).into(),
+            history.pace.map(|pace| clock::to_interval(pace.interval)).into(),
+            history.pace.map(|pace| pace.reason.as_str()).into(),
         ],
         |row| row.required(1),
     )?;

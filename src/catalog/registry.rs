@@ -19,6 +19,8 @@ pub struct Policy {
     pub refresh_interval: Option<Duration>,
     pub schedule: Option<String>,
     pub time_zone: Option<String>,
+    /// The shortest and the longest interval, if it adapts.
+    pub adapts: Option<(Duration, Duration)>,
     pub method: Option<Requested>,
     pub on_change: bool,
     pub debounce: Option<Duration>,
@@ -47,7 +49,7 @@ pub struct Registration {
 const FIND: &str = "
 SELECT r.view_schema, r.view_name, r.refresh_interval, r.schedule, r.time_zone, r.method, r.timeout,
        r.summary_query, r.summary_owner, r.paused, r.registered_at,
-       r.on_change, r.debounce, r.max_staleness
+       r.on_change, r.debounce, r.max_staleness, r.min_interval, r.max_interval
   FROM _cache_refresher.registry r
   JOIN _cache_refresher.binding b ON (b.view_schema, b.view_name) = (r.view_schema, r.view_name)
  WHERE b.view = $1";
@@ -55,10 +57,10 @@ SELECT r.view_schema, r.view_name, r.refresh_interval, r.schedule, r.time_zone, 
 const ALL: &str = "
 SELECT r.view_schema, r.view_name, r.refresh_interval, r.schedule, r.time_zone, r.method, r.timeout,
        r.summary_query, r.summary_owner, r.paused, r.registered_at,
-       r.on_change, r.debounce, r.max_staleness,
+       r.on_change, r.debounce, r.max_staleness, r.min_interval, r.max_interval,
        c.oid, c.relispopulated,
        a.last_started_at, a.last_finished_at, a.retry_at, a.attempt, a.failed_rounds,
-       a.consecutive_failures, a.suspended, a.failing_since, a.changed_at
+       a.consecutive_failures, a.suspended, a.failing_since, a.changed_at, a.pace, a.pace_reason
   FROM _cache_refresher.registry r
   JOIN _cache_refresher.binding b ON (b.view_schema, b.view_name) = (r.view_schema, r.view_name)
   JOIN pg_class c ON c.oid = b.view AND c.relkind = 'm'
@@ -67,14 +69,15 @@ SELECT r.view_schema, r.view_name, r.refresh_interval, r.schedule, r.time_zone, 
 const INSERT: &str = "
 INSERT INTO _cache_refresher.registry
        (view_schema, view_name, refresh_interval, schedule, time_zone, method, timeout,
-        summary_query, summary_owner, on_change, debounce, max_staleness)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+        summary_query, summary_owner, on_change, debounce, max_staleness, min_interval, max_interval)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
 ON CONFLICT DO NOTHING";
 
 const UPDATE: &str = "
 UPDATE _cache_refresher.registry
    SET refresh_interval = $3, schedule = $4, time_zone = $5, method = $6, timeout = $7,
-       summary_query = $8, summary_owner = $9, on_change = $10, debounce = $11, max_staleness = $12
+       summary_query = $8, summary_owner = $9, on_change = $10, debounce = $11, max_staleness = $12,
+       min_interval = $13, max_interval = $14
  WHERE (view_schema, view_name) = ($1, $2)";
 
 const SET_PAUSED: &str = "
@@ -114,6 +117,7 @@ fn registration(row: &query::Row) -> Result<Registration> {
             on_change: row.required(12)?,
             debounce: interval(13, "debounce")?,
             max_staleness: interval(14, "max_staleness")?,
+            adapts: interval(15, "min_interval")?.zip(interval(16, "max_interval")?),
             timeout: interval(7, "timeout")?,
             summary,
         },
@@ -150,10 +154,10 @@ pub struct Entry {
 pub fn all() -> Result<Vec<Entry>> {
     query::select_current(ALL, &[], |row| {
         Ok(Entry {
-            view: row.required::<Oid>(15)?.to_u32(),
+            view: row.required::<Oid>(17)?.to_u32(),
             registration: registration(&row)?,
-            populated: row.required(16)?,
-            history: attempts::history(&row, 17)?,
+            populated: row.required(18)?,
+            history: attempts::history(&row, 19)?,
         })
     })
 }
@@ -176,6 +180,8 @@ fn write(sql: &'static str, name: &ViewName, policy: &Policy) -> Result<usize> {
             policy.on_change.into(),
             interval(policy.debounce).into(),
             interval(policy.max_staleness).into(),
+            interval(policy.adapts.map(|(min, _)| min)).into(),
+            interval(policy.adapts.map(|(_, max)| max)).into(),
         ],
     )
 }

@@ -138,8 +138,15 @@ fn refresh(
     let view = (oid, &registration.name);
     let done = run(view, Some(&registration), request, settings, |reads| foreign.set(reads))?;
     let finished_at = done.started_at.plus(done.duration);
-    let after =
+    let mut after =
         view_state::after_success(&history, done.started_at, finished_at, done.rows.brings_new());
+    // Only what was due by the interval tells whether that was right.
+    if job.why == Why::Interval
+        && let Ok(policy) = policy::of(&registration, &settings.intervals, settings.failures)
+        && let Some(limits) = policy.adapts
+    {
+        after.pace = limits.next(history.pace, done.rows.found(), done.duration);
+    }
     record::success(&done, request, &history, &after, settings)?;
     Ok(End::Refreshed(Box::new(done), after))
 }

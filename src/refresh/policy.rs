@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cache_refresher_core::interval::{self, IntervalSettings, IntervalSource};
+use cache_refresher_core::pace::Limits;
 use cache_refresher_core::schedule::{CronSchedule, Phase, Schedule};
 use cache_refresher_core::view_state::{Policy, Reaction};
 
@@ -33,13 +34,23 @@ pub fn of(
             Schedule::Interval(every)
         }
     };
+    let adapts = match schedule {
+        Schedule::Interval(every) => limits(policy.adapts, every),
+        _ => None,
+    };
     Ok(Policy {
         schedule,
+        adapts,
         phase: Phase::of(identity::current_database(), &name.schema, &name.name),
         retry: failures.retry,
         suspend_after: failures.suspend_after,
         paused: registration.paused,
     })
+}
+
+/// Between what the interval of a view adapts, if it does; it begins with the one that it would have.
+pub fn limits(adapts: Option<(Duration, Duration)>, every: Duration) -> Option<Limits> {
+    adapts.map(|(min, max)| Limits { min, max, start: every.max(min).min(max) })
 }
 
 /// How long a view waits for quiet where nobody said.
@@ -63,5 +74,5 @@ pub fn is_inherited(registration: &Registration, intervals: &IntervalSettings) -
     let (name, policy) = (&registration.name, &registration.policy);
     let (_, source) =
         interval::effective(intervals, &name.schema, &name.name, policy.refresh_interval);
-    policy.schedule.is_none() && source == IntervalSource::DefaultSetting
+    policy.schedule.is_none() && policy.adapts.is_none() && source == IntervalSource::DefaultSetting
 }

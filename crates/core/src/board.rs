@@ -57,9 +57,9 @@ pub struct ViewEntry {
 
 impl ViewEntry {
     /// How long it lets others go first.
-    const fn patience(&self) -> Duration {
-        match self.policy.schedule {
-            Schedule::Interval(interval) => interval,
+    fn patience(&self) -> Duration {
+        match *self.policy.slots(&self.history) {
+            Schedule::Interval(interval) | Schedule::After(interval) => interval,
             Schedule::Cron(_) => Duration::from_secs(60),
         }
     }

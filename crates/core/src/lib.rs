@@ -23,6 +23,7 @@ pub mod notification;
 pub mod obstacle;
 pub mod order;
 pub mod outcome;
+pub mod pace;
 pub mod pool;
 pub mod progress;
 pub mod schedule;

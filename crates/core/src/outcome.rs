@@ -2,6 +2,8 @@
 
 use std::str::FromStr;
 
+use crate::pace::Found;
+
 /// What came of a refresh, or of a call that asked for one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -86,6 +88,15 @@ impl RowCounts {
     /// Whether the view shows something new; true where the method does not tell.
     pub fn brings_new(&self) -> bool {
         self.changes.is_none_or(|changes| changes.total() > 0)
+    }
+
+    /// What the refresh has found, for an interval that adapts.
+    pub fn found(&self) -> Found {
+        match self.changes {
+            None => Found::Unknown,
+            Some(changes) if changes.total() > 0 => Found::Changes,
+            Some(_) => Found::Nothing,
+        }
     }
 
     /// Whether a tenth of the rows or more have changed: more than the planner should plan by old

@@ -17,6 +17,8 @@ pub enum Schedule {
     /// A slot each so often. Less than [`MIN_INTERVAL`] counts as that, since a scheduler must not
     /// spin whatever it is given.
     Interval(Duration),
+    /// A slot so long after the last refresh, for an interval that adapts: there is no grid.
+    After(Duration),
     /// A slot at each time that a cron expression matches.
     Cron(CronSchedule),
 }
@@ -36,6 +38,7 @@ impl Schedule {
                 let passed = (i128::from(after.as_pg()) - offset).div_euclid(step);
                 i64::try_from((passed + 1) * step + offset).ok().map(Timestamp::from_pg)
             }
+            Self::After(interval) => Some(after.plus((*interval).max(MIN_INTERVAL))),
             Self::Cron(cron) => cron.next_after(after),
         }
     }

@@ -14,9 +14,11 @@
 //! "Running" is not here: it is a mark in shared memory and on the board, so that a crash leaves
 //! nothing to put right. The functions below are the only ones that make a new [`History`].
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::backoff::RetryPolicy;
+use crate::pace::{Limits, Pace};
 use crate::schedule::{Phase, Schedule};
 use crate::time::Timestamp;
 
@@ -27,8 +29,10 @@ pub const LEAST_ROUNDS: u32 = 3;
 /// What was decided about a view by its owner and the settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
-    /// When its slots are.
+    /// When its slots are, unless its interval adapts.
     pub schedule: Schedule,
+    /// Between what its interval adapts, if it does.
+    pub adapts: Option<Limits>,
     /// Where its interval slots lie on the grid.
     pub phase: Phase,
     /// How failures are retried.
@@ -59,8 +63,20 @@ pub struct History {
     pub failing_since: Option<Timestamp>,
     /// End of the last refresh that brought new rows, or cannot tell: what reads the view may be due.
     pub changed_at: Option<Timestamp>,
+    /// The interval to which it has adapted.
+    pub pace: Option<Pace>,
     /// Failed too long: nothing runs until somebody resumes or refreshes it.
     pub suspended: bool,
+}
+
+impl Policy {
+    /// When the slots of a view are that has gone through that.
+    pub fn slots(&self, history: &History) -> Cow<'_, Schedule> {
+        match &self.adapts {
+            Some(limits) => Cow::Owned(Schedule::After(limits.interval(history.pace))),
+            None => Cow::Borrowed(&self.schedule),
+        }
+    }
 }
 
 /// Why a view is due. Plain data: it is kept in shared memory.
@@ -170,7 +186,8 @@ pub fn next_due(
     if policy.paused || history.suspended {
         return NextDue::Never;
     }
-    let slot = next_slot(policy, history.last_finished.unwrap_or(registered_at), now);
+    let since = history.last_finished.unwrap_or(registered_at);
+    let slot = next_slot(&policy.slots(history), policy.phase, since, now);
     if let Some(retry_at) = history.retry_at {
         // A retry lies before the slot when it is decided; a schedule changed since then, or the
         // clock, may have brought the slot forward.
@@ -186,12 +203,12 @@ pub fn next_due(
     slot
 }
 
-fn next_slot(policy: &Policy, since: Timestamp, now: Timestamp) -> NextDue {
-    let why = match policy.schedule {
-        Schedule::Interval(_) => Why::Interval,
+fn next_slot(slots: &Schedule, phase: Phase, since: Timestamp, now: Timestamp) -> NextDue {
+    let why = match slots {
+        Schedule::Interval(_) | Schedule::After(_) => Why::Interval,
         Schedule::Cron(_) => Why::Schedule,
     };
-    let after = |time| policy.schedule.next_after(time, policy.phase);
+    let after = |time| slots.next_after(time, phase);
     let clock_went_back = since > now && after(now).is_some_and(|slot| slot <= since);
     if clock_went_back {
         return NextDue::At(now, why);
@@ -241,6 +258,7 @@ pub fn after_success(
         last_started: Some(started),
         last_finished: Some(finished),
         changed_at: if changed { Some(finished) } else { history.changed_at },
+        pace: history.pace,
         ..History::default()
     }
 }
@@ -266,7 +284,7 @@ pub fn after_failure(
         // Somebody tried by hand.
         return (failed, Verdict::Suspended);
     }
-    let slot = policy.schedule.next_after(finished, policy.phase);
+    let slot = policy.slots(history).next_after(finished, policy.phase);
 
     if history.attempt < policy.retry.max_retries {
         let attempt = history.attempt + 1;
@@ -308,6 +326,7 @@ pub fn resumed(history: &History) -> History {
         last_started: history.last_started,
         last_finished: history.last_finished,
         changed_at: history.changed_at,
+        pace: history.pace,
         ..History::default()
     }
 }
@@ -325,6 +344,7 @@ mod tests {
     fn policy() -> Policy {
         Policy {
             schedule: Schedule::Interval(MINUTE),
+            adapts: None,
             phase: Phase::of(5, "public", "v"),
             retry: RetryPolicy { max_retries: 2, base_delay: SECOND, max_delay: MINUTE * 5 },
             suspend_after: SECOND,

@@ -24,6 +24,7 @@ fn view(id: ViewId, parents: &[ViewId]) -> ViewEntry {
         id,
         policy: Policy {
             schedule: Schedule::Interval(MINUTE),
+            adapts: None,
             phase: Phase::of(5, "public", "v"),
             retry: RetryPolicy { max_retries: 2, base_delay: SECOND, max_delay: MINUTE },
             suspend_after: MINUTE,

@@ -188,6 +188,7 @@ fn any_event() -> impl Strategy<Value = Event> {
 fn policy(id: ViewId) -> Policy {
     Policy {
         schedule: Schedule::Interval(Duration::from_secs(60)),
+        adapts: None,
         phase: Phase::of(5, "public", &id.to_string()),
         retry: RetryPolicy {
             max_retries: 2,

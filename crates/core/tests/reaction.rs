@@ -21,6 +21,7 @@ fn at(seconds: u64) -> Timestamp {
 fn policy() -> Policy {
     Policy {
         schedule: Schedule::Interval(SECOND * 86_400),
+        adapts: None,
         phase: Phase::of(5, "public", "v"),
         retry: RetryPolicy { max_retries: 2, base_delay: SECOND * 30, max_delay: SECOND * 60 },
         suspend_after: Duration::ZERO,

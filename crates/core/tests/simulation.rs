@@ -141,6 +141,7 @@ impl Server {
 fn policy(id: ViewId, schedule: Schedule) -> Policy {
     Policy {
         schedule,
+        adapts: None,
         phase: Phase::of(16_384, "public", &format!("view_{id}")),
         retry: RetryPolicy { max_retries: 3, base_delay: SECOND, max_delay: MINUTE * 5 },
         suspend_after: Duration::from_secs(1),

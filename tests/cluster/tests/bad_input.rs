@@ -144,11 +144,17 @@ fn unknown_methods_and_settings_are_refused() {
 }
 
 #[test]
-fn what_is_still_to_come_is_refused_as_not_supported() {
-    let mut db = start("not_supported");
-    for argument in ["min_interval => '1 minute'", "max_interval => '1 hour'"] {
-        refused(&mut db, &format!("register('w', {argument})"), "0A000");
-        refused(&mut db, &format!("alter('v', {argument})"), "0A000");
+fn limits_of_an_interval_that_make_no_sense_are_refused() {
+    let mut db = start("bad_limits");
+    for argument in [
+        "min_interval => '1 minute'",
+        "max_interval => '1 hour'",
+        "min_interval => '1 hour', max_interval => '1 minute'",
+        "min_interval => '0', max_interval => '1 minute'",
+        "min_interval => '1 minute', max_interval => '1 hour', schedule => '@hourly'",
+    ] {
+        refused(&mut db, &format!("register('w', {argument})"), "22023");
+        refused(&mut db, &format!("alter('v', {argument})"), "22023");
     }
 }
 

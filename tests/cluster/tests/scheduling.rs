@@ -60,6 +60,45 @@ fn an_interval_is_kept_without_drift_or_burst() {
 }
 
 #[test]
+fn an_interval_adapts_to_how_often_there_is_something_new() {
+    let mut db = Scratch::new("adaptive");
+    db.create_view("v", 10);
+    db.run(
+        "SELECT cache_refresher.register('v', refresh_interval => '400 ms', min_interval => '200 ms',
+                                         max_interval => '2 seconds')",
+    );
+    let first: String =
+        db.get("SELECT refresh_interval || ' ' || interval_source FROM cache_refresher.status");
+    assert_eq!(first, "00:00:00.4 adaptive");
+    db.wait_for(
+        "nothing changes, and it has become as slow as it may",
+        seconds(20),
+        "SELECT refresh_interval = '2 seconds' AND interval_source = 'adaptive: no changes'
+           FROM cache_refresher.status",
+    );
+    let mut value = 0;
+    let server = std::sync::Arc::clone(db.shared_server());
+    server.wait_until("it has become as fast as it may", seconds(30), || {
+        value += 1;
+        db.write("v", value);
+        std::thread::sleep(millis(100));
+        db.get(
+            "SELECT refresh_interval = '200 ms' AND interval_source = 'adaptive: changes'
+               FROM cache_refresher.status",
+        )
+    });
+    db.run("SELECT cache_refresher.alter('v', min_interval => '1 second')");
+    assert!(db.get::<bool>("SELECT refresh_interval >= '1 second' FROM cache_refresher.status"));
+    db.run("SELECT cache_refresher.alter('v', reset => '{min_interval}')");
+    assert_eq!(
+        db.get::<String>(
+            "SELECT refresh_interval || ' ' || interval_source FROM cache_refresher.status"
+        ),
+        "00:00:00.4 registry"
+    );
+}
+
+#[test]
 fn a_cron_schedule_with_seconds_fires_each_second_once() {
     let mut db = Scratch::new("cron_seconds");
     db.create_view("v", 10);

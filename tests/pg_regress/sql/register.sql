@@ -72,9 +72,11 @@ SELECT cache_refresher.register('w', method => 'magic');
 SELECT cache_refresher.register('w', method => 'FULL');
 SELECT cache_refresher.register('w', method => 'skip');
 SELECT cache_refresher.register('w', method => '');
--- What is to come is refused, not ignored.
-SELECT cache_refresher.register('w', min_interval => '1 minute', max_interval => '1 hour');
+-- Limits that make no sense.
 SELECT cache_refresher.register('w', max_interval => '1 hour');
+SELECT cache_refresher.register('w', min_interval => '1 hour', max_interval => '1 minute');
+SELECT cache_refresher.register('w', min_interval => '10 ms', max_interval => '1 minute');
+SELECT cache_refresher.register('w', min_interval => '1 minute', max_interval => '1 hour', schedule => '0 3 * * *');
 -- How to react to changes, without reacting.
 SELECT cache_refresher.register('w', debounce => '1 second');
 SELECT cache_refresher.register('w', max_staleness => '1 minute');
