@@ -212,6 +212,7 @@ BEGIN ATOMIC
       FROM cache_refresher.status v
      CROSS JOIN LATERAL (VALUES
            ('refreshes_total', 'counter', 'Refreshes that succeeded.', v.refreshes::double precision),
+           ('skips_total', 'counter', 'Refreshes that were not needed, since nothing had changed.', v.skips::double precision),
            ('failures_total', 'counter', 'Refreshes that failed.', v.failures::double precision),
            ('cancellations_total', 'counter', 'Refreshes that were cancelled.', v.cancellations::double precision),
            ('consecutive_failures', 'gauge', 'Failures since the last success.', v.consecutive_failures::double precision),
@@ -220,6 +221,11 @@ BEGIN ATOMIC
            ('last_refresh_duration_seconds', 'gauge', 'Duration of the last successful refresh.', v.last_duration_ms / 1000),
            ('age_seconds', 'gauge', 'Now minus the time of the snapshot that the view shows.',
             extract(epoch FROM v.age)::double precision),
+           ('stale', 'gauge', '1 if a change is known that the view does not show, 0 if it is proved that there is none; not there if neither.',
+            CASE v.staleness WHEN 'stale' THEN 1.0 WHEN 'fresh' THEN 0.0 END::double precision),
+           ('stale_seconds', 'gauge', 'Time since the oldest change that the view is known not to show.',
+            CASE v.staleness WHEN 'stale' THEN extract(epoch FROM pg_catalog.clock_timestamp() - v.stale_since)
+                             WHEN 'fresh' THEN 0.0 END::double precision),
            ('rows', 'gauge', 'Rows in the view after the last refresh.', v.rows::double precision),
            ('suspended', 'gauge', '1 if no refresh is scheduled until somebody resumes the view.',
             (v.state = 'suspended')::integer::double precision)

@@ -42,7 +42,8 @@ pub fn number(value: f64) -> String {
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
         size if size >= 0.1 || size == 0.0 => format!("{value:.2}"),
-        _ => format!("{value:.3}"),
+        size if size >= 0.01 => format!("{value:.3}"),
+        _ => format!("{value:.5}"),
     }
 }
 
@@ -79,7 +80,10 @@ impl Goals {
                 COUNT => format!("{measured:.0}"),
                 _ => format!("{} {unit}", number(*measured)),
             };
-            let limit = format!("{limit} {unit}");
+            let limit = match *unit {
+                RATIO => format!("{} {unit}", number(*limit)),
+                _ => format!("{limit} {unit}"),
+            };
             println!("  {what:<56}{measured:>13}{:>13}  {verdict}", limit.trim_end());
         }
     }

@@ -11,7 +11,7 @@ use crate::{pg_cron, servers};
 
 const SOON: &str = "commit until seen in a view of 100,000 rows, median/max ms";
 /// How often pgbench is run on each table, for a second at a time.
-const SLICES: usize = 20;
+const SLICES: usize = 60;
 const BULK_ROUNDS: usize = 15;
 const ROWS: i32 = 100_000;
 const WRITES: i32 = 400;

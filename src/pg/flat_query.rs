@@ -23,7 +23,9 @@ pub(super) unsafe fn arms(view: &Relation) -> Vec<*mut pg_sys::Query> {
     // SAFETY: trees that the parser made; each cast follows a node's tag.
     unsafe {
         let query = view_query::stored(view);
-        if (*query).setOperations.is_null() || !(*query).limitCount.is_null() {
+        // What is left out of the whole cannot be told arm by arm.
+        let limited = !(*query).limitCount.is_null() || !(*query).limitOffset.is_null();
+        if (*query).setOperations.is_null() || limited {
             return vec![flat(query, &mut Vec::new())];
         }
         let mut clauses = Vec::new();

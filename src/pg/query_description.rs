@@ -56,12 +56,12 @@ impl Reader {
         unsafe {
             let query = &*self.query;
             let strange = [
-                (!query.setOperations.is_null(), Strange::SetOperation),
                 (!query.cteList.is_null(), Strange::With),
                 (query.hasSubLinks, Strange::Sublink),
                 (query.hasTargetSRFs, Strange::SetReturning),
                 (!query.groupingSets.is_null(), Strange::GroupingSets),
                 (!query.limitCount.is_null() || !query.limitOffset.is_null(), Strange::Limit),
+                (!query.setOperations.is_null(), Strange::SetOperation),
             ];
             if let Some((_, what)) = strange.into_iter().find(|(found, _)| *found) {
                 return Err(what);

@@ -81,6 +81,8 @@ impl Test {
 enum Tree {
     Table(usize),
     Join(JoinKind, Box<Self>, Box<Self>, Test),
+    /// A subquery with a condition of its own.
+    Where(Box<Self>, Test),
 }
 
 impl Tree {
@@ -93,6 +95,12 @@ impl Tree {
                 right: Box::new(right.described()),
                 on: on.described(),
             },
+            Self::Where(of, condition) => From::Join {
+                kind: JoinKind::Inner,
+                left: Box::new(of.described()),
+                right: Box::new(From::Product(Vec::new())),
+                on: condition.described(),
+            },
         }
     }
 
@@ -100,6 +108,7 @@ impl Tree {
         match self {
             Self::Table(occurrence) => vec![*occurrence],
             Self::Join(_, left, right, _) => [left.occurrences(), right.occurrences()].concat(),
+            Self::Where(of, _) => of.occurrences(),
         }
     }
 
@@ -109,6 +118,9 @@ impl Tree {
             Self::Table(occurrence) => {
                 let rows = tables[*occurrence].iter();
                 rows.map(|row| BTreeMap::from([(*occurrence, Some(*row))])).collect()
+            }
+            Self::Where(of, condition) => {
+                of.rows(tables).into_iter().filter(|row| condition.holds(row)).collect()
             }
             Self::Join(kind, left, right, on) => {
                 let right_rows = right.rows(tables);
@@ -248,6 +260,15 @@ fn test(left: Vec<usize>, right: Vec<usize>) -> impl Strategy<Value = Test> {
 }
 
 fn tree(occurrences: Vec<usize>) -> BoxedStrategy<Tree> {
+    let condition = prop::option::weighted(0.2, filter(occurrences.clone()));
+    let filtered = |(tree, condition)| match condition {
+        Some(condition) => Tree::Where(Box::new(tree), condition),
+        None => tree,
+    };
+    (joins(occurrences), condition).prop_map(filtered).boxed()
+}
+
+fn joins(occurrences: Vec<usize>) -> BoxedStrategy<Tree> {
     if let [one] = occurrences[..] {
         return Just(Tree::Table(one)).boxed();
     }

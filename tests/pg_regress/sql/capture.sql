@@ -105,6 +105,14 @@ COMMIT PREPARED 'regress_capture';
 SELECT * FROM look();
 -- Everything is shown, and nothing is kept any longer.
 SELECT logged('customer'), logged('orders_1'), logged('orders_2');
+-- Figures say what is known, and nothing else.
+UPDATE customer SET name = name || '?' WHERE id = 1;
+SELECT name, labels ->> 'view' AS view, value > 0 AS stale
+  FROM cache_refresher.metrics() WHERE name LIKE '%\_stale%' ORDER BY 1, 2;
+SELECT * FROM look();
+SELECT name, labels ->> 'view' AS view, value > 0 AS stale
+  FROM cache_refresher.metrics() WHERE name LIKE '%\_stale%' ORDER BY 1, 2;
+
 -- Too much, and everything: the whole query.
 UPDATE customer SET name = name || '!';
 SELECT * FROM look();

@@ -83,6 +83,12 @@ fn combined(rng: &mut Rng) -> (String, usize) {
         shown.push(text_of(rng, &aliases));
         text = format!("{text}SELECT {} {tail}", select(&shown));
     }
+    // Which rows are left out is determined, but not by the arms.
+    match rng.u8(0..10) {
+        0 => text += " ORDER BY c0, c1, c2 OFFSET 2",
+        1 => text += " ORDER BY c0, c1, c2 LIMIT 5",
+        _ => {}
+    }
     (text, 3)
 }
 
