@@ -47,7 +47,7 @@ package: setup ## A Debian package for PG_MAJOR, in target/
 demo: setup ## The main job, live, on a throw-away server (KEEP=1 leaves it running)
 	KEEP=$(KEEP) scripts/demo.sh $(PG_MAJOR)
 
-bench: setup ## Measure overhead, punctuality and idle cost here (ARGS="idle" for one part)
+bench: setup ## Measure what it costs here (ARGS="idle" for one part of it)
 	scripts/bench.sh $(PG_MAJOR) $(ARGS)
 
 clean: ## Remove everything built
