@@ -198,24 +198,30 @@ impl Process {
         match transaction::run(|| entries().unwrap_or_else(|error| error.raise())) {
             Ok(entries) => {
                 self.board.load(entries, clock::now());
-                let mut first = false;
-                shared::update_database(database, |known| {
-                    first = known.knowledge != Knowledge::Present;
-                    known.knowledge = Knowledge::Present;
-                });
-                if first {
-                    // The launcher lets few databases be looked at for the first time at once.
-                    latch::wake(shared::launcher());
-                }
+                self.end_visit();
             }
             Err(caught) => self.try_again("read the registry", &caught),
         }
         true
     }
 
+    /// The launcher lets few databases be looked at for the first time at once: this one has been, whether
+    /// or not its registry could be read, and the next may be.
+    fn end_visit(&self) {
+        let mut first = false;
+        shared::update_database(self.database, |known| {
+            first = known.knowledge != Knowledge::Present;
+            known.knowledge = Knowledge::Present;
+        });
+        if first {
+            latch::wake(shared::launcher());
+        }
+    }
+
     /// Notes that something of a reload has to be done again. That somebody holds a lock is no news.
     fn try_again(&mut self, what: &str, caught: &Caught) {
         self.reload_at = Some(clock::now().plus(RELOAD_PAUSE));
+        self.end_visit();
         let lock_held = caught.code == pgrx::PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE;
         if !lock_held && !signals::terminate_requested() {
             report::log(

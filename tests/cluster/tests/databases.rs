@@ -211,3 +211,18 @@ fn a_view_is_found_by_what_it_is_when_schemas_change_their_names_meanwhile() {
     refresh.join().unwrap().unwrap();
     assert_eq!(app.get::<i64>("SELECT count(*) FROM old.w"), 2);
 }
+
+#[test]
+fn databases_whose_registry_cannot_be_read_hold_up_no_others() {
+    let server = Server::builder().setting("max_worker_processes", "20").start();
+    for number in 1..=4 {
+        let mut db = server.create_database(&format!("broken{number}"));
+        // As where the library is of another version than what was installed there.
+        db.run("ALTER TABLE _cache_refresher.registry RENAME COLUMN paused TO stopped");
+    }
+    server.restart();
+    let mut app = server.create_database("app");
+    app.create_view("v", 10);
+    app.register("v", "300 ms");
+    app.wait_for_refreshes("v", 2);
+}
