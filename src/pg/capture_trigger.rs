@@ -74,6 +74,36 @@ unsafe extern "C-unwind" fn forget(_argument: Datum, relation: Oid) {
     });
 }
 
+/// The plan as it holds under a lock on the log. Without the lock an index might become ready unnoticed,
+/// and lack an entry for a row that is written a moment later.
+///
+/// # Safety
+/// The relation and the trigger of a trigger call.
+unsafe fn settled_plan(
+    relation: pg_sys::Relation,
+    trigger: *mut pg_sys::Trigger,
+) -> Option<Rc<Plan>> {
+    // SAFETY: passed on; the lock is one that writers of the log take, and stays to the end of the
+    // transaction.
+    unsafe {
+        loop {
+            let plan = plan(relation, trigger)?;
+            // Whoever waits for a lock learns of what has changed meanwhile, and so do we by `forget`.
+            pg_sys::LockRelationOid(plan.log, pg_sys::RowExclusiveLock as i32);
+            let source = (*relation).rd_id;
+            let holds = PLANS.with_borrow(|plans| {
+                plans
+                    .get(&source)
+                    .and_then(Option::as_ref)
+                    .is_some_and(|now| Rc::ptr_eq(now, &plan))
+            });
+            if holds {
+                return Some(plan);
+            }
+        }
+    }
+}
+
 /// # Safety
 /// The relation and the trigger of a trigger call.
 unsafe fn plan(relation: pg_sys::Relation, trigger: *mut pg_sys::Trigger) -> Option<Rc<Plan>> {
@@ -175,7 +205,7 @@ unsafe fn note(data: &pg_sys::TriggerData) {
     // SAFETY: relation, trigger and slots are valid during the call; the slots hold the rows that the
     // kind of event has.
     unsafe {
-        let Some(plan) = plan(data.tg_relation, data.tg_trigger) else { return };
+        let Some(plan) = settled_plan(data.tg_relation, data.tg_trigger) else { return };
         let source = (*data.tg_relation).rd_id;
         match data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
             pg_sys::TRIGGER_EVENT_TRUNCATE => write(&plan, source, Kind::Any, None),

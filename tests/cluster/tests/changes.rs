@@ -280,6 +280,31 @@ fn the_index_of_a_log_can_be_rebuilt_and_can_be_missing() {
 }
 
 #[test]
+fn a_writer_notices_that_the_index_of_a_log_is_being_rebuilt() {
+    let mut db = Scratch::new("log_reindex");
+    reacting(&mut db, "v", "debounce => '1 hour', max_staleness => '1 hour'");
+    let log: String = db.get(
+        "SELECT oid::regclass::text FROM pg_class WHERE relname LIKE 'changes\\_%' AND relkind = 'r'",
+    );
+    let mut writer = db.connect();
+    writer.write("v", 1);
+    assert_eq!(db.refresh("v"), "refreshed");
+    // What the writer knows about the log is from here.
+    writer.run("BEGIN; UPDATE v_source SET value = 5; ROLLBACK");
+    // It begins before the new index is there, and writes to the log once that is ready.
+    let slow = std::thread::spawn(move || {
+        writer.run(
+            "UPDATE v_source SET value = 2 WHERE id = 1 AND (SELECT pg_sleep(1.5)) IS NOT NULL",
+        );
+    });
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    db.run(&format!("REINDEX TABLE CONCURRENTLY {log}"));
+    slow.join().unwrap();
+    assert_eq!(db.refresh("v"), "refreshed");
+    assert_eq!(db.shown("v"), 2);
+}
+
+#[test]
 fn a_dump_brings_capture_back() {
     let server = Server::builder().start();
     let mut app = server.create_database("app");

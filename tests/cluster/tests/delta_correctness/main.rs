@@ -125,7 +125,8 @@ fn a_view_refreshed_by_changes_shows_what_its_query_returns() {
     for (how, count) in &methods {
         println!("{count:6} {how}");
     }
-    assert!(delta * 4 > total || total < 100, "most cases were not refreshed by delta at all");
+    // Each case is mostly all or nothing, and a third of all rounds are a delta: a sixth is never missed by chance.
+    assert!(delta * 6 > total || total < 100, "most cases were not refreshed by delta at all");
 }
 
 /// More by hand: `CACHE_REFRESHER_CASES=5000`.
