@@ -1,39 +1,73 @@
-//! Queries with plain views, simple subqueries and WITH clauses in FROM dissolved, so that what is left is
-//! joins of tables. The planner does the same; here it is done for the mapping of changes.
+//! The queries by which changes are mapped: the view's own, with plain views, WITH clauses and subqueries in
+//! FROM dissolved where the planner would do it, too, and besides
 //!
-//! What returns the same rows for any content of the tables is all that is done; what cannot be dissolved
-//! stays as it is.
+//! - each of those that UNION and its kin combine for itself,
+//! - a subquery that groups as the rows that it groups, with what it computes unknown,
+//! - a subquery in an expression, or one in FROM that is none of those, in a query of its own, where it is
+//!   joined to the query around it by what it refers to of that. Changes of its tables are mapped there, those
+//!   of all others where it is left out.
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 
 use pgrx::PgList;
-use pgrx::pg_sys::{self, NodeTag};
+use pgrx::pg_sys::{self, NodeTag, Oid};
 
 use super::node_tree;
 use super::query_description::{conjuncts, entry};
 use super::relation::Relation;
 use super::view_query;
 
-/// The queries that a view's query combines by UNION and its kin, or the one that it is; flat.
+/// A query whose FROM and WHERE are those of a mapping.
+#[derive(Clone, Copy)]
+pub(super) struct Flat {
+    pub query: *mut pg_sys::Query,
+    /// Changes of tables from this place of the range table on are mapped by it.
+    pub first: usize,
+    /// Some subquery stands for more rows than it returns.
+    pub approximate: bool,
+}
+
+/// The queries by which the changes of a view's sources are mapped.
 ///
 /// # Safety
 /// An open materialized view. The queries are copies, in the present memory context.
-pub(super) unsafe fn arms(view: &Relation) -> Vec<*mut pg_sys::Query> {
+pub(super) unsafe fn arms(view: &Relation) -> Vec<Flat> {
     // SAFETY: trees that the parser made; each cast follows a node's tag.
     unsafe {
         let query = view_query::stored(view);
+        let mut scope = Scope::default();
+        let mut arms = Vec::new();
+        let mut add = |query, approximate| {
+            arms.push(Flat { query, first: 1, approximate });
+            add_subqueries(arms[arms.len() - 1], query, &mut arms);
+        };
         // What is left out of the whole cannot be told arm by arm.
         let limited = !(*query).limitCount.is_null() || !(*query).limitOffset.is_null();
         if (*query).setOperations.is_null() || limited {
-            return vec![flat(query, &mut Vec::new())];
+            let query = flat(query, &mut scope);
+            add(query, scope.approximate);
+        } else {
+            with_clauses(query, &mut scope);
+            for part in combined(query) {
+                let part = flat(part, &mut scope);
+                add(part, scope.approximate);
+            }
         }
-        let mut clauses = Vec::new();
-        with_clauses(query, &mut clauses);
-        let mut leaves = Vec::new();
+        arms
+    }
+}
+
+/// The queries that a query combines by UNION and its kin.
+///
+/// # Safety
+/// A query that combines others.
+unsafe fn combined(query: *mut pg_sys::Query) -> Vec<*mut pg_sys::Query> {
+    let mut leaves = Vec::new();
+    // SAFETY: each leaf is an entry that stands for a query.
+    unsafe {
         leaves_of((*query).setOperations, &mut leaves);
-        let arm = |index| flat((*entry(query, index)).subquery, &mut clauses);
-        leaves.into_iter().map(arm).collect()
+        leaves.into_iter().map(|index| (*entry(query, index)).subquery).collect()
     }
 }
 
@@ -52,26 +86,140 @@ unsafe fn leaves_of(node: *mut pg_sys::Node, leaves: &mut Vec<i32>) {
     }
 }
 
-/// The WITH clauses in scope, innermost last: by name those that can take the place of a reference.
-type Clauses = Vec<BTreeMap<Vec<u8>, *mut pg_sys::Query>>;
+/// Adds a query for each subquery that the mapping of `around` leaves out and that stands in `place`: in FROM, or in
+/// an expression. `place` has the numbers of `around`.
+///
+/// # Safety
+/// Queries of our own.
+unsafe fn add_subqueries(around: Flat, place: *mut pg_sys::Query, arms: &mut Vec<Flat>) {
+    // SAFETY: each subquery is one level below the query; what is combined in it, two.
+    unsafe {
+        let mut found: Vec<(*mut pg_sys::Query, *mut pg_sys::Node)> = Vec::new();
+        let entries = PgList::<pg_sys::RangeTblEntry>::from_pg((*around.query).rtable).len();
+        for index in around.first..=entries {
+            let entry = entry(around.query, index as i32);
+            if (*entry).rtekind == pg_sys::RTEKind::RTE_SUBQUERY {
+                found.push(((*entry).subquery, std::ptr::null_mut()));
+            }
+        }
+        let parts = conjuncts((*(*place).jointree).quals);
+        node_tree::each_sublink(place, |sublink| {
+            let must_hold = sublink.subLinkType == pg_sys::SubLinkType::ANY_SUBLINK
+                && parts.contains(&(&raw mut *sublink).cast());
+            let test = if must_hold { sublink.testexpr } else { std::ptr::null_mut() };
+            found.push((sublink.subselect.cast(), test));
+        });
+        for (subquery, test) in found {
+            if (*subquery).setOperations.is_null() {
+                add_subquery(around, subquery, 1, test, arms);
+            } else {
+                for part in combined(subquery) {
+                    add_subquery(around, part, 2, std::ptr::null_mut(), arms);
+                }
+            }
+        }
+    }
+}
+
+/// Adds the query in which a subquery is joined to the query around it, `levels` above; `test` is what an IN
+/// compares.
+///
+/// # Safety
+/// Queries of our own.
+unsafe fn add_subquery(
+    around: Flat,
+    subquery: *mut pg_sys::Query,
+    levels: i32,
+    test: *mut pg_sys::Node,
+    arms: &mut Vec<Flat>,
+) {
+    // SAFETY: both are copied; entries of the subquery get places behind those of the query.
+    unsafe {
+        let query = pg_sys::copyObjectImpl(around.query.cast()).cast::<pg_sys::Query>();
+        let subquery = pg_sys::copyObjectImpl(subquery.cast()).cast::<pg_sys::Query>();
+        let first = PgList::<pg_sys::RangeTblEntry>::from_pg((*query).rtable).len() + 1;
+        offset(query, subquery, levels);
+        let mut parts = conjuncts((*(*query).jointree).quals);
+        parts.extend(conjuncts((*(*subquery).jointree).quals));
+        if !test.is_null() {
+            let test = pg_sys::copyObjectImpl(test.cast()).cast::<pg_sys::Node>();
+            parts.extend(conjuncts(test).into_iter().filter(|part| compare(*part, subquery)));
+        }
+        add_entries(query, subquery);
+        let tree = (*query).jointree;
+        (*tree).fromlist = pg_sys::list_concat((*tree).fromlist, (*(*subquery).jointree).fromlist);
+        (*tree).quals = pg_sys::make_ands_explicit(list_of(parts)).cast();
+        // Where the subquery has a WITH clause that is left, it is seen here.
+        (*query).cteList = pg_sys::list_concat((*query).cteList, (*subquery).cteList);
+        let arm = Flat { query, first, approximate: around.approximate };
+        arms.push(arm);
+        add_subqueries(arm, subquery, arms);
+    }
+}
+
+/// Makes a comparison of IN one with what the subquery returns; false if that is not known.
+///
+/// # Safety
+/// A comparison of our own, and the subquery that it compares with.
+unsafe fn compare(part: *mut pg_sys::Node, subquery: *mut pg_sys::Query) -> bool {
+    // SAFETY: casts follow tags; an operator has a list of arguments.
+    unsafe {
+        if (*part).type_ != NodeTag::T_OpExpr {
+            return false;
+        }
+        let arguments = (*part.cast::<pg_sys::OpExpr>()).args;
+        for place in 0..PgList::<pg_sys::Node>::from_pg(arguments).len() {
+            let mut cell = (&raw mut (*(*arguments).elements.add(place)).ptr_value)
+                .cast::<*mut pg_sys::Node>();
+            if (**cell).type_ == NodeTag::T_RelabelType {
+                cell = (&raw mut (*(*cell).cast::<pg_sys::RelabelType>()).arg).cast();
+            }
+            if (**cell).type_ != NodeTag::T_Param {
+                continue;
+            }
+            let number = (*(*cell).cast::<pg_sys::Param>()).paramid;
+            let targets = PgList::<pg_sys::TargetEntry>::from_pg((*subquery).targetList);
+            let target = targets.iter_ptr().find(|target| i32::from((**target).resno) == number);
+            let Some(known) = target.filter(|target| is_known(subquery, *target)) else {
+                return false;
+            };
+            *cell = pg_sys::copyObjectImpl((*known).expr.cast()).cast();
+        }
+        true
+    }
+}
+
+/// What is known while a query is made flat.
+#[derive(Default)]
+struct Scope {
+    /// The WITH clauses in scope, innermost last: by name those that can take the place of a reference.
+    clauses: Vec<BTreeMap<Vec<u8>, *mut pg_sys::Query>>,
+    approximate: bool,
+}
 
 /// Adds the WITH clauses of a query to those in scope.
 ///
 /// # Safety
 /// A query of our own.
-unsafe fn with_clauses(query: *mut pg_sys::Query, clauses: &mut Clauses) {
-    clauses.push(BTreeMap::new());
+unsafe fn with_clauses(query: *mut pg_sys::Query, scope: &mut Scope) {
+    scope.clauses.push(BTreeMap::new());
     // SAFETY: the list holds WITH clauses, whose names are C strings.
     unsafe {
         for clause in PgList::<pg_sys::CommonTableExpr>::from_pg((*query).cteList).iter_ptr() {
             let body = (*clause).ctequery.cast::<pg_sys::Query>();
-            if (*clause).cterecursive || (*body).commandType != pg_sys::CmdType::CMD_SELECT {
+            // One that refers to what is around it means something else elsewhere.
+            let levels = 1..=scope.clauses.len() as i32;
+            let refers = |level| pg_sys::contain_vars_of_level(body.cast(), level);
+            if (*clause).cterecursive
+                || (*body).commandType != pg_sys::CmdType::CMD_SELECT
+                || levels.into_iter().any(refers)
+            {
                 continue;
             }
             // A clause refers to those before it.
-            let body = flat(body, clauses);
+            let body = flat(body, scope);
             let name = CStr::from_ptr((*clause).ctename).to_bytes().to_vec();
-            if let Some(own) = clauses.last_mut() {
+            if let Some(own) = scope.clauses.last_mut() {
                 own.insert(name, body);
             }
         }
@@ -80,32 +228,87 @@ unsafe fn with_clauses(query: *mut pg_sys::Query, clauses: &mut Clauses) {
 
 /// # Safety
 /// A query of our own.
-unsafe fn flat(query: *mut pg_sys::Query, clauses: &mut Clauses) -> *mut pg_sys::Query {
+unsafe fn flat(query: *mut pg_sys::Query, scope: &mut Scope) -> *mut pg_sys::Query {
     // SAFETY: the range table has an entry at each place; what is replaced is of our own.
     unsafe {
         let mut query = query;
+        with_clauses(query, scope);
+        if !(*query).setOperations.is_null() {
+            for index in 1..=PgList::<pg_sys::RangeTblEntry>::from_pg((*query).rtable).len() {
+                let entry = entry(query, index as i32);
+                if (*entry).rtekind == pg_sys::RTEKind::RTE_SUBQUERY {
+                    (*entry).subquery = flat((*entry).subquery, scope);
+                }
+            }
+            scope.clauses.pop();
+            (*query).cteList = std::ptr::null_mut();
+            return query;
+        }
+        without_groups(query);
         without_aliases_of_joins(query);
-        with_clauses(query, clauses);
+        node_tree::each_sublink(query, |sublink| {
+            sublink.subselect = flat(sublink.subselect.cast(), scope).cast();
+        });
         let entries = PgList::<pg_sys::RangeTblEntry>::from_pg((*query).rtable).len() as i32;
         let mut all = true;
         for index in 1..=entries {
             // What does not stand in FROM is the view itself, in the query of a view.
             let place = is_preserved((*query).jointree.cast(), index);
             let Some(preserved) = place else { continue };
-            match query_of(query, index, clauses) {
-                Some(part) if is_simple(part) && preserved => query = pull_up(query, index, part),
-                Some(part) if is_simple(part) && is_of_columns(query, index, part) => {
+            let Some(part) = query_of(query, index, scope) else {
+                all &= (*entry(query, index)).rtekind != pg_sys::RTEKind::RTE_CTE;
+                continue;
+            };
+            let lateral = (*entry(query, index)).lateral;
+            if has_rows_of_its_joins(part)
+                && (preserved || !lateral && is_of_columns(query, index, part))
+            {
+                scope.approximate |= !(*part).havingQual.is_null();
+                if preserved {
+                    query = pull_up(query, index, part);
+                } else {
                     pull_up_extended(query, index, part);
                 }
-                _ => all &= (*entry(query, index)).rtekind != pg_sys::RTEKind::RTE_CTE,
+            } else {
+                let entry = entry(query, index);
+                (*entry).rtekind = pg_sys::RTEKind::RTE_SUBQUERY;
+                (*entry).subquery = part;
+                scope.approximate = true;
             }
         }
-        clauses.pop();
-        if all && !(*query).hasSubLinks {
+        scope.clauses.pop();
+        if all {
             (*query).cteList = std::ptr::null_mut();
         }
         query
     }
+}
+
+/// Replaces the columns of GROUP BY by what they stand for.
+///
+/// # Safety
+/// A query of our own.
+unsafe fn without_groups(query: *mut pg_sys::Query) {
+    #[cfg(feature = "pg18")]
+    // SAFETY: the entry for the groups is not referred to any more once the expressions are flat.
+    unsafe {
+        if (*query).hasGroupRTE {
+            let flatten = |query, node: *mut pg_sys::Node| match node.is_null() {
+                true => node,
+                false => pg_sys::flatten_group_exprs(std::ptr::null_mut(), query, node),
+            };
+            (*query).targetList = flatten(query, (*query).targetList.cast()).cast();
+            (*query).havingQual = flatten(query, (*query).havingQual);
+            (*query).hasGroupRTE = false;
+            for entry in PgList::<pg_sys::RangeTblEntry>::from_pg((*query).rtable).iter_ptr() {
+                if (*entry).rtekind == pg_sys::RTEKind::RTE_GROUP {
+                    (*entry).rtekind = pg_sys::RTEKind::RTE_RESULT;
+                    (*entry).groupexprs = std::ptr::null_mut();
+                }
+            }
+        }
+    }
+    let _ = query;
 }
 
 /// Replaces columns of joins by what they stand for, and forgets them: the server wants each to be a column
@@ -120,10 +323,12 @@ unsafe fn without_aliases_of_joins(query: *mut pg_sys::Query) {
         (*query).jointree = without_aliases(query, (*query).jointree.cast()).cast();
         (*query).havingQual = without_aliases(query, (*query).havingQual);
         for entry in PgList::<pg_sys::RangeTblEntry>::from_pg((*query).rtable).iter_ptr() {
-            #[cfg(feature = "pg18")]
-            if (*entry).rtekind == pg_sys::RTEKind::RTE_GROUP {
-                (*entry).groupexprs = without_aliases(query, (*entry).groupexprs.cast()).cast();
+            if (*entry).lateral {
+                let subquery = without_aliases(query, (*entry).subquery.cast()).cast();
+                (*entry).subquery = subquery;
             }
+        }
+        for entry in PgList::<pg_sys::RangeTblEntry>::from_pg((*query).rtable).iter_ptr() {
             if (*entry).rtekind == pg_sys::RTEKind::RTE_JOIN {
                 (*entry).joinaliasvars = std::ptr::null_mut();
             }
@@ -135,10 +340,7 @@ unsafe fn without_aliases_of_joins(query: *mut pg_sys::Query) {
 ///
 /// # Safety
 /// An expression of the query, or null.
-pub(super) unsafe fn without_aliases(
-    query: *mut pg_sys::Query,
-    node: *mut pg_sys::Node,
-) -> *mut pg_sys::Node {
+unsafe fn without_aliases(query: *mut pg_sys::Query, node: *mut pg_sys::Node) -> *mut pg_sys::Node {
     if node.is_null() {
         return node;
     }
@@ -158,17 +360,17 @@ pub(super) unsafe fn without_aliases(
 unsafe fn query_of(
     query: *mut pg_sys::Query,
     index: i32,
-    clauses: &mut Clauses,
+    scope: &mut Scope,
 ) -> Option<*mut pg_sys::Query> {
     // SAFETY: which fields of an entry are set follows from its kind.
     unsafe {
         let entry = &*entry(query, index);
         match entry.rtekind {
-            pg_sys::RTEKind::RTE_SUBQUERY if !entry.lateral => Some(flat(entry.subquery, clauses)),
+            pg_sys::RTEKind::RTE_SUBQUERY => Some(flat(entry.subquery, scope)),
             pg_sys::RTEKind::RTE_CTE if !entry.self_reference => {
-                let level = clauses.len().checked_sub(1 + entry.ctelevelsup as usize)?;
+                let level = scope.clauses.len().checked_sub(1 + entry.ctelevelsup as usize)?;
                 let name = CStr::from_ptr(entry.ctename).to_bytes();
-                let body = clauses[level].get(name)?;
+                let body = scope.clauses[level].get(name)?;
                 Some(pg_sys::copyObjectImpl(body.cast()).cast())
             }
             pg_sys::RTEKind::RTE_RELATION if entry.relkind as u8 == pg_sys::RELKIND_VIEW => {
@@ -177,7 +379,10 @@ unsafe fn query_of(
                     return None;
                 }
                 let body = pg_sys::copyObjectImpl(pg_sys::get_view_query(view.as_ptr()).cast());
-                Some(flat(body.cast(), &mut Vec::new()))
+                let mut inner = Scope::default();
+                let body = flat(body.cast(), &mut inner);
+                scope.approximate |= inner.approximate;
+                Some(body)
             }
             _ => None,
         }
@@ -219,35 +424,101 @@ unsafe fn is_preserved(node: *mut pg_sys::Node, index: i32) -> Option<bool> {
     }
 }
 
-/// Whether a query is nothing but columns, joins and conditions.
+/// Whether there is a row of a query exactly if there is one of its joins and conditions that shows the same in
+/// what is known, HAVING aside.
 ///
 /// # Safety
 /// A query.
-unsafe fn is_simple(query: *mut pg_sys::Query) -> bool {
+unsafe fn has_rows_of_its_joins(query: *mut pg_sys::Query) -> bool {
     // SAFETY: fields of a query.
     unsafe {
-        let query = &*query;
-        query.commandType == pg_sys::CmdType::CMD_SELECT
-            && !(query.hasAggs
-                || query.hasWindowFuncs
-                || query.hasTargetSRFs
-                || query.hasSubLinks
-                || query.hasDistinctOn
-                || query.hasForUpdate)
-            && query.setOperations.is_null()
-            && query.cteList.is_null()
-            && query.groupClause.is_null()
-            && query.groupingSets.is_null()
-            && query.havingQual.is_null()
-            && query.distinctClause.is_null()
-            && query.limitCount.is_null()
-            && query.limitOffset.is_null()
-            && query.rowMarks.is_null()
-            && !(*query.jointree).fromlist.is_null()
+        let shown = &*query;
+        // Without GROUP BY an aggregate returns a row for none.
+        let all_in_one =
+            (shown.hasAggs || !shown.havingQual.is_null()) && shown.groupClause.is_null();
+        let has_subquery =
+            |node: *mut pg_sys::Node| !node.is_null() && pg_sys::checkExprHasSubLink(node);
+        let plain =
+            shown.groupClause.is_null() && shown.distinctClause.is_null() && !shown.hasWindowFuncs;
+        shown.commandType == pg_sys::CmdType::CMD_SELECT
+            && !all_in_one
+            && !shown.hasTargetSRFs
+            && !shown.hasForUpdate
+            && shown.setOperations.is_null()
+            && shown.cteList.is_null()
+            && shown.groupingSets.is_null()
+            && shown.limitCount.is_null()
+            && shown.limitOffset.is_null()
+            && shown.rowMarks.is_null()
+            && !(*shown.jointree).fromlist.is_null()
+            // What is computed is forgotten, and the tables of its subqueries would be with it.
+            && (plain || !has_subquery(shown.targetList.cast()) && !has_subquery(shown.havingQual))
     }
 }
 
-/// Puts the joins and conditions of a simple query in the place of the entry that stands for it.
+/// Whether a column of a query is computed from nothing but each row of its joins: what groups, is distinct or
+/// divided by windows shows it of all rows that belong together.
+///
+/// # Safety
+/// A query, and an entry of its target list.
+unsafe fn is_known(query: *mut pg_sys::Query, target: *mut pg_sys::TargetEntry) -> bool {
+    // SAFETY: clauses refer to entries of the target list.
+    unsafe {
+        let (shown, expression) = (&*query, (*target).expr.cast::<pg_sys::Node>());
+        let contains = |clauses: *mut pg_sys::List| {
+            PgList::<pg_sys::SortGroupClause>::from_pg(clauses).iter_ptr().any(|clause| {
+                let other = pg_sys::get_sortgroupclause_tle(clause, shown.targetList);
+                pg_sys::equal((*other).expr.cast(), expression.cast())
+            })
+        };
+        let grouped = shown.hasAggs || !shown.groupClause.is_null();
+        let windows = PgList::<pg_sys::WindowClause>::from_pg(shown.windowClause);
+        let divided = grouped || shown.hasWindowFuncs || !shown.distinctClause.is_null();
+        shown.limitCount.is_null()
+            && shown.limitOffset.is_null()
+            && shown.groupingSets.is_null()
+            && !shown.hasTargetSRFs
+            && !pg_sys::checkExprHasSubLink(expression)
+            && (!grouped || contains(shown.groupClause))
+            && (!shown.hasDistinctOn || contains(shown.distinctClause))
+            && (!shown.hasWindowFuncs
+                || windows.iter_ptr().all(|window| contains((*window).partitionClause)))
+            && (!divided || shows_what_it_equals(expression))
+    }
+}
+
+/// Whether values of the type of an expression look the same if they are equal.
+///
+/// # Safety
+/// An expression.
+unsafe fn shows_what_it_equals(expression: *mut pg_sys::Node) -> bool {
+    const PLAIN: &[Oid] = &[
+        pg_sys::BOOLOID,
+        pg_sys::BYTEAOID,
+        pg_sys::CHAROID,
+        pg_sys::INT8OID,
+        pg_sys::INT2OID,
+        pg_sys::INT4OID,
+        pg_sys::OIDOID,
+        pg_sys::DATEOID,
+        pg_sys::TIMEOID,
+        pg_sys::TIMESTAMPOID,
+        pg_sys::TIMESTAMPTZOID,
+        pg_sys::UUIDOID,
+    ];
+    // SAFETY: catalog look-ups.
+    unsafe {
+        let of = pg_sys::getBaseType(pg_sys::exprType(expression));
+        let collation = pg_sys::exprCollation(expression);
+        PLAIN.contains(&of)
+            || pg_sys::type_is_enum(of)
+            || [pg_sys::TEXTOID, pg_sys::VARCHAROID].contains(&of)
+                && pg_sys::get_collation_isdeterministic(collation)
+    }
+}
+
+/// Puts the joins and conditions of a query in the place of the entry that stands for it. What is not known
+/// of its columns stays a column of that entry, which does not stand in FROM any more.
 ///
 /// # Safety
 /// Queries of our own; the entry is extended by no outer join.
@@ -260,13 +531,14 @@ unsafe fn pull_up(
     // columns are put wherever the query refers to them. No outer join extends them, so that conditions of
     // the part can be conditions of the whole.
     unsafe {
-        offset(query, part);
+        offset(query, part, 1);
+        let targets = known_columns(index, part);
         let query = pg_sys::ReplaceVarsFromTargetList(
             query.cast(),
             index,
             0,
             entry(query, index),
-            (*part).targetList,
+            targets,
             #[cfg(feature = "pg18")]
             0,
             pg_sys::ReplaceVarsNoMatchOption::REPLACEVARS_REPORT_ERROR,
@@ -284,8 +556,55 @@ unsafe fn pull_up(
     }
 }
 
-/// Whether the query refers to plain columns of a part only: what an outer join extends by NULLs is as good
-/// as a column of a table then.
+/// The columns of a part, in place of those that are not known columns of the entry that stands for it.
+///
+/// # Safety
+/// A part of our own.
+unsafe fn known_columns(index: i32, part: *mut pg_sys::Query) -> *mut pg_sys::List {
+    let mut columns = std::ptr::null_mut();
+    // SAFETY: the list holds columns.
+    unsafe {
+        for target in PgList::<pg_sys::TargetEntry>::from_pg((*part).targetList).iter_ptr() {
+            let mut column = target;
+            if !is_plain(part) && !is_known(part, target) {
+                let expression = (*target).expr.cast();
+                let variable = pg_sys::makeVar(
+                    index,
+                    (*target).resno,
+                    pg_sys::exprType(expression),
+                    pg_sys::exprTypmod(expression),
+                    pg_sys::exprCollation(expression),
+                    0,
+                );
+                column = pg_sys::makeTargetEntry(
+                    variable.cast(),
+                    (*target).resno,
+                    (*target).resname,
+                    (*target).resjunk,
+                );
+            }
+            columns = pg_sys::lappend(columns, column.cast());
+        }
+    }
+    columns
+}
+
+/// Whether a query groups nothing.
+///
+/// # Safety
+/// A query.
+unsafe fn is_plain(query: *mut pg_sys::Query) -> bool {
+    // SAFETY: fields of a query.
+    unsafe {
+        (*query).groupClause.is_null()
+            && (*query).distinctClause.is_null()
+            && !(*query).hasWindowFuncs
+            && !(*query).hasAggs
+    }
+}
+
+/// Whether the query refers to nothing but plain columns of a part, and unknown ones: what an outer join
+/// extends by NULLs is as good as a column of a table then.
 ///
 /// # Safety
 /// Queries of our own, and the entry that stands for the part.
@@ -294,26 +613,37 @@ unsafe fn is_of_columns(query: *mut pg_sys::Query, index: i32, part: *mut pg_sys
     // SAFETY: the columns of the entry are those of the part.
     unsafe {
         node_tree::each_variable(query, |variable| {
-            all &= variable.varno != index || column_of(part, variable.varattno).is_some();
+            all &= variable.varno != index
+                || !matches!(column_of(part, variable.varattno), Referred::Computed);
         });
     }
     all
 }
 
-/// What a column of a query is, if it is a plain column itself.
-///
+/// What a column of a part is.
+enum Referred {
+    Plain(*mut pg_sys::Var),
+    Unknown,
+    Computed,
+}
+
 /// # Safety
 /// A query.
-unsafe fn column_of(part: *mut pg_sys::Query, number: i16) -> Option<*mut pg_sys::Var> {
+unsafe fn column_of(part: *mut pg_sys::Query, number: i16) -> Referred {
     // SAFETY: the list holds columns; the cast follows the tag.
     unsafe {
         let targets = PgList::<pg_sys::TargetEntry>::from_pg((*part).targetList);
-        let target = targets.iter_ptr().find(|target| (**target).resno == number)?;
+        let Some(target) = targets.iter_ptr().find(|target| (**target).resno == number) else {
+            return Referred::Computed;
+        };
+        if !is_plain(part) && !is_known(part, target) {
+            return Referred::Unknown;
+        }
         let variable = (*target).expr.cast::<pg_sys::Var>();
         let plain = (*variable.cast::<pg_sys::Node>()).type_ == NodeTag::T_Var
             && (*variable).varattno > 0
             && (*variable).varlevelsup == 0;
-        plain.then_some(variable)
+        if plain { Referred::Plain(variable) } else { Referred::Computed }
     }
 }
 
@@ -325,12 +655,12 @@ unsafe fn column_of(part: *mut pg_sys::Query, number: i16) -> Option<*mut pg_sys
 unsafe fn pull_up_extended(query: *mut pg_sys::Query, index: i32, part: *mut pg_sys::Query) {
     // SAFETY: as in `pull_up`; what extends the column of the entry extends the column of the part.
     unsafe {
-        offset(query, part);
+        offset(query, part, 1);
         node_tree::each_variable(query, |variable| {
             if variable.varno != index {
                 return;
             }
-            let Some(column) = column_of(part, variable.varattno) else { return };
+            let Referred::Plain(column) = column_of(part, variable.varattno) else { return };
             variable.varno = (*column).varno;
             variable.varattno = (*column).varattno;
             variable.varnosyn = 0;
@@ -345,29 +675,26 @@ unsafe fn pull_up_extended(query: *mut pg_sys::Query, index: i32, part: *mut pg_
     }
 }
 
-/// Gives the entries of a part the places that they will have behind those of the query.
+/// Gives the entries of a part, `levels` below the query, the places that they will have behind those of the
+/// query.
 ///
 /// # Safety
 /// Queries of our own.
-unsafe fn offset(query: *mut pg_sys::Query, part: *mut pg_sys::Query) {
+unsafe fn offset(query: *mut pg_sys::Query, part: *mut pg_sys::Query, levels: i32) {
     // SAFETY: changes references in the whole part.
     unsafe {
         let before = PgList::<pg_sys::RangeTblEntry>::from_pg((*query).rtable).len() as i32;
         pg_sys::OffsetVarNodes(part.cast(), before, 0);
+        pg_sys::IncrementVarSublevelsUp(part.cast(), -levels, levels);
     }
 }
 
-/// Adds the entries of a part, which have their places already, and puts its joins where it stood.
+/// Adds the entries of a part, which have their places already.
 ///
 /// # Safety
 /// Queries of our own.
-unsafe fn take_in(
-    query: *mut pg_sys::Query,
-    index: i32,
-    part: *mut pg_sys::Query,
-    joins: *mut pg_sys::FromExpr,
-) {
-    // SAFETY: the range table has an entry at that place.
+unsafe fn add_entries(query: *mut pg_sys::Query, part: *mut pg_sys::Query) {
+    // SAFETY: lists of our own.
     unsafe {
         #[cfg(any(feature = "pg14", feature = "pg15"))]
         {
@@ -380,11 +707,28 @@ unsafe fn take_in(
             (*part).rtable,
             (*part).rteperminfos,
         );
+    }
+}
+
+/// Adds the entries of a part, and puts its joins where it stood.
+///
+/// # Safety
+/// Queries of our own.
+unsafe fn take_in(
+    query: *mut pg_sys::Query,
+    index: i32,
+    part: *mut pg_sys::Query,
+    joins: *mut pg_sys::FromExpr,
+) {
+    // SAFETY: the range table has an entry at that place.
+    unsafe {
+        add_entries(query, part);
         // A view stays behind without being read: whoever runs the query needs its permission.
         let left = entry(query, index);
         if (*left).rtekind != pg_sys::RTEKind::RTE_RELATION {
             (*left).rtekind = pg_sys::RTEKind::RTE_RESULT;
             (*left).subquery = std::ptr::null_mut();
+            (*left).lateral = false;
         }
         replace((*query).jointree.cast(), index, joins.cast());
     }

@@ -8,6 +8,8 @@ use pgrx::PgList;
 use pgrx::pg_sys::{self, Datum, NodeTag, Oid};
 
 use super::flat_query;
+#[cfg(not(any(feature = "pg14", feature = "pg15")))]
+use super::node_tree;
 use super::query_description::{conjuncts, entry};
 use super::relation::Relation;
 use super::row;
@@ -23,28 +25,36 @@ pub struct Images {
     pub rows: Vec<Vec<Option<Datum>>>,
 }
 
-/// Plans the query that finds the units which rows in the place of `changed` can concern.
-///
-/// `arm` is the number among the queries that the view combines. `instead` are tables for which old rows stand as well; `filter` are the parts of WHERE that stay;
-/// `read` are the columns that conditions read.
+/// What a mapping query is made of.
+pub struct Parts<'a> {
+    /// Its number among the queries by which the changes of the view's sources are mapped.
+    pub arm: usize,
+    /// The place of the unit in the view.
+    pub unit: usize,
+    /// The tables that are joined.
+    pub tables: &'a BTreeSet<Occurrence>,
+    /// The conditions that hold, by number.
+    pub conditions: &'a BTreeSet<usize>,
+    /// The columns that those and the unit read.
+    pub read: &'a BTreeSet<Column>,
+}
+
+/// Plans the query that finds the units which rows in the place of `changed` can concern; `instead` are
+/// tables for which old rows stand as well.
 pub fn plan(
     view: &Relation,
-    (arm, unit_place): (usize, usize),
+    parts: &Parts,
     changed: (Occurrence, Oid, &Images),
     instead: &[(Occurrence, Oid, &Images)],
-    filter: &[usize],
-    read: &BTreeSet<Column>,
 ) -> ViewQuery {
     // SAFETY: a copy of the stored query, changed before anybody else sees it: what is left of it is
     // SELECT unit FROM … WHERE …
     unsafe {
-        let query = flat_query::arms(view)[arm];
+        let query = flat_query::arms(view)[parts.arm].query;
         let targets = PgList::<pg_sys::TargetEntry>::from_pg((*query).targetList);
-        let unit = targets.iter_ptr().filter(|target| !(**target).resjunk).nth(unit_place);
-        let unit = unit.map_or(std::ptr::null_mut(), |target| (*target).expr.cast());
-        let unit = ungrouped(query, unit);
-        let target =
-            pg_sys::makeTargetEntry(unit.cast(), 1, pg_sys::pstrdup(c"unit".as_ptr()), false);
+        let unit = targets.iter_ptr().filter(|target| !(**target).resjunk).nth(parts.unit);
+        let unit = unit.map_or(std::ptr::null_mut(), |target| (*target).expr);
+        let target = pg_sys::makeTargetEntry(unit, 1, pg_sys::pstrdup(c"unit".as_ptr()), false);
         (*query).targetList = pg_sys::lappend(std::ptr::null_mut(), target.cast());
         let nothing = std::ptr::null_mut();
         (*query).groupClause = nothing;
@@ -55,17 +65,34 @@ pub fn plan(
         (*query).hasAggs = false;
         (*query).hasWindowFuncs = false;
         (*query).hasDistinctOn = false;
+        (*query).hasSubLinks = false;
 
+        let mut left = Left { parts, next: 0, joins: std::ptr::null_mut() };
         let tree = (*query).jointree;
-        let parts = conjuncts((*tree).quals);
-        let mut kept = std::ptr::null_mut();
-        for &place in filter {
-            if let Some(&part) = parts.get(place) {
-                kept = pg_sys::lappend(kept, part.cast());
+        let kept = left.conditions((*tree).quals);
+        (*tree).fromlist = left.list((*tree).fromlist);
+        let joins = left.joins;
+        // The server looks at each entry, wherever it stands.
+        for (index, entry) in
+            (1..).zip(PgList::<pg_sys::RangeTblEntry>::from_pg((*query).rtable).iter_ptr())
+        {
+            if (*entry).rtekind != pg_sys::RTEKind::RTE_RELATION
+                && !pg_sys::bms_is_member(index, joins)
+            {
+                (*entry).rtekind = pg_sys::RTEKind::RTE_RESULT;
+                (*entry).subquery = std::ptr::null_mut();
+                (*entry).lateral = false;
+                (*entry).functions = std::ptr::null_mut();
+                (*entry).tablefunc = std::ptr::null_mut();
+                (*entry).values_lists = std::ptr::null_mut();
             }
         }
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        node_tree::each_variable(query, |variable| {
+            variable.varnullingrels = pg_sys::bms_int_members(variable.varnullingrels, joins);
+        });
         let (occurrence, table, images) = changed;
-        let last = replace(query, occurrence, table, images, read, true);
+        let last = replace(query, occurrence, table, images, parts.read, true);
         let marker =
             pg_sys::makeVar(occurrence as i32, last, pg_sys::BOOLOID, -1, pg_sys::InvalidOid, 0);
         #[cfg(not(any(feature = "pg14", feature = "pg15")))]
@@ -76,38 +103,104 @@ pub fn plan(
         (*taken).arg = marker.cast();
         (*taken).nulltesttype = pg_sys::NullTestType::IS_NOT_NULL;
         (*taken).location = -1;
-        kept = pg_sys::lappend(kept, taken.cast());
+        let kept = pg_sys::lappend(kept, taken.cast());
         (*tree).quals = pg_sys::make_ands_explicit(kept).cast();
         for &(occurrence, table, images) in instead {
-            replace(query, occurrence, table, images, read, false);
+            replace(query, occurrence, table, images, parts.read, false);
         }
         ViewQuery::planned(view_query::rewrite(query))
     }
 }
 
-/// An expression with the columns of GROUP BY replaced by what they stand for; the query is one without
-/// groups from then on.
-///
-/// # Safety
-/// The query and an expression of its own.
-unsafe fn ungrouped(query: *mut pg_sys::Query, node: *mut pg_sys::Node) -> *mut pg_sys::Node {
-    #[cfg(feature = "pg18")]
-    // SAFETY: the entry for the groups is not referred to any more once the expression is flat.
-    unsafe {
-        if (*query).hasGroupRTE {
-            let flat = pg_sys::flatten_group_exprs(std::ptr::null_mut(), query, node);
-            (*query).hasGroupRTE = false;
-            for entry in PgList::<pg_sys::RangeTblEntry>::from_pg((*query).rtable).iter_ptr() {
-                if (*entry).rtekind == pg_sys::RTEKind::RTE_GROUP {
-                    (*entry).rtekind = pg_sys::RTEKind::RTE_RESULT;
-                    (*entry).groupexprs = std::ptr::null_mut();
+/// What is left of a join tree.
+struct Left<'a> {
+    parts: &'a Parts<'a>,
+    /// The number of the next condition.
+    next: usize,
+    /// The entries of the joins that are left.
+    joins: *mut pg_sys::Bitmapset,
+}
+
+impl Left<'_> {
+    /// # Safety
+    /// A condition or null; the conditions of a query are taken in the order of their numbers.
+    unsafe fn conditions(&mut self, node: *mut pg_sys::Node) -> *mut pg_sys::List {
+        let mut kept = std::ptr::null_mut();
+        // SAFETY: an expression of the query.
+        unsafe {
+            for part in conjuncts(node) {
+                if self.parts.conditions.contains(&self.next) {
+                    kept = pg_sys::lappend(kept, part.cast());
+                }
+                self.next += 1;
+            }
+        }
+        kept
+    }
+
+    /// # Safety
+    /// Nodes of a join tree.
+    unsafe fn list(&mut self, nodes: *mut pg_sys::List) -> *mut pg_sys::List {
+        let mut kept = std::ptr::null_mut();
+        // SAFETY: as in `of`.
+        unsafe {
+            for part in PgList::<pg_sys::Node>::from_pg(nodes).iter_ptr() {
+                let part = self.of(part);
+                if !part.is_null() {
+                    kept = pg_sys::lappend(kept, part.cast());
                 }
             }
-            return flat;
+        }
+        kept
+    }
+
+    /// What is left of a part of the tree; null if nothing is.
+    ///
+    /// # Safety
+    /// A node of a join tree of our own.
+    unsafe fn of(&mut self, node: *mut pg_sys::Node) -> *mut pg_sys::Node {
+        let explicit = |kept: *mut pg_sys::List| -> *mut pg_sys::Node {
+            match kept.is_null() {
+                true => std::ptr::null_mut(),
+                // SAFETY: a list of conditions.
+                false => unsafe { pg_sys::make_ands_explicit(kept).cast() },
+            }
+        };
+        // SAFETY: a join tree holds references, joins and lists of them.
+        unsafe {
+            match (*node).type_ {
+                NodeTag::T_RangeTblRef => {
+                    let index = (*node.cast::<pg_sys::RangeTblRef>()).rtindex as Occurrence;
+                    if self.parts.tables.contains(&index) { node } else { std::ptr::null_mut() }
+                }
+                NodeTag::T_FromExpr => {
+                    let tree = node.cast::<pg_sys::FromExpr>();
+                    (*tree).fromlist = self.list((*tree).fromlist);
+                    (*tree).quals = explicit(self.conditions((*tree).quals));
+                    if (*tree).fromlist.is_null() { std::ptr::null_mut() } else { node }
+                }
+                NodeTag::T_JoinExpr => {
+                    let join = node.cast::<pg_sys::JoinExpr>();
+                    let (left, right) = (self.of((*join).larg), self.of((*join).rarg));
+                    let quals = explicit(self.conditions((*join).quals));
+                    if left.is_null() && right.is_null() {
+                        return std::ptr::null_mut();
+                    }
+                    if left.is_null() || right.is_null() {
+                        let one = if left.is_null() { right } else { left };
+                        let list = pg_sys::lappend(std::ptr::null_mut(), one.cast());
+                        return pg_sys::makeFromExpr(list, quals).cast();
+                    }
+                    (*join).larg = left;
+                    (*join).rarg = right;
+                    (*join).quals = quals;
+                    self.joins = pg_sys::bms_add_member(self.joins, (*join).rtindex);
+                    node
+                }
+                _ => std::ptr::null_mut(),
+            }
         }
     }
-    let _ = query;
-    node
 }
 
 /// Puts rows in the place of a table. With a marker there is one more column, which is never NULL; the

@@ -1,5 +1,6 @@
 //! What the tree of a view's query says about whether its result can change although no row does.
 
+use std::collections::HashSet;
 use std::ffi::{CStr, c_int, c_void};
 
 use pgrx::PgList;
@@ -220,7 +221,7 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
     }
 }
 
-/// Calls `body` with each variable of a query itself, those of subqueries left out; it may change them.
+/// Calls `body` with each variable of a query, wherever in it or in its subqueries it stands; it may change them.
 ///
 /// # Safety
 /// A query of our own.
@@ -228,16 +229,20 @@ pub(super) unsafe fn each_variable(
     query: *mut pg_sys::Query,
     mut body: impl FnMut(&mut pg_sys::Var),
 ) {
-    let mut body: &mut dyn FnMut(&mut pg_sys::Var) = &mut body;
-    let flags = pg_sys::QTW_IGNORE_RT_SUBQUERIES | pg_sys::QTW_IGNORE_CTE_SUBQUERIES;
+    let mut visit = Visit { body: &mut body, level: 0 };
     // SAFETY: the closure outlives the walk, which knows its type.
-    unsafe {
-        query_tree_walker(query, visit_variable, (&raw mut body).cast(), flags as c_int);
-    }
+    unsafe { query_tree_walker(query, visit_variable, (&raw mut visit).cast(), 0) };
+}
+
+/// Where a walk is.
+struct Visit<'a> {
+    body: &'a mut dyn FnMut(&mut pg_sys::Var),
+    /// How many queries up the one lies that it began with.
+    level: u32,
 }
 
 /// # Safety
-/// Called by the server for each node, with the context of `each_variable`.
+/// Called by the server for each node, with a `Visit`.
 unsafe extern "C-unwind" fn visit_variable(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
     if node.is_null() {
         return false;
@@ -245,16 +250,104 @@ unsafe extern "C-unwind" fn visit_variable(node: *mut pg_sys::Node, context: *mu
     // SAFETY: each cast follows the node's tag.
     unsafe {
         match (*node).type_ {
-            NodeTag::T_Query => return false,
+            NodeTag::T_Query => {
+                (*context.cast::<Visit>()).level += 1;
+                query_tree_walker(node.cast(), visit_variable, context, 0);
+                (*context.cast::<Visit>()).level -= 1;
+                return false;
+            }
             NodeTag::T_Var => {
                 let variable = &mut *node.cast::<pg_sys::Var>();
-                if variable.varlevelsup == 0 {
-                    (*context.cast::<&mut dyn FnMut(&mut pg_sys::Var)>())(variable);
+                let visit = &mut *context.cast::<Visit>();
+                if variable.varlevelsup == visit.level {
+                    (visit.body)(variable);
                 }
             }
             _ => {}
         }
         expression_tree_walker(node, visit_variable, context)
+    }
+}
+
+/// Calls `body` with each subquery in an expression of a query itself; it may change them.
+///
+/// # Safety
+/// A query of our own.
+pub(super) unsafe fn each_sublink(
+    query: *mut pg_sys::Query,
+    mut body: impl FnMut(&mut pg_sys::SubLink),
+) {
+    let mut body: &mut dyn FnMut(&mut pg_sys::SubLink) = &mut body;
+    let flags = pg_sys::QTW_IGNORE_RT_SUBQUERIES | pg_sys::QTW_IGNORE_CTE_SUBQUERIES;
+    // SAFETY: the closure outlives the walk, which knows its type.
+    unsafe {
+        query_tree_walker(query, visit_sublink, (&raw mut body).cast(), flags as c_int);
+    }
+}
+
+/// # Safety
+/// Called by the server for each node, with the context of `each_sublink`.
+unsafe extern "C-unwind" fn visit_sublink(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
+    if node.is_null() {
+        return false;
+    }
+    // SAFETY: each cast follows the node's tag.
+    unsafe {
+        match (*node).type_ {
+            NodeTag::T_Query => return false,
+            NodeTag::T_SubLink => {
+                (*context.cast::<&mut dyn FnMut(&mut pg_sys::SubLink)>())(&mut *node.cast());
+            }
+            _ => {}
+        }
+        expression_tree_walker(node, visit_sublink, context)
+    }
+}
+
+/// The tables that the query of a view reads, plain views beneath included.
+pub fn tables(view: &Relation) -> HashSet<Oid> {
+    let mut tables = HashSet::new();
+    // SAFETY: an open materialized view; the walker gets the set that it is given.
+    unsafe {
+        let query = view_query::rewritten(view, None);
+        visit_table(query.cast(), (&raw mut tables).cast());
+    }
+    // Up to version 15 the query of a view names the view itself, without reading it.
+    tables.remove(&view.oid());
+    tables
+}
+
+/// # Safety
+/// A node or null, and a set of OIDs.
+unsafe extern "C-unwind" fn visit_table(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
+    if node.is_null() {
+        return false;
+    }
+    // SAFETY: each cast follows the node's tag.
+    unsafe {
+        match (*node).type_ {
+            NodeTag::T_Query => {
+                let flags = pg_sys::QTW_EXAMINE_RTES_BEFORE as c_int;
+                return query_tree_walker(node.cast(), visit_table, context, flags);
+            }
+            // One that nobody refers to is not run.
+            NodeTag::T_CommonTableExpr
+                if (*node.cast::<pg_sys::CommonTableExpr>()).cterefcount == 0 =>
+            {
+                return false;
+            }
+            NodeTag::T_RangeTblEntry => {
+                let entry = &*node.cast::<pg_sys::RangeTblEntry>();
+                let is_table = entry.rtekind == pg_sys::RTEKind::RTE_RELATION
+                    && entry.relkind as u8 != pg_sys::RELKIND_VIEW;
+                if is_table {
+                    (*context.cast::<HashSet<Oid>>()).insert(entry.relid);
+                }
+                return false;
+            }
+            _ => {}
+        }
+        expression_tree_walker(node, visit_table, context)
     }
 }
 

@@ -1,16 +1,17 @@
 //! The query of a view as the core wants it: which tables it joins how, and what its conditions demand.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use cache_refresher_core::delta::{
-    Column, Condition, From, JoinKind, Occurrence, Partition, Query,
+    Column, Condition, From, JoinKind, Occurrence, Partition, Query, Term,
 };
 use cache_refresher_core::obstacle::Strange;
 use pgrx::PgList;
 use pgrx::pg_sys::{self, NodeTag, Oid};
 
-use super::flat_query;
+use super::flat_query::{self, Flat};
 use super::relation::Relation;
+use super::{node_tree, row};
 
 /// A table where it stands in a query. Occurrences are places in the query's range table, from 1.
 #[derive(Debug, Clone, Copy)]
@@ -25,39 +26,59 @@ pub struct Table {
 pub struct Description {
     pub query: Query,
     pub tables: Vec<Table>,
-    /// For each column of the view the column of a table that it shows, if it is one.
-    pub outputs: Vec<Option<Column>>,
-    /// Columns that conditions read.
-    pub read_by_conditions: BTreeSet<Column>,
+    /// Changes of tables from this place on are mapped by it.
+    pub first: Occurrence,
+    /// What each column of the view shows, if that is computed from each row of the joins.
+    pub outputs: Vec<Option<Term>>,
+    /// The columns that each condition reads, by its number.
+    pub columns_read: Vec<BTreeSet<Column>>,
 }
 
-/// Describes the query of a view, or each of those that it combines by UNION and its kin.
+/// Describes the queries by which the changes of a view's sources are mapped.
 ///
 /// # Errors
-/// What it has that is not understood.
+/// What the view has that is not understood.
 pub fn describe(view: &Relation) -> Result<Vec<Description>, Strange> {
     // SAFETY: an open materialized view; the trees are copies of our own.
-    unsafe {
+    let descriptions: Vec<Description> = unsafe {
         let arms = flat_query::arms(view).into_iter();
-        arms.map(|query| Reader { query, tables: Vec::new() }.describe()).collect()
-    }
+        arms.map(|flat| Reader::of(flat).describe(view)).collect::<Result<_, _>>()?
+    };
+    // Whatever was dissolved or put aside on the way: each table has to be there.
+    let mapped = descriptions.iter().flat_map(|description| {
+        description.tables.iter().filter(|table| table.occurrence >= description.first)
+    });
+    let mapped: HashSet<Oid> = mapped.map(|table| table.oid).collect();
+    if node_tree::tables(view).is_subset(&mapped) { Ok(descriptions) } else { Err(Strange::Other) }
 }
 
 struct Reader {
+    flat: Flat,
     query: *mut pg_sys::Query,
     tables: Vec<Table>,
+    expressions: Vec<*mut pg_sys::Node>,
+    columns_read: Vec<BTreeSet<Column>>,
 }
 
 impl Reader {
+    const fn of(flat: Flat) -> Self {
+        Self {
+            flat,
+            query: flat.query,
+            tables: Vec::new(),
+            expressions: Vec::new(),
+            columns_read: Vec::new(),
+        }
+    }
+
     /// # Safety
-    /// A query of a materialized view.
-    unsafe fn describe(mut self) -> Result<Description, Strange> {
+    /// A flat query of that view.
+    unsafe fn describe(mut self, view: &Relation) -> Result<Description, Strange> {
         // SAFETY: fields of a query that the parser made; each cast follows a node's tag.
         unsafe {
             let query = &*self.query;
             let strange = [
                 (!query.cteList.is_null(), Strange::With),
-                (query.hasSubLinks, Strange::Sublink),
                 (query.hasTargetSRFs, Strange::SetReturning),
                 (!query.groupingSets.is_null(), Strange::GroupingSets),
                 (!query.limitCount.is_null() || !query.limitOffset.is_null(), Strange::Limit),
@@ -66,26 +87,57 @@ impl Reader {
             if let Some((_, what)) = strange.into_iter().find(|(found, _)| *found) {
                 return Err(what);
             }
+            self.add_tables(query.jointree.cast())?;
+            let filter = self.conditions((*query.jointree).quals);
             let from = From::Product(self.parts((*query.jointree).fromlist)?);
-            let mut read = BTreeSet::new();
-            let filter = conjuncts(self.ungrouped((*query.jointree).quals))
-                .into_iter()
-                .map(|part| self.condition(part, &mut read))
-                .collect();
-            self.read_in_joins(query.jointree.cast(), &mut read);
             let targets = PgList::<pg_sys::TargetEntry>::from_pg(query.targetList);
-            let outputs = targets
-                .iter_ptr()
-                .filter(|target| !(**target).resjunk)
-                .map(|target| self.column((*target).expr.cast()))
+            let shown = targets.iter_ptr().filter(|target| !(**target).resjunk);
+            let outputs = (0..)
+                .zip(shown)
+                .map(|(place, target)| {
+                    let expression = (*target).expr.cast();
+                    let attribute = &*row::attribute(view.descriptor(), place);
+                    (pg_sys::exprType(expression) == attribute.atttypid)
+                        .then(|| self.term(expression))
+                        .flatten()
+                })
                 .collect();
-            let description = Query { from, filter, partitions: self.partitions() };
+            let partitions = self.partitions();
+            let approximate = self.flat.approximate;
             Ok(Description {
-                query: description,
+                query: Query { from, filter, partitions, approximate },
                 tables: self.tables,
+                first: self.flat.first,
                 outputs,
-                read_by_conditions: read,
+                columns_read: self.columns_read,
             })
+        }
+    }
+
+    /// # Safety
+    /// A node of the join tree.
+    unsafe fn add_tables(&mut self, node: *mut pg_sys::Node) -> Result<(), Strange> {
+        // SAFETY: a join tree holds references, joins and lists of them.
+        unsafe {
+            match (*node).type_ {
+                NodeTag::T_RangeTblRef => {
+                    let index = (*node.cast::<pg_sys::RangeTblRef>()).rtindex;
+                    self.tables.extend(self.table(index)?);
+                }
+                NodeTag::T_FromExpr => {
+                    let list = (*node.cast::<pg_sys::FromExpr>()).fromlist;
+                    for part in PgList::<pg_sys::Node>::from_pg(list).iter_ptr() {
+                        self.add_tables(part)?;
+                    }
+                }
+                NodeTag::T_JoinExpr => {
+                    let join = &*node.cast::<pg_sys::JoinExpr>();
+                    self.add_tables(join.larg)?;
+                    self.add_tables(join.rarg)?;
+                }
+                _ => return Err(Strange::Other),
+            }
+            Ok(())
         }
     }
 
@@ -99,6 +151,9 @@ impl Reader {
         }
     }
 
+    /// What stands in FROM. Conditions get their numbers in this order: WHERE, and then for each join those
+    /// of its left side, of its right side and its own.
+    ///
     /// # Safety
     /// A node of the join tree.
     unsafe fn from(&mut self, node: *mut pg_sys::Node) -> Result<From, Strange> {
@@ -106,32 +161,42 @@ impl Reader {
         unsafe {
             match (*node).type_ {
                 NodeTag::T_RangeTblRef => {
-                    let index = (*node.cast::<pg_sys::RangeTblRef>()).rtindex;
-                    let table = self.table(index)?;
-                    self.tables.push(table);
-                    Ok(From::Table(table.occurrence))
+                    let index = (*node.cast::<pg_sys::RangeTblRef>()).rtindex as Occurrence;
+                    let table = self.tables.iter().any(|table| table.occurrence == index);
+                    Ok(if table { From::Table(index) } else { From::Product(Vec::new()) })
                 }
                 NodeTag::T_FromExpr => {
                     let tree = &*node.cast::<pg_sys::FromExpr>();
                     let product = From::Product(self.parts(tree.fromlist)?);
-                    if tree.quals.is_null() {
+                    let on = self.conditions(tree.quals);
+                    if on.is_empty() {
                         return Ok(product);
                     }
                     // As good as a join with one row that has no columns.
-                    let on = self.condition(self.ungrouped(tree.quals), &mut BTreeSet::new());
                     let (left, right) = (Box::new(product), Box::new(From::Product(Vec::new())));
                     Ok(From::Join { kind: JoinKind::Inner, left, right, on })
                 }
                 NodeTag::T_JoinExpr => {
                     let join = &*node.cast::<pg_sys::JoinExpr>();
                     let (left, right) = (self.from(join.larg)?, self.from(join.rarg)?);
+                    let on = self.conditions(join.quals);
                     let (kind, left, right) = match join.jointype {
                         pg_sys::JoinType::JOIN_INNER => (JoinKind::Inner, left, right),
                         pg_sys::JoinType::JOIN_LEFT => (JoinKind::Left, left, right),
                         pg_sys::JoinType::JOIN_RIGHT => (JoinKind::Left, right, left),
                         _ => (JoinKind::Full, left, right),
                     };
-                    let on = self.condition(self.ungrouped(join.quals), &mut BTreeSet::new());
+                    // Where one side is left out, the join is the other.
+                    if right.tables().is_empty() && kind != JoinKind::Full {
+                        return Ok(left);
+                    }
+                    if left.tables().is_empty() {
+                        // Without a row on the right there would be one all the same.
+                        return match kind {
+                            JoinKind::Inner => Ok(right),
+                            _ => Err(Strange::Subquery),
+                        };
+                    }
                     Ok(From::Join { kind, left: Box::new(left), right: Box::new(right), on })
                 }
                 _ => Err(Strange::Other),
@@ -139,119 +204,140 @@ impl Reader {
         }
     }
 
+    /// The table at a place; nothing for a subquery or a function.
+    ///
     /// # Safety
     /// A place in the range table.
-    unsafe fn table(&self, index: i32) -> Result<Table, Strange> {
+    unsafe fn table(&self, index: i32) -> Result<Option<Table>, Strange> {
         // SAFETY: the range table has an entry at each place that the join tree names.
         unsafe {
             let entry = &*entry(self.query, index);
-            if entry.rtekind == pg_sys::RTEKind::RTE_CTE {
-                return Err(Strange::With);
-            }
-            if entry.rtekind != pg_sys::RTEKind::RTE_RELATION {
-                return Err(Strange::Subquery);
+            match entry.rtekind {
+                pg_sys::RTEKind::RTE_RELATION => {}
+                pg_sys::RTEKind::RTE_SUBQUERY
+                | pg_sys::RTEKind::RTE_FUNCTION
+                | pg_sys::RTEKind::RTE_TABLEFUNC
+                | pg_sys::RTEKind::RTE_VALUES
+                | pg_sys::RTEKind::RTE_RESULT => return Ok(None),
+                pg_sys::RTEKind::RTE_CTE => return Err(Strange::With),
+                _ => return Err(Strange::Other),
             }
             match entry.relkind as u8 {
-                b'r' | b'p' => Ok(Table {
+                b'r' | b'p' => Ok(Some(Table {
                     occurrence: usize::try_from(index).unwrap_or_default(),
                     oid: entry.relid,
                     inherits: entry.inh && Relation::open_shared(entry.relid).may_have_children(),
-                }),
+                })),
                 b'v' => Err(Strange::View),
                 _ => Err(Strange::Other),
             }
         }
     }
 
-    /// An expression with columns of groups replaced by what they stand for.
+    /// The parts of a condition, which get the next numbers.
     ///
     /// # Safety
     /// An expression of this query, or null.
-    unsafe fn ungrouped(&self, node: *mut pg_sys::Node) -> *mut pg_sys::Node {
-        #[cfg(feature = "pg18")]
-        // SAFETY: the expression belongs to the query.
-        unsafe {
-            if (*self.query).hasGroupRTE && !node.is_null() {
-                return pg_sys::flatten_group_exprs(std::ptr::null_mut(), self.query, node);
-            }
-        }
-        node
-    }
-
-    /// # Safety
-    /// A flat condition, or null.
-    unsafe fn condition(&self, node: *mut pg_sys::Node, read: &mut BTreeSet<Column>) -> Condition {
-        // SAFETY: an expression of this query.
-        unsafe {
-            let columns = columns(node);
-            read.extend(&columns);
-            let reads: BTreeSet<Occurrence> = columns.iter().map(|column| column.of).collect();
-            let rejected = members(pg_sys::find_nonnullable_rels(node));
-            Condition {
-                rejects_nulls_of: &reads & &rejected,
-                reads,
-                equal: conjuncts(node).into_iter().filter_map(|part| equality(part)).collect(),
-            }
-        }
-    }
-
-    /// # Safety
-    /// A node of the join tree.
-    unsafe fn read_in_joins(&self, node: *mut pg_sys::Node, read: &mut BTreeSet<Column>) {
-        // SAFETY: as in `from`.
-        unsafe {
-            match (*node).type_ {
-                NodeTag::T_FromExpr => {
-                    let tree = &*node.cast::<pg_sys::FromExpr>();
-                    read.extend(columns(self.ungrouped(tree.quals)));
-                    PgList::<pg_sys::Node>::from_pg(tree.fromlist)
-                        .iter_ptr()
-                        .for_each(|part| self.read_in_joins(part, read));
-                }
-                NodeTag::T_JoinExpr => {
-                    let join = &*node.cast::<pg_sys::JoinExpr>();
-                    read.extend(columns(self.ungrouped(join.quals)));
-                    self.read_in_joins(join.larg, read);
-                    self.read_in_joins(join.rarg, read);
-                }
-                _ => {}
-            }
-        }
+    unsafe fn conditions(&mut self, node: *mut pg_sys::Node) -> Vec<Condition> {
+        // SAFETY: as above.
+        unsafe { conjuncts(node).into_iter().map(|part| self.condition(part)).collect() }
     }
 
     /// # Safety
     /// An expression of this query.
-    unsafe fn column(&self, node: *mut pg_sys::Node) -> Option<Column> {
-        // SAFETY: a flat expression.
-        unsafe { plain_column(self.ungrouped(node)) }
+    unsafe fn condition(&mut self, node: *mut pg_sys::Node) -> Condition {
+        // SAFETY: an expression of this query.
+        unsafe {
+            let (columns, all) = self.columns(node);
+            let reads: BTreeSet<Occurrence> = columns.iter().map(|column| column.of).collect();
+            let rejected = members(pg_sys::find_nonnullable_rels(node));
+            let number = self.columns_read.len();
+            self.columns_read.push(columns);
+            Condition {
+                number,
+                unknown: !all,
+                rejects_nulls_of: &reads & &rejected,
+                equal: if all { equality(node).into_iter().collect() } else { Vec::new() },
+                reads,
+            }
+        }
+    }
+
+    /// The columns of tables that an expression reads; and whether it is made of nothing else.
+    ///
+    /// # Safety
+    /// An expression of this query.
+    unsafe fn columns(&self, node: *mut pg_sys::Node) -> (BTreeSet<Column>, bool) {
+        // SAFETY: only variables of this query come back: what stands in subqueries is left out.
+        unsafe {
+            let flags = pg_sys::PVC_RECURSE_AGGREGATES
+                | pg_sys::PVC_RECURSE_WINDOWFUNCS
+                | pg_sys::PVC_RECURSE_PLACEHOLDERS;
+            let variables = pg_sys::pull_var_clause(node, flags as i32);
+            let variables = PgList::<pg_sys::Node>::from_pg(variables);
+            let of_table =
+                |column: &Column| self.tables.iter().any(|table| table.occurrence == column.of);
+            let columns: Vec<Column> = variables
+                .iter_ptr()
+                .filter_map(|variable| plain_column(variable).filter(of_table))
+                .collect();
+            let all = columns.len() == variables.len()
+                && !pg_sys::checkExprHasSubLink(node)
+                && !pg_sys::contain_agg_clause(node)
+                && !pg_sys::contain_windowfuncs(node);
+            (columns.into_iter().collect(), all)
+        }
+    }
+
+    /// What an expression is, if it is computed from each row of the joins.
+    ///
+    /// # Safety
+    /// An expression of this query.
+    unsafe fn term(&mut self, node: *mut pg_sys::Node) -> Option<Term> {
+        // SAFETY: an expression of this query.
+        unsafe {
+            let (reads, all) = self.columns(node);
+            if !all || reads.is_empty() {
+                return None;
+            }
+            if let Some(column) = plain_column(node) {
+                return Some(Term::Column(column));
+            }
+            let same = |other: &*mut pg_sys::Node| pg_sys::equal((*other).cast(), node.cast());
+            let number = self.expressions.iter().position(same).unwrap_or_else(|| {
+                self.expressions.push(node);
+                self.expressions.len() - 1
+            });
+            Some(Term::Expression { reads, number })
+        }
     }
 
     /// # Safety
     /// The query is there.
-    unsafe fn partitions(&self) -> Vec<(Partition, BTreeSet<Column>)> {
+    unsafe fn partitions(&mut self) -> Vec<(Partition, BTreeSet<Term>)> {
         // SAFETY: clauses refer to entries of the target list.
         unsafe {
             let query = &*self.query;
-            let columns_of = |clauses: *mut pg_sys::List| -> BTreeSet<Column> {
+            let mut terms_of = |clauses: *mut pg_sys::List| -> BTreeSet<Term> {
                 PgList::<pg_sys::SortGroupClause>::from_pg(clauses)
                     .iter_ptr()
                     .filter_map(|clause| {
                         let target = pg_sys::get_sortgroupclause_tle(clause, query.targetList);
-                        self.column((*target).expr.cast())
+                        self.term((*target).expr.cast())
                     })
                     .collect()
             };
             let mut partitions = Vec::new();
             if query.hasAggs || !query.groupClause.is_null() || !query.havingQual.is_null() {
-                partitions.push((Partition::Group, columns_of(query.groupClause)));
+                partitions.push((Partition::Group, terms_of(query.groupClause)));
             }
             if query.hasDistinctOn {
-                partitions.push((Partition::DistinctOn, columns_of(query.distinctClause)));
+                partitions.push((Partition::DistinctOn, terms_of(query.distinctClause)));
             }
             if query.hasWindowFuncs {
                 let windows = PgList::<pg_sys::WindowClause>::from_pg(query.windowClause);
                 for window in windows.iter_ptr() {
-                    partitions.push((Partition::Window, columns_of((*window).partitionClause)));
+                    partitions.push((Partition::Window, terms_of((*window).partitionClause)));
                 }
             }
             partitions
@@ -277,22 +363,6 @@ pub(super) unsafe fn conjuncts(node: *mut pg_sys::Node) -> Vec<*mut pg_sys::Node
     unsafe {
         PgList::<pg_sys::Node>::from_pg(pg_sys::make_ands_implicit(node.cast()))
             .iter_ptr()
-            .collect()
-    }
-}
-
-/// # Safety
-/// An expression or null.
-unsafe fn columns(node: *mut pg_sys::Node) -> BTreeSet<Column> {
-    // SAFETY: only variables of this query come back: there are no subqueries in it.
-    unsafe {
-        let flags = pg_sys::PVC_RECURSE_AGGREGATES
-            | pg_sys::PVC_RECURSE_WINDOWFUNCS
-            | pg_sys::PVC_RECURSE_PLACEHOLDERS;
-        let variables = pg_sys::pull_var_clause(node, flags as i32);
-        PgList::<pg_sys::Node>::from_pg(variables)
-            .iter_ptr()
-            .filter_map(|variable| plain_column(variable))
             .collect()
     }
 }

@@ -1,7 +1,7 @@
 //! Method `delta`: only the rows that the changes of the sources can concern are computed again, from
 //! the present sources, and compared with what the view holds of them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::CStr;
 
 use cache_refresher_core::delta::{Mapping, Occurrence};
@@ -17,7 +17,7 @@ use crate::catalog::view::View;
 use crate::error::Result;
 use crate::pg::change_log::{self, Kind};
 use crate::pg::identity::{Restriction, Scope};
-use crate::pg::mapping_query::{self, Images};
+use crate::pg::mapping_query::{self, Images, Parts};
 use crate::pg::memory::{self, Caller, MemoryContext};
 use crate::pg::relation::Relation;
 use crate::pg::row_streams::RowStreams;
@@ -211,8 +211,20 @@ fn units_of_arm(
         let changes = changes.get(&table.oid)?;
         (!changes.all.rows.is_empty()).then_some((occurrence, table.oid, changes))
     };
-    for (occurrence, mapping) in &arm.mappings {
-        let Some((_, table, changed)) = of(*occurrence) else { continue };
+    let changed = arm.description.tables.iter().map(|table| table.occurrence);
+    let changed: BTreeSet<Occurrence> = changed.filter(|place| of(*place).is_some()).collect();
+    let mapped_here = |place: Occurrence| place >= arm.description.first;
+    if !changed.iter().any(|place| mapped_here(*place)) {
+        return Ok(());
+    }
+    let (steps, null) = arm.map.steps(&changed);
+    if null {
+        units.add(None, true);
+    }
+    for (occurrence, mapping) in steps {
+        let Some((_, table, changed)) = of(occurrence).filter(|_| mapped_here(occurrence)) else {
+            continue;
+        };
         match mapping {
             Mapping::Direct { column, with_null } => {
                 let place = changed.all.columns.iter().position(|number| number == column);
@@ -220,30 +232,27 @@ fn units_of_arm(
                     units.add(place.and_then(|place| row[place]), *with_null);
                 }
             }
-            Mapping::Join { filter } => {
-                let others = arm.mappings.iter().filter_map(|(other, _)| of(*other));
-                let others: Vec<_> = others
-                    .filter(|(other, _, changed)| {
-                        other != occurrence && !changed.old.rows.is_empty()
-                    })
+            Mapping::Join { tables, conditions } => {
+                let others: Vec<_> = tables
+                    .iter()
+                    .filter(|other| **other != occurrence)
+                    .filter_map(|other| of(*other))
+                    .filter(|(_, _, changed)| !changed.old.rows.is_empty())
                     .map(|(other, oid, changed)| (other, oid, &changed.old))
                     .collect();
                 if others.len() >= MOST_CHANGED_TABLES {
                     return Err("too many of the joined tables have changed at once".to_owned());
                 }
+                let read = arm.read_by(tables, conditions);
+                let parts =
+                    Parts { arm: number, unit: units.place(), tables, conditions, read: &read };
                 // Each of the others is what it is now, or its old rows.
                 for choice in 0..1_usize << others.len() {
                     let chosen = |place: &usize| choice >> place & 1 == 1;
                     let instead: Vec<_> =
                         (0..others.len()).filter(chosen).map(|place| others[place]).collect();
-                    let query = mapping_query::plan(
-                        view,
-                        (number, units.place()),
-                        (*occurrence, table, &changed.all),
-                        &instead,
-                        filter,
-                        &arm.description.read_by_conditions,
-                    );
+                    let all = (occurrence, table, &changed.all);
+                    let query = mapping_query::plan(view, &parts, all, &instead);
                     *budget -= query.cost();
                     if *budget < 0.0 {
                         return Err(

@@ -4,6 +4,7 @@
 //! whenever somebody pokes; workers report the rest through shared memory.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::CStr;
 use std::time::Duration;
 
 use cache_refresher_core::board::{Board, Due, ViewEntry};
@@ -175,7 +176,7 @@ impl Process {
         }
         let failures = shared::take_failures(database);
         if let Err(caught) = transaction::run(|| {
-            let _patience = patience();
+            let _patience = patience(PATIENCE);
             let settings = guc::refresh_settings();
             session::log_failures(&failures, &settings).unwrap_or_else(|error| error.raise());
         }) {
@@ -183,26 +184,47 @@ impl Process {
             self.try_again("log failures", &caught);
         }
         match transaction::run(|| {
-            let _patience = patience();
+            let _patience = patience(PATIENCE);
             binding::reconcile().unwrap_or_else(|error| error.raise())
         }) {
             Ok(missing) => missing.iter().for_each(log_missing),
             Err(caught) => self.try_again("follow renamed views", &caught),
         }
         if let Err(caught) = transaction::run(|| {
-            let _patience = patience();
+            let _patience = patience(PATIENCE);
             install::tidy().unwrap_or_else(|error| error.raise());
         }) {
             self.try_again("remove what is left of capture", &caught);
         }
         match transaction::run(|| entries().unwrap_or_else(|error| error.raise())) {
-            Ok(entries) => {
+            Ok(mut entries) => {
+                self.look_for_changes(&mut entries);
                 self.board.load(entries, clock::now());
                 self.end_visit();
             }
             Err(caught) => self.try_again("read the registry", &caught),
         }
         true
+    }
+
+    /// Learns what was changed while nobody listened. That takes locks on what the views read, so each view gets
+    /// a transaction of its own: two such locks at once might wait for somebody who waits for one of them.
+    fn look_for_changes(&mut self, entries: &mut [ViewEntry]) {
+        let mut time = PATIENCE;
+        for entry in entries.iter_mut().filter(|entry| entry.reaction.is_some()) {
+            let view = Oid::from(entry.id);
+            match transaction::run(|| {
+                let _patience = patience(time);
+                freshness::stale_since(view).unwrap_or_else(|error| error.raise())
+            }) {
+                Ok(since) => entry.stale_since = since,
+                Err(caught) => {
+                    // One table that is locked for long holds up the views of others no more than once.
+                    time = c"1";
+                    self.try_again("see whether a view is stale", &caught);
+                }
+            }
+        }
     }
 
     /// The launcher lets few databases be looked at for the first time at once: this one has been, whether
@@ -291,7 +313,7 @@ impl Process {
     /// Keeps logs of changes from growing without end where a view is not refreshed for long.
     fn bound_logs(&mut self) {
         let bounded = transaction::run(|| {
-            let _patience = patience();
+            let _patience = patience(PATIENCE);
             capture::bound().unwrap_or_else(|error| error.raise())
         });
         match bounded {
@@ -377,13 +399,15 @@ impl Process {
     }
 }
 
-/// A short patience with locks: a session may hold a row of the registry to the end of a long
-/// transaction, and the refreshes of all other views must not wait for it.
-fn patience() -> Scope {
+/// A short patience with locks, in milliseconds: a session may hold a row of the registry to the end of a
+/// long transaction, and the refreshes of all other views must not wait for it.
+const PATIENCE: &CStr = c"200";
+
+fn patience(time: &'static CStr) -> Scope {
     Scope::enter(
         identity::current_role(),
         Restriction::LocalUserIdChange,
-        &[(c"lock_timeout", c"200")],
+        &[(c"lock_timeout", time)],
     )
 }
 
@@ -418,7 +442,7 @@ fn entries() -> Result<Vec<ViewEntry>> {
                 follows: policy::is_inherited(&entry.registration, &settings.intervals),
                 reaction: policy::reaction(&entry.registration),
                 sources: sources_of(&entry)?,
-                stale_since: stale_since(&entry)?,
+                stale_since: None,
             }),
             // One bad row must not keep the others from being refreshed.
             Err(error) => report::log(
@@ -440,14 +464,6 @@ fn sources_of(entry: &registry::Entry) -> Result<Vec<u32>> {
         catalog::capture::sources(entry.view.into())?.into_iter().map(Oid::to_u32).collect();
     sources.push(entry.view);
     Ok(sources)
-}
-
-/// What was changed while no scheduler listened.
-fn stale_since(entry: &registry::Entry) -> Result<Option<Timestamp>> {
-    if !entry.registration.policy.on_change {
-        return Ok(None);
-    }
-    freshness::stale_since(entry.view.into())
 }
 
 fn is_installed() -> Result<bool> {

@@ -40,8 +40,8 @@ pub enum Obstacle {
     Mapping(Reason),
     /// A column would do, but no index leads to it.
     NoIndex,
-    /// No indexed column is a plain column of a table.
-    NoPlainColumn,
+    /// Indexed columns are nothing but what aggregates, windows or subqueries compute.
+    Computed,
 }
 
 /// What a query has that the mapping does not understand.
@@ -51,7 +51,7 @@ pub enum Strange {
     SetOperation,
     /// A common table expression.
     With,
-    /// A subquery in an expression.
+    /// A subquery in a join condition.
     Sublink,
     /// A set-returning function in SELECT.
     SetReturning,
@@ -86,7 +86,9 @@ impl Strange {
                 "combines queries (UNION and its kin) within one that is combined"
             }
             Self::With => "has a WITH clause that cannot be dissolved into joins",
-            Self::Sublink => "has a subquery in an expression",
+            Self::Sublink => {
+                "has a subquery in a join condition, or a combined one in an expression"
+            }
             Self::SetReturning => "calls a set-returning function in SELECT",
             Self::GroupingSets => "has GROUPING SETS, CUBE or ROLLUP",
             Self::Limit => "has a LIMIT",
@@ -121,20 +123,21 @@ impl Obstacle {
             [
                 Reason::FullJoin,
                 Reason::NullableUnit,
-                Reason::LooseCondition(1),
+                Reason::LooseCondition,
+                Reason::ComputedCondition,
                 Reason::Divided(Partition::Group),
                 Reason::Divided(Partition::DistinctOn),
                 Reason::Divided(Partition::Window),
             ]
             .map(Self::Mapping),
         );
-        all.extend([Self::NoIndex, Self::NoPlainColumn]);
+        all.extend([Self::NoIndex, Self::Computed]);
         all
     }
 
     /// Whether it stands in the way of `skip` and of a proof of freshness, too, and not of `delta` alone.
     pub const fn forbids_proof(&self) -> bool {
-        !matches!(self, Self::Strange(_) | Self::Mapping(_) | Self::NoIndex | Self::NoPlainColumn)
+        !matches!(self, Self::Strange(_) | Self::Mapping(_) | Self::NoIndex | Self::Computed)
     }
 
     /// Why, as a clause.
@@ -159,10 +162,13 @@ impl Obstacle {
             Self::Mapping(reason) => match reason {
                 Reason::FullJoin => "its query has a FULL JOIN",
                 Reason::NullableUnit => {
-                    "the indexed column is of a table that an outer join extends by NULLs"
+                    "the indexed column is computed from a table that an outer join extends by NULLs"
                 }
-                Reason::LooseCondition(_) => {
+                Reason::LooseCondition => {
                     "a join condition accepts NULLs of an outer-joined table"
+                }
+                Reason::ComputedCondition => {
+                    "a join condition compares only what a subquery computes"
                 }
                 Reason::Divided(Partition::Group) => "GROUP BY does not contain the indexed column",
                 Reason::Divided(Partition::DistinctOn) => {
@@ -177,8 +183,8 @@ impl Obstacle {
                 "no index of the view begins with a column that its rows can be replaced by"
                     .to_owned()
             }
-            Self::NoPlainColumn => {
-                "no indexed column of the view is a plain column of a table".to_owned()
+            Self::Computed => {
+                "what its indexed columns show is computed from several rows".to_owned()
             }
         }
     }
@@ -211,7 +217,8 @@ impl Obstacle {
             Self::Mapping(reason) => match reason {
                 Reason::FullJoin => "Use LEFT JOIN where that is possible.",
                 Reason::NullableUnit => "Index a column of the table on the left of the join.",
-                Reason::LooseCondition(_) => {
+                Reason::ComputedCondition => "Join the subquery by a column that it groups by.",
+                Reason::LooseCondition => {
                     "Compare its columns with = in the join condition, without COALESCE or IS NULL."
                 }
                 Reason::Divided(Partition::Group) => "Index a column that the query groups by.",
@@ -222,7 +229,7 @@ impl Obstacle {
             }
             .to_owned(),
             Self::NoIndex => "Create an index on the column that identifies its rows.".to_owned(),
-            Self::NoPlainColumn => {
+            Self::Computed => {
                 "Select the key of the leading table, and create an index on it.".to_owned()
             }
         }

@@ -5,15 +5,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cache_refresher_core::delta::{
-    Column, Condition, From, JoinKind, Mapping, Partition, Query, map,
+    Column, Condition, From, JoinKind, Map, Mapping, Occurrence, Partition, Query, Term, map,
 };
 use proptest::prelude::*;
 
 /// A row of a table: two numbers that may be NULL. Where an outer join extends by NULLs, both are.
 type Row = [Option<i8>; 2];
 /// A row of a join, by occurrence; nothing where an outer join has found no match.
-type Joined = BTreeMap<usize, Option<Row>>;
+type Joined = BTreeMap<Occurrence, Option<Row>>;
 type Tables = Vec<Vec<Row>>;
+
+/// Subqueries that group have places from here on: they show what they group by, and a count.
+const GROUPED: Occurrence = 100;
 
 /// A condition with its meaning.
 #[derive(Debug, Clone)]
@@ -23,11 +26,23 @@ enum Test {
     EqualOrElse(Column, Column, i8),
     Greater(Column, i8),
     IsNull(Column),
-    All(Vec<Self>),
 }
 
 fn value(row: &Joined, column: Column) -> Option<i8> {
     row.get(&column.of).copied().flatten().and_then(|row| row[column.number as usize - 1])
+}
+
+/// What a column of a subquery stands for: nothing if it is computed.
+type Meaning = BTreeMap<Occurrence, Column>;
+
+fn meaning(of: Column, meaning: &Meaning) -> Option<Column> {
+    if of.of < GROUPED {
+        Some(of)
+    } else if of.number == 1 {
+        Some(meaning[&of.of])
+    } else {
+        None
+    }
 }
 
 impl Test {
@@ -41,37 +56,57 @@ impl Test {
             }
             Self::Greater(column, than) => value(row, *column).is_some_and(|value| value > *than),
             Self::IsNull(column) => value(row, *column).is_none(),
-            Self::All(parts) => parts.iter().all(|part| part.holds(row)),
         }
     }
 
-    fn described(&self) -> Condition {
-        let set = |columns: &[Column]| columns.iter().map(|column| column.of).collect();
+    /// Its columns, and whether they reject NULLs.
+    fn columns(&self) -> Vec<(Column, bool)> {
         match self {
-            Self::Equal(left, right) => Condition {
-                reads: set(&[*left, *right]),
-                rejects_nulls_of: set(&[*left, *right]),
-                equal: vec![(*left, *right)],
-            },
-            Self::EqualOrElse(left, right, _) => Condition {
-                reads: set(&[*left, *right]),
-                rejects_nulls_of: set(&[*left]),
-                equal: Vec::new(),
-            },
-            Self::Greater(column, _) => Condition {
-                reads: set(&[*column]),
-                rejects_nulls_of: set(&[*column]),
-                equal: Vec::new(),
-            },
-            Self::IsNull(column) => Condition { reads: set(&[*column]), ..Condition::default() },
-            Self::All(parts) => {
-                parts.iter().map(Self::described).fold(Condition::default(), |mut all, part| {
-                    all.reads.extend(part.reads);
-                    all.rejects_nulls_of.extend(part.rejects_nulls_of);
-                    all.equal.extend(part.equal);
-                    all
-                })
+            Self::Equal(left, right) => vec![(*left, true), (*right, true)],
+            Self::EqualOrElse(left, right, _) => vec![(*left, true), (*right, false)],
+            Self::Greater(column, _) => vec![(*column, true)],
+            Self::IsNull(column) => vec![(*column, false)],
+        }
+    }
+
+    /// The same on the columns that those of subqueries stand for.
+    fn flat(&self, by: &Meaning) -> Option<Self> {
+        Some(match self {
+            Self::Equal(left, right) => Self::Equal(meaning(*left, by)?, meaning(*right, by)?),
+            Self::EqualOrElse(left, right, or_else) => {
+                Self::EqualOrElse(meaning(*left, by)?, meaning(*right, by)?, *or_else)
             }
+            Self::Greater(column, than) => Self::Greater(meaning(*column, by)?, *than),
+            Self::IsNull(column) => Self::IsNull(meaning(*column, by)?),
+        })
+    }
+}
+
+/// Part of a conjunction.
+#[derive(Debug, Clone)]
+struct Part {
+    number: usize,
+    test: Test,
+}
+
+impl Part {
+    fn described(&self, by: &Meaning) -> Condition {
+        let columns = self.test.columns().into_iter();
+        let known: Vec<(Column, bool)> =
+            columns.filter_map(|(column, rejects)| Some((meaning(column, by)?, rejects))).collect();
+        Condition {
+            number: self.number,
+            reads: known.iter().map(|(column, _)| column.of).collect(),
+            unknown: known.len() < self.test.columns().len(),
+            rejects_nulls_of: known
+                .iter()
+                .filter(|(_, rejects)| *rejects)
+                .map(|(column, _)| column.of)
+                .collect(),
+            equal: match self.test.flat(by) {
+                Some(Test::Equal(left, right)) => vec![(left, right)],
+                _ => Vec::new(),
+            },
         }
     }
 }
@@ -79,40 +114,103 @@ impl Test {
 /// A join tree with the meaning of its conditions.
 #[derive(Debug, Clone)]
 enum Tree {
-    Table(usize),
-    Join(JoinKind, Box<Self>, Box<Self>, Test),
+    Table(Occurrence),
+    Join(JoinKind, Box<Self>, Box<Self>, Vec<Part>),
     /// A subquery with a condition of its own.
-    Where(Box<Self>, Test),
+    Where(Box<Self>, Part),
+    /// A subquery that groups by a column and counts; with HAVING or without.
+    Grouped {
+        place: Occurrence,
+        of: Box<Self>,
+        by: Column,
+        more_than_one: bool,
+    },
+}
+
+/// What is left of a tree and its conditions in a mapping.
+struct Kept<'a> {
+    tables: &'a BTreeSet<Occurrence>,
+    conditions: &'a BTreeSet<usize>,
 }
 
 impl Tree {
-    fn described(&self) -> From {
+    /// Gives each condition a number, and each subquery that groups a place, which the conditions know
+    /// already.
+    fn number(&mut self, next: &mut usize) {
+        let mut number = |part: &mut Part| {
+            part.number = *next;
+            *next += 1;
+        };
+        match self {
+            Self::Table(_) => {}
+            Self::Where(of, part) => {
+                number(part);
+                of.number(next);
+            }
+            Self::Grouped { of, .. } => of.number(next),
+            Self::Join(_, left, right, on) => {
+                on.iter_mut().for_each(number);
+                left.number(next);
+                right.number(next);
+            }
+        }
+    }
+
+    fn meaning(&self, all: &mut Meaning) {
+        match self {
+            Self::Table(_) => {}
+            Self::Where(of, _) => of.meaning(all),
+            Self::Grouped { place, of, by, .. } => {
+                of.meaning(all);
+                let by = meaning(*by, all).unwrap();
+                all.insert(*place, by);
+            }
+            Self::Join(_, left, right, _) => {
+                left.meaning(all);
+                right.meaning(all);
+            }
+        }
+    }
+
+    fn described(&self, by: &Meaning) -> From {
         match self {
             Self::Table(occurrence) => From::Table(*occurrence),
             Self::Join(kind, left, right, on) => From::Join {
                 kind: *kind,
-                left: Box::new(left.described()),
-                right: Box::new(right.described()),
-                on: on.described(),
+                left: Box::new(left.described(by)),
+                right: Box::new(right.described(by)),
+                on: on.iter().map(|part| part.described(by)).collect(),
             },
             Self::Where(of, condition) => From::Join {
                 kind: JoinKind::Inner,
-                left: Box::new(of.described()),
+                left: Box::new(of.described(by)),
                 right: Box::new(From::Product(Vec::new())),
-                on: condition.described(),
+                on: vec![condition.described(by)],
             },
+            Self::Grouped { of, .. } => of.described(by),
         }
     }
 
-    fn occurrences(&self) -> Vec<usize> {
+    /// What a query sees of it.
+    fn visible(&self) -> Vec<Occurrence> {
         match self {
             Self::Table(occurrence) => vec![*occurrence],
-            Self::Join(_, left, right, _) => [left.occurrences(), right.occurrences()].concat(),
-            Self::Where(of, _) => of.occurrences(),
+            Self::Join(_, left, right, _) => [left.visible(), right.visible()].concat(),
+            Self::Where(of, _) => of.visible(),
+            Self::Grouped { place, .. } => vec![*place],
         }
     }
 
-    /// The rows of the join, with these rows in the places of the tables.
+    fn is_approximate(&self) -> bool {
+        match self {
+            Self::Table(_) => false,
+            Self::Join(_, left, right, _) => left.is_approximate() || right.is_approximate(),
+            Self::Where(of, _) => of.is_approximate(),
+            Self::Grouped { more_than_one, of, .. } => *more_than_one || of.is_approximate(),
+        }
+    }
+
+    /// The rows of the query, with these rows in the places of the tables.
     fn rows(&self, tables: &Tables) -> Vec<Joined> {
         match self {
             Self::Table(occurrence) => {
@@ -120,27 +218,107 @@ impl Tree {
                 rows.map(|row| BTreeMap::from([(*occurrence, Some(*row))])).collect()
             }
             Self::Where(of, condition) => {
-                of.rows(tables).into_iter().filter(|row| condition.holds(row)).collect()
+                of.rows(tables).into_iter().filter(|row| condition.test.holds(row)).collect()
             }
             Self::Join(kind, left, right, on) => {
-                let right_rows = right.rows(tables);
-                let mut joined = Vec::new();
-                for row in left.rows(tables) {
-                    let before = joined.len();
-                    for other in &right_rows {
-                        let mut both = row.clone();
-                        both.extend(other.clone());
-                        if on.holds(&both) {
-                            joined.push(both);
-                        }
-                    }
-                    if *kind == JoinKind::Left && joined.len() == before {
-                        let mut extended = row;
-                        extended.extend(right.occurrences().into_iter().map(|place| (place, None)));
-                        joined.push(extended);
-                    }
+                let all = |row: &Joined| on.iter().all(|part| part.test.holds(row));
+                join(*kind, left.rows(tables), &right.rows(tables), &right.visible(), all)
+            }
+            Self::Grouped { place, of, by, more_than_one } => {
+                let mut counts: BTreeMap<Option<i8>, i8> = BTreeMap::new();
+                for row in of.rows(tables) {
+                    let count = counts.entry(value(&row, *by)).or_default();
+                    *count = count.saturating_add(1);
                 }
-                joined
+                counts.retain(|_, count| *count > 1 || !more_than_one);
+                let rows = counts.into_iter();
+                rows.map(|(by, count)| BTreeMap::from([(*place, Some([by, Some(count)]))]))
+                    .collect()
+            }
+        }
+    }
+
+    /// The rows of what is left of the joins, subqueries that group being what they group; nothing if
+    /// nothing is left.
+    fn mapped(&self, tables: &Tables, by: &Meaning, kept: &Kept) -> Option<Vec<Joined>> {
+        let holds = |part: &Part, row: &Joined| {
+            !kept.conditions.contains(&part.number) || part.test.flat(by).unwrap().holds(row)
+        };
+        match self {
+            Self::Table(occurrence) => kept.tables.contains(occurrence).then(|| self.rows(tables)),
+            Self::Where(of, part) => {
+                let rows = of.mapped(tables, by, kept)?.into_iter();
+                Some(rows.filter(|row| holds(part, row)).collect())
+            }
+            Self::Grouped { of, .. } => of.mapped(tables, by, kept),
+            Self::Join(kind, left, right, on) => {
+                let all = |row: &Joined| on.iter().all(|part| holds(part, row));
+                let right_side = right.described(by).tables().into_iter().collect::<Vec<_>>();
+                match (left.mapped(tables, by, kept), right.mapped(tables, by, kept)) {
+                    (None, None) => None,
+                    (Some(one), None) | (None, Some(one)) => {
+                        Some(one.into_iter().filter(all).collect())
+                    }
+                    (Some(left), Some(right)) => Some(join(*kind, left, &right, &right_side, all)),
+                }
+            }
+        }
+    }
+}
+
+fn join(
+    kind: JoinKind,
+    left: Vec<Joined>,
+    right: &[Joined],
+    extended: &[Occurrence],
+    on: impl Fn(&Joined) -> bool,
+) -> Vec<Joined> {
+    let mut joined = Vec::new();
+    for row in left {
+        let before = joined.len();
+        for other in right {
+            let mut both = row.clone();
+            both.extend(other.clone());
+            if on(&both) {
+                joined.push(both);
+            }
+        }
+        if kind == JoinKind::Left && joined.len() == before {
+            let mut alone = row;
+            alone.extend(extended.iter().map(|place| (*place, None)));
+            joined.push(alone);
+        }
+    }
+    joined
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Unit {
+    Column(Column),
+    Sum(Column, Column),
+}
+
+impl Unit {
+    fn of(self, row: &Joined) -> Option<i8> {
+        match self {
+            Self::Column(column) => value(row, column),
+            Self::Sum(one, other) => Some(value(row, one)? + value(row, other)?),
+        }
+    }
+
+    /// The same of the columns that those of subqueries stand for, if they are not computed.
+    fn flat(self, by: &Meaning) -> Option<Self> {
+        Some(match self {
+            Self::Column(column) => Self::Column(meaning(column, by)?),
+            Self::Sum(one, other) => Self::Sum(meaning(one, by)?, meaning(other, by)?),
+        })
+    }
+
+    fn described(self) -> Term {
+        match self {
+            Self::Column(column) => Term::Column(column),
+            Self::Sum(one, other) => {
+                Term::Expression { reads: BTreeSet::from([one, other]), number: 0 }
             }
         }
     }
@@ -149,38 +327,52 @@ impl Tree {
 #[derive(Debug, Clone)]
 struct View {
     tree: Tree,
-    filter: Vec<Test>,
-    unit: Column,
+    filter: Vec<Part>,
+    unit: Unit,
     /// Counts rows for each unit, with a second grouping column, instead of listing them.
     group: Option<Column>,
     more_than_one: bool,
 }
 
 impl View {
-    fn described(&self) -> Query {
-        let partitions = self.group.map(|by| (Partition::Group, BTreeSet::from([self.unit, by])));
-        Query {
-            from: self.tree.described(),
-            filter: self.filter.iter().map(Test::described).collect(),
+    fn meaning(&self) -> Meaning {
+        let mut all = Meaning::new();
+        self.tree.meaning(&mut all);
+        all
+    }
+
+    /// How it is refreshed, if by changes.
+    fn map(&self) -> Option<Map> {
+        let by = self.meaning();
+        let unit = self.unit.flat(&by)?.described();
+        let partitions = self.group.map(|group| {
+            let group = meaning(group, &by).map(Term::Column);
+            (Partition::Group, group.into_iter().chain([unit.clone()]).collect())
+        });
+        let query = Query {
+            from: self.tree.described(&by),
+            filter: self.filter.iter().map(|part| part.described(&by)).collect(),
             partitions: partitions.into_iter().collect(),
-        }
+            approximate: self.tree.is_approximate(),
+        };
+        map(&query, &unit).ok()
     }
 
     /// The result, by unit.
     fn result(&self, tables: &Tables) -> BTreeMap<Option<i8>, Vec<String>> {
         let mut result: BTreeMap<Option<i8>, Vec<String>> = BTreeMap::new();
         let rows = self.tree.rows(tables).into_iter();
-        let rows = rows.filter(|row| self.filter.iter().all(|part| part.holds(row)));
+        let rows = rows.filter(|row| self.filter.iter().all(|part| part.test.holds(row)));
         match self.group {
             None => {
                 for row in rows {
-                    result.entry(value(&row, self.unit)).or_default().push(format!("{row:?}"));
+                    result.entry(self.unit.of(&row)).or_default().push(format!("{row:?}"));
                 }
             }
             Some(by) => {
                 let mut counts: BTreeMap<(Option<i8>, Option<i8>), u32> = BTreeMap::new();
                 for row in rows {
-                    *counts.entry((value(&row, self.unit), value(&row, by))).or_default() += 1;
+                    *counts.entry((self.unit.of(&row), value(&row, by))).or_default() += 1;
                 }
                 for ((unit, by), count) in counts {
                     if count > 1 || !self.more_than_one {
@@ -194,36 +386,46 @@ impl View {
     }
 
     /// The units that the mapping names for a change from the tables before to those now.
-    fn mapped(
-        &self,
-        mappings: &[(usize, Mapping)],
-        changed: &[Changed],
-        now: &Tables,
-    ) -> BTreeSet<Option<i8>> {
+    fn mapped(&self, map: &Map, changed: &[Changed], now: &Tables) -> BTreeSet<Option<i8>> {
+        let by = self.meaning();
+        let unit = self.unit.flat(&by).unwrap();
+        let places: BTreeSet<Occurrence> =
+            (0..changed.len()).filter(|place| !changed[*place].all.is_empty()).collect();
+        let (steps, null) = map.steps(&places);
         let mut units = BTreeSet::new();
-        for (occurrence, mapping) in mappings {
-            let of_this = &changed[*occurrence];
+        if null {
+            units.insert(None);
+        }
+        for (occurrence, mapping) in steps {
+            let of_this = &changed[occurrence];
             match mapping {
                 Mapping::Direct { column, with_null } => {
                     let values = of_this.all.iter().map(|row| row[*column as usize - 1]);
                     units.extend(values.filter(|value| value.is_some() || *with_null));
                 }
-                Mapping::Join { filter } => {
-                    let others: Vec<usize> = (0..changed.len())
-                        .filter(|other| other != occurrence && !changed[*other].old.is_empty())
+                Mapping::Join { tables: way, conditions } => {
+                    let kept = Kept { tables: way, conditions };
+                    let others: Vec<Occurrence> = way
+                        .iter()
+                        .copied()
+                        .filter(|other| *other != occurrence && !changed[*other].old.is_empty())
                         .collect();
                     for choice in 0..1_usize << others.len() {
                         let mut tables = now.clone();
-                        tables[*occurrence].clone_from(&of_this.all);
+                        tables[occurrence].clone_from(&of_this.all);
                         for (place, other) in others.iter().enumerate() {
                             if choice >> place & 1 == 1 {
                                 tables[*other].clone_from(&changed[*other].old);
                             }
                         }
-                        for row in self.tree.rows(&tables) {
-                            let kept = filter.iter().all(|place| self.filter[*place].holds(&row));
-                            if kept && row[occurrence].is_some() {
-                                units.insert(value(&row, self.unit));
+                        let rows = self.tree.mapped(&tables, &by, &kept).unwrap().into_iter();
+                        for row in rows {
+                            let kept = self.filter.iter().all(|part| {
+                                !conditions.contains(&part.number)
+                                    || part.test.flat(&by).unwrap().holds(&row)
+                            });
+                            if kept && row[&occurrence].is_some() {
+                                units.insert(unit.of(&row));
                             }
                         }
                     }
@@ -240,50 +442,79 @@ struct Changed {
     old: Vec<Row>,
 }
 
-fn column(occurrences: Vec<usize>) -> impl Strategy<Value = Column> {
+fn column(occurrences: Vec<Occurrence>) -> impl Strategy<Value = Column> {
     (prop::sample::select(occurrences), 1..=2_i16).prop_map(|(of, number)| Column { of, number })
 }
 
-fn test(left: Vec<usize>, right: Vec<usize>) -> impl Strategy<Value = Test> {
+fn part(test: Test) -> Part {
+    Part { number: 0, test }
+}
+
+fn on(left: Vec<Occurrence>, right: Vec<Occurrence>) -> impl Strategy<Value = Vec<Part>> {
     let all = [left.clone(), right.clone()].concat();
     let equal = (column(left.clone()), column(right.clone()))
-        .prop_map(|(left, right)| Test::Equal(left, right))
+        .prop_map(|(left, right)| part(Test::Equal(left, right)))
         .boxed();
     let loose = (column(right), column(left.clone()), 0..3_i8)
-        .prop_map(|(one, other, or_else)| Test::EqualOrElse(one, other, or_else));
-    let narrow = (equal.clone(), column(all), 0..2_i8)
-        .prop_map(|(equal, column, than)| Test::All(vec![equal, Test::Greater(column, than)]));
+        .prop_map(|(one, other, or_else)| part(Test::EqualOrElse(one, other, or_else)))
+        .boxed();
+    let narrow =
+        (column(all), 0..2_i8).prop_map(|(column, than)| part(Test::Greater(column, than)));
     // Besides, two columns of the same side.
-    let odd = (equal.clone(), column(left.clone()), column(left))
-        .prop_map(|(equal, one, other)| Test::All(vec![equal, Test::Equal(one, other)]));
-    prop_oneof![6 => equal, 2 => loose, 2 => narrow, 1 => odd]
+    let odd =
+        (column(left.clone()), column(left)).prop_map(|(one, other)| part(Test::Equal(one, other)));
+    prop_oneof![
+        6 => equal.clone().prop_map(|equal| vec![equal]),
+        2 => loose.clone().prop_map(|loose| vec![loose]),
+        2 => (equal.clone(), narrow).prop_map(|(equal, narrow)| vec![equal, narrow]),
+        1 => (equal.clone(), odd).prop_map(|(equal, odd)| vec![equal, odd]),
+        1 => (equal, loose).prop_map(|(equal, loose)| vec![equal, loose]),
+    ]
 }
 
-fn tree(occurrences: Vec<usize>) -> BoxedStrategy<Tree> {
-    let condition = prop::option::weighted(0.2, filter(occurrences.clone()));
-    let filtered = |(tree, condition)| match condition {
-        Some(condition) => Tree::Where(Box::new(tree), condition),
-        None => tree,
-    };
-    (joins(occurrences), condition).prop_map(filtered).boxed()
+fn tree(occurrences: Vec<Occurrence>) -> BoxedStrategy<Tree> {
+    joins(occurrences)
+        .prop_flat_map(|tree| {
+            let condition = prop::option::weighted(0.2, filter(tree.visible()));
+            let by = prop::option::weighted(0.2, column(tree.visible()));
+            (Just(tree), condition, by, any::<bool>())
+        })
+        .prop_map(|(tree, condition, by, more_than_one)| {
+            let tree = match condition {
+                Some(condition) => Tree::Where(Box::new(tree), condition),
+                None => tree,
+            };
+            let place =
+                GROUPED + tree.visible()[0] + if tree.visible()[0] < GROUPED { 0 } else { 100 };
+            match by {
+                Some(by) if by.of < GROUPED || by.number == 1 => {
+                    Tree::Grouped { place, of: Box::new(tree), by, more_than_one }
+                }
+                _ => tree,
+            }
+        })
+        .boxed()
 }
 
-fn joins(occurrences: Vec<usize>) -> BoxedStrategy<Tree> {
+fn joins(occurrences: Vec<Occurrence>) -> BoxedStrategy<Tree> {
     if let [one] = occurrences[..] {
         return Just(Tree::Table(one)).boxed();
     }
     (1..occurrences.len())
         .prop_flat_map(move |split| {
             let (left, right) = occurrences.split_at(split);
+            (tree(left.to_vec()), tree(right.to_vec()))
+        })
+        .prop_flat_map(|(left, right)| {
             let kind = prop_oneof![Just(JoinKind::Inner), Just(JoinKind::Left)];
-            let on = test(left.to_vec(), right.to_vec());
-            (kind, tree(left.to_vec()), tree(right.to_vec()), on)
+            let on = on(left.visible(), right.visible());
+            (kind, Just(left), Just(right), on)
         })
         .prop_map(|(kind, left, right, on)| Tree::Join(kind, Box::new(left), Box::new(right), on))
         .boxed()
 }
 
-fn filter(all: Vec<usize>) -> impl Strategy<Value = Test> {
+fn filter(all: Vec<Occurrence>) -> impl Strategy<Value = Part> {
     prop_oneof![
         (column(all.clone()), 0..2_i8).prop_map(|(column, than)| Test::Greater(column, than)),
         column(all.clone()).prop_map(Test::IsNull),
@@ -291,21 +522,30 @@ fn filter(all: Vec<usize>) -> impl Strategy<Value = Test> {
         (column(all.clone()), column(all), 0..3_i8)
             .prop_map(|(one, other, or_else)| Test::EqualOrElse(one, other, or_else)),
     ]
+    .prop_map(part)
 }
 
 fn view(count: usize) -> impl Strategy<Value = View> {
-    let all: Vec<usize> = (0..count).collect();
-    let filters = prop::collection::vec(filter(all.clone()), 0..2);
-    let group = prop::option::of(column(all.clone()));
-    (tree(all.clone()), filters, column(all), group, any::<bool>()).prop_map(
-        |(tree, filter, unit, group, more_than_one)| View {
-            tree,
-            filter,
-            unit,
-            group,
-            more_than_one,
-        },
-    )
+    tree((0..count).collect())
+        .prop_flat_map(|tree| {
+            let all = tree.visible();
+            let filters = prop::collection::vec(filter(all.clone()), 0..2);
+            let group = prop::option::of(column(all.clone()));
+            let unit = prop_oneof![
+                4 => column(all.clone()).prop_map(Unit::Column),
+                1 => (column(all.clone()), column(all)).prop_map(|(one, other)| Unit::Sum(one, other)),
+            ];
+            (Just(tree), filters, unit, group, any::<bool>())
+        })
+        .prop_map(|(mut tree, mut filter, unit, group, more_than_one)| {
+            let mut next = 0;
+            tree.number(&mut next);
+            for part in &mut filter {
+                part.number = next;
+                next += 1;
+            }
+            View { tree, filter, unit, group, more_than_one }
+        })
 }
 
 fn row() -> impl Strategy<Value = Row> {
@@ -367,12 +607,12 @@ proptest! {
         (view, tables) in (1..=4_usize)
             .prop_flat_map(|count| (view(count), prop::collection::vec(history(), count)))
     ) {
-        let mappings = map(&view.described(), view.unit);
-        prop_assume!(mappings.is_ok());
+        let map = view.map();
+        prop_assume!(map.is_some());
         let before: Tables = tables.iter().map(|(before, ..)| before.clone()).collect();
         let now: Tables = tables.iter().map(|(_, now, _)| now.clone()).collect();
         let changed: Vec<Changed> = tables.into_iter().map(|(.., changed)| changed).collect();
-        let mapped = view.mapped(&mappings.unwrap(), &changed, &now);
+        let mapped = view.mapped(&map.unwrap(), &changed, &now);
         let (old, new) = (view.result(&before), view.result(&now));
         for unit in old.keys().chain(new.keys()) {
             prop_assert!(

@@ -112,12 +112,80 @@ fn from(rng: &mut Rng, aliases: &[String]) -> String {
         }
     };
     let (left, right) = (from(rng, left), from(rng, right));
+    if matches!(kind, "JOIN" | "LEFT JOIN") && rng.u8(0..12) == 0 {
+        return format!(
+            "({left} {kind} LATERAL {} ON true)",
+            lateral(rng, &aliases[0], &aliases[split..])
+        );
+    }
     format!("({left} {kind} {right} ON {on})")
+}
+
+/// One for all aliases: it refers to the first of the left side.
+fn lateral(rng: &mut Rng, outer: &str, aliases: &[String]) -> String {
+    let alias = &aliases[0];
+    let (table, column, by) = (rng.usize(0..3), pick(rng, &NUMBERS), pick(rng, &NUMBERS));
+    let tail = format!("FROM t{table} s WHERE s.{column} = {outer}.{by}");
+    let body = match rng.u8(0..5) {
+        0 => format!("SELECT id, x, y, z {tail}"),
+        1 => format!("SELECT count(*)::int AS id, max(x) AS x, min(y) AS y, max(z) AS z {tail}"),
+        2 => format!("SELECT id, count(*)::int AS x, min(y) AS y, max(z) AS z {tail} GROUP BY id"),
+        3 => format!("SELECT id, x, y, z {tail} ORDER BY id, x, y, z LIMIT 1"),
+        _ => format!(
+            "SELECT n AS id, {outer}.x AS x, n AS y, 'c' AS z FROM generate_series(1, {outer}.{by}) n"
+        ),
+    };
+    let first = format!("({body}) {alias}");
+    aliases[1..].iter().fold(first, |all, more| format!("{all} CROSS JOIN t0 {more}"))
+}
+
+/// A condition with a subquery that refers to that column, or does not.
+fn sublink(rng: &mut Rng, outer: &str) -> String {
+    let (table, column) = (rng.usize(0..3), pick(rng, &NUMBERS));
+    let other = pick(rng, &NUMBERS);
+    let not = if rng.bool() { "NOT " } else { "" };
+    match rng.u8(0..10) {
+        0 | 1 => format!("{not}EXISTS (SELECT 1 FROM t{table} s WHERE s.{column} = {outer})"),
+        2 => format!("{outer} {not}IN (SELECT s.{column} FROM t{table} s)"),
+        3 => format!(
+            "{outer} {not}IN (SELECT s.{column} FROM t{table} s WHERE s.{other} = {outer} + 1)"
+        ),
+        4 => format!(
+            "{outer} IN (SELECT s.{column} FROM t{table} s GROUP BY s.{column} HAVING count(*) > 1)"
+        ),
+        5 => {
+            format!("{outer} < (SELECT max(s.{other}) FROM t{table} s WHERE s.{column} = {outer})")
+        }
+        6 => format!("({outer} > 4 OR EXISTS (SELECT 1 FROM v1 s WHERE s.{column} = {outer}))"),
+        7 => format!(
+            "EXISTS (SELECT 1 FROM t{table} s WHERE s.{column} = {outer}
+                     AND {not}EXISTS (SELECT 1 FROM t0 i WHERE i.{other} = s.y AND i.x = {outer}))"
+        ),
+        8 => format!(
+            "{outer} IN (SELECT {column} FROM t0 UNION ALL SELECT {other} FROM t{table} WHERE x = {outer})"
+        ),
+        _ => format!(
+            "{outer} IN (SELECT s.{column} FROM t{table} s LEFT JOIN t1 o ON o.id = s.{other} WHERE o.x IS NULL)"
+        ),
+    }
+}
+
+/// A value that a subquery computes.
+fn scalar(rng: &mut Rng, outer: &str) -> String {
+    let (table, column) = (rng.usize(0..3), pick(rng, &NUMBERS));
+    let tail = format!("FROM t{table} s WHERE s.{column} = {outer}");
+    match rng.u8(0..5) {
+        0 => format!("(SELECT count(*) {tail})"),
+        1 => format!("(SELECT sum(s.x) + {outer} {tail} GROUP BY s.{column})"),
+        2 => format!("(SELECT s.y {tail} ORDER BY s.y, s.x LIMIT 1)"),
+        3 => format!("ARRAY(SELECT s.z {tail} ORDER BY s.z)"),
+        _ => format!("(SELECT count(*) {tail} AND s.x IN (SELECT y FROM t0))"),
+    }
 }
 
 /// A table; or something that stands for tables, which all have the same columns.
 fn source(rng: &mut Rng) -> String {
-    match rng.u8(0..40) {
+    match rng.u8(0..50) {
         0..28 => format!("t{}", rng.usize(0..3)),
         28..31 => format!("v{}", rng.usize(0..3)),
         31..34 => format!("w{}", rng.usize(0..3)),
@@ -127,6 +195,39 @@ fn source(rng: &mut Rng) -> String {
             let inner = ["a".to_owned(), "b".to_owned()];
             format!("(SELECT a.x AS id, b.x, b.y, a.z FROM {})", from(rng, &inner))
         }
+        39..43 => {
+            let (by, table) = (pick(rng, &NUMBERS), rng.usize(0..3));
+            let having = if rng.u8(0..3) == 0 { " HAVING count(*) > 1" } else { "" };
+            let filter = if rng.u8(0..3) == 0 {
+                format!(" WHERE {}", sublink(rng, "t.x"))
+            } else {
+                String::new()
+            };
+            format!(
+                "(SELECT {by} AS id, count(*)::int AS x, max(y) AS y, min(z) AS z FROM t{table} t{filter} GROUP BY {by}{having})"
+            )
+        }
+        43 => format!(
+            "(SELECT id, x, row_number() OVER (PARTITION BY x ORDER BY id, y, z)::int AS y, z FROM t{})",
+            rng.usize(0..3)
+        ),
+        44 => format!(
+            "(SELECT DISTINCT ON (x) id, x, y, z FROM t{} ORDER BY x, id, y, z)",
+            rng.usize(0..3)
+        ),
+        45 => {
+            format!("(SELECT id, x, y, z FROM t{} ORDER BY id, x, y, z LIMIT 3)", rng.usize(0..3))
+        }
+        46 => "(SELECT * FROM (VALUES (1, 2, 3, 'a'), (2, 3, 4, 'b')) n (id, x, y, z))".to_owned(),
+        47 => format!(
+            "(SELECT count(*)::int AS id, max(x) AS x, 1 AS y, 'a' AS z FROM t{})",
+            rng.usize(0..3)
+        ),
+        48 => format!(
+            "(SELECT id, x, y, z FROM t{} UNION ALL SELECT x, y, id, z FROM t{})",
+            rng.usize(0..3),
+            rng.usize(0..3)
+        ),
         _ => format!("(SELECT DISTINCT id, x, y, z FROM t{})", rng.usize(0..3)),
     }
 }
@@ -162,7 +263,8 @@ fn on(rng: &mut Rng, left: &[String], right: &[String]) -> String {
 
 fn condition(rng: &mut Rng, aliases: &[String]) -> String {
     let (one, other) = (column(rng, aliases), column(rng, aliases));
-    match rng.u8(0..9) {
+    match rng.u8(0..11) {
+        9 | 10 => sublink(rng, &one),
         0 => format!("{one} IS NULL"),
         1 => format!("{one} IS NOT NULL"),
         2 => format!("COALESCE({one}, 0) < 5"),
@@ -184,6 +286,16 @@ fn columns(rng: &mut Rng, aliases: &[String], count: usize) -> Vec<String> {
     (0..count).map(|_| column(rng, aliases)).collect()
 }
 
+/// An expression of one or more columns.
+fn computed(rng: &mut Rng, aliases: &[String]) -> String {
+    let (one, other) = (column(rng, aliases), column(rng, aliases));
+    match rng.u8(0..3) {
+        0 => format!("({one} % 3)"),
+        1 => format!("COALESCE({one}, 0)"),
+        _ => format!("({one} + {other})"),
+    }
+}
+
 fn text_of(rng: &mut Rng, aliases: &[String]) -> String {
     format!("{}.z", aliases[rng.usize(0..aliases.len())])
 }
@@ -193,19 +305,33 @@ fn plain(rng: &mut Rng, aliases: &[String], tail: &str) -> (String, usize) {
     let mut shown = columns(rng, aliases, count);
     shown.push(text_of(rng, aliases));
     shown.push(format!("upper({})", text_of(rng, aliases)));
+    if rng.u8(0..4) == 0 {
+        let outer = column(rng, aliases);
+        shown.push(scalar(rng, &outer));
+    }
+    if rng.u8(0..6) == 0 {
+        shown[0] = computed(rng, aliases);
+    }
     let distinct = if rng.u8(0..4) == 0 { "DISTINCT " } else { "" };
     (format!("SELECT {distinct}{} {tail}", select(&shown)), count + 1)
 }
 
 fn grouped(rng: &mut Rng, aliases: &[String], tail: &str) -> (String, usize) {
     let count = rng.usize(1..=2);
-    let keys = columns(rng, aliases, count);
+    let mut keys = columns(rng, aliases, count);
+    if rng.u8(0..5) == 0 {
+        keys[0] = computed(rng, aliases);
+    }
     let mut shown = keys.clone();
     shown.push("count(*)".to_owned());
     shown.push(format!("sum({})", column(rng, aliases)));
     shown.push(format!("max({})", text_of(rng, aliases)));
     shown.push(format!("count(DISTINCT {})", column(rng, aliases)));
-    let having = if rng.u8(0..3) == 0 { " HAVING count(*) > 1" } else { "" };
+    let having = match rng.u8(0..6) {
+        0 | 1 => " HAVING count(*) > 1".to_owned(),
+        2 if !keys[0].contains('(') => format!(" HAVING {}", sublink(rng, &keys[0])),
+        _ => String::new(),
+    };
     (format!("SELECT {} {tail} GROUP BY {}{having}", select(&shown), keys.join(", ")), count)
 }
 
