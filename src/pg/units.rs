@@ -110,7 +110,15 @@ impl Units {
         }
     }
 
-    /// `column = ANY (units)`, with `OR column IS NULL` where NULL is one of them.
+    /// Sets of one each.
+    pub fn one_by_one(&self) -> impl Iterator<Item = Self> {
+        let values = self.values.iter().map(|&value| (vec![value], false));
+        let null = self.null.then(|| (Vec::new(), true));
+        values.chain(null).map(|(values, null)| Self { values, null, ..Self::of(self.column) })
+    }
+
+    /// `column = unit`, or `column = ANY (units)` of several, with `OR column IS NULL` where NULL is one of
+    /// them. From the first the planner learns what else is equal to that unit, from the second it does not.
     ///
     /// # Safety
     /// The variable is one of the column, in a query that is being made.
@@ -118,8 +126,71 @@ impl Units {
         &self,
         variable: impl Fn() -> *mut pg_sys::Var,
     ) -> *mut pg_sys::Node {
-        let UnitColumn { type_of, collation, length, by_value, align, operand, .. } = self.column;
         // SAFETY: nodes are given what the parser would give them for that text.
+        unsafe {
+            let null = node::<pg_sys::NullTest>(pg_sys::NodeTag::T_NullTest);
+            (*null).arg = variable().cast();
+            (*null).nulltesttype = pg_sys::NullTestType::IS_NULL;
+            (*null).location = -1;
+            let values = match self.values[..] {
+                [] if self.null => return null.cast(),
+                [] => return pg_sys::makeBoolConst(false, false),
+                [value] => self.equal(variable(), value),
+                _ => self.equal_to_any(variable()),
+            };
+            if !self.null {
+                return values;
+            }
+            let either = pg_sys::lappend(std::ptr::null_mut(), values.cast());
+            let either = pg_sys::lappend(either, null.cast());
+            pg_sys::makeBoolExpr(pg_sys::BoolExprType::OR_EXPR, either, -1).cast()
+        }
+    }
+
+    /// # Safety
+    /// As for `condition`.
+    unsafe fn operand(&self, variable: *mut pg_sys::Var) -> *mut pg_sys::Expr {
+        let UnitColumn { type_of, collation, operand, .. } = self.column;
+        if operand == type_of {
+            return variable.cast();
+        }
+        // SAFETY: the operand's type is as good as the column's.
+        unsafe {
+            let implicit = pg_sys::CoercionForm::COERCE_IMPLICIT_CAST;
+            pg_sys::makeRelabelType(variable.cast(), operand, -1, collation, implicit).cast()
+        }
+    }
+
+    /// # Safety
+    /// As for `condition`.
+    unsafe fn equal(&self, variable: *mut pg_sys::Var, value: Datum) -> *mut pg_sys::Node {
+        let UnitColumn { collation, length, by_value, operand, equality, .. } = self.column;
+        // SAFETY: a value of the column's type, which the operand's is as good as.
+        unsafe {
+            let length = i32::from(length);
+            let value =
+                pg_sys::makeConst(operand, -1, collation, length, value, false, by_value).cast();
+            let left = self.operand(variable);
+            let none = pg_sys::InvalidOid;
+            let equal = pg_sys::make_opclause(
+                equality,
+                pg_sys::BOOLOID,
+                false,
+                left,
+                value,
+                none,
+                collation,
+            );
+            pg_sys::set_opfuncid(equal.cast());
+            equal.cast()
+        }
+    }
+
+    /// # Safety
+    /// As for `condition`.
+    unsafe fn equal_to_any(&self, variable: *mut pg_sys::Var) -> *mut pg_sys::Node {
+        let UnitColumn { type_of, collation, length, by_value, align, operand, .. } = self.column;
+        // SAFETY: values of the column's type, which the operand's is as good as.
         unsafe {
             let mut values = self.values.clone();
             let array = pg_sys::construct_array(
@@ -134,35 +205,15 @@ impl Units {
             (*array).elemtype = operand;
             let array =
                 pg_sys::makeConst(array_type, -1, collation, -1, Datum::from(array), false, false);
-            let mut left = variable().cast::<pg_sys::Expr>();
-            if operand != type_of {
-                left = pg_sys::makeRelabelType(
-                    left,
-                    operand,
-                    -1,
-                    collation,
-                    pg_sys::CoercionForm::COERCE_IMPLICIT_CAST,
-                )
-                .cast();
-            }
             let any = node::<pg_sys::ScalarArrayOpExpr>(pg_sys::NodeTag::T_ScalarArrayOpExpr);
             (*any).opno = self.column.equality;
             (*any).useOr = true;
             (*any).inputcollid = collation;
-            let list = pg_sys::lappend(std::ptr::null_mut(), left.cast());
+            let list = pg_sys::lappend(std::ptr::null_mut(), self.operand(variable).cast());
             (*any).args = pg_sys::lappend(list, array.cast());
             (*any).location = -1;
             pg_sys::set_sa_opfuncid(any);
-            if !self.null {
-                return any.cast();
-            }
-            let null = node::<pg_sys::NullTest>(pg_sys::NodeTag::T_NullTest);
-            (*null).arg = variable().cast();
-            (*null).nulltesttype = pg_sys::NullTestType::IS_NULL;
-            (*null).location = -1;
-            let either = pg_sys::lappend(std::ptr::null_mut(), any.cast());
-            let either = pg_sys::lappend(either, null.cast());
-            pg_sys::makeBoolExpr(pg_sys::BoolExprType::OR_EXPR, either, -1).cast()
+            any.cast()
         }
     }
 
