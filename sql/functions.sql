@@ -120,7 +120,12 @@ COMMENT ON FUNCTION cache_refresher.revoke_refresh IS 'take back what grant_refr
 
 CREATE FUNCTION cache_refresher.invalidate(view regclass)
 RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'invalidate_wrapper';
-COMMENT ON FUNCTION cache_refresher.invalidate IS 'say that a view does not show everything, for sources whose changes nobody here can see; it is refreshed soon after the commit if it is registered with on_change';
+COMMENT ON FUNCTION cache_refresher.invalidate(regclass) IS 'say that a view does not show everything, for sources whose changes nobody here can see; it is refreshed soon after the commit if it is registered with on_change';
+
+CREATE FUNCTION cache_refresher.invalidate(view regclass, keys anyarray)
+RETURNS SETOF cache_refresher.refresh_result ROWS 1
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'invalidate_keys_wrapper';
+COMMENT ON FUNCTION cache_refresher.invalidate(regclass, anyarray) IS 'refresh the rows with these keys at once, and nothing else: values of the first column of the unique index, or rows of its columns';
 
 CREATE FUNCTION cache_refresher.freshness(view regclass)
 RETURNS jsonb LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'freshness_wrapper';

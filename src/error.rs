@@ -68,6 +68,10 @@ pub enum Error {
     Refused { name: String, method: &'static str, refusal: RefusalText },
     #[error("new data for materialized view {name} has duplicate keys: {}", caught.message)]
     DuplicateKey { name: String, caught: Caught },
+    #[error("materialized view {name} has no key")]
+    NoKey { name: String },
+    #[error("keys of materialized view {name} are of type {expected}, not {given}")]
+    KeyType { name: String, expected: String, given: String },
     #[error("a refresh needs the isolation level READ COMMITTED")]
     IsolationLevel,
     #[error("cannot {what} in a read-only transaction")]
@@ -164,6 +168,8 @@ impl Error {
             Self::Refused { .. } | Self::FreshnessUnknown { .. } | Self::Stale { .. } => {
                 Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
             }
+            Self::NoKey { .. } => Code::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Self::KeyType { .. } => Code::ERRCODE_DATATYPE_MISMATCH,
             Self::DuplicateKey { .. } => Code::ERRCODE_UNIQUE_VIOLATION,
             Self::IsolationLevel => Code::ERRCODE_ACTIVE_SQL_TRANSACTION,
             Self::ReadOnly { .. } | Self::Recovery { .. } => {
@@ -263,6 +269,12 @@ impl Error {
                  or drop the index."
                     .to_owned()
             }
+            Self::NoKey { name } => format!(
+                "Create a unique index on {name}, or an index on the column that its rows are found by."
+            ),
+            Self::KeyType { expected, .. } => {
+                format!("Give an array of that type, such as ARRAY[…]::{}[].", first_word(expected))
+            }
             Self::IsolationLevel => {
                 "Call it outside a transaction block, or BEGIN ISOLATION LEVEL READ COMMITTED."
                     .to_owned()
@@ -327,6 +339,11 @@ impl Error {
         ErrorReport::from(self).report(pgrx::PgLogLevel::ERROR);
         unreachable!("an ERROR does not return")
     }
+}
+
+/// Of `integer, or a row (integer, text)` the first type.
+fn first_word(types: &str) -> &str {
+    types.split(", or").next().unwrap_or(types)
 }
 
 /// The refusal of a method for a view.

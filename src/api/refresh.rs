@@ -5,7 +5,7 @@ use std::time::Duration;
 use cache_refresher_core::method::Requested;
 use cache_refresher_core::order;
 use cache_refresher_core::outcome::Outcome;
-use pgrx::datum::{Interval, TimestampWithTimeZone};
+use pgrx::datum::{AnyArray, Interval, TimestampWithTimeZone};
 use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::guc;
 use crate::pg::{clock, report, snapshot, transaction};
 use crate::refresh::session::{self, Answer};
-use crate::refresh::{explain as methods, privilege};
+use crate::refresh::{explain as methods, keys as partial, privilege};
 
 /// A row of `cache_refresher.refresh_result`. The functions below spell it out once more, since pgrx
 /// does not look through an alias.
@@ -42,6 +42,36 @@ fn invalidate(view: Option<Oid>) -> std::result::Result<(), ErrorReport> {
     snapshot::require_writable("invalidate a materialized view")?;
     capture::invalidate(view.oid)?;
     Ok(())
+}
+
+/// Refreshes the rows with these keys.
+#[pg_extern(sql = false)]
+#[allow(clippy::type_complexity)]
+fn invalidate_keys(
+    view: Option<Oid>,
+    keys: Option<AnyArray>,
+) -> std::result::Result<
+    TableIterator<
+        'static,
+        (
+            name!(view, Oid),
+            name!(outcome, &'static str),
+            name!(method, Option<&'static str>),
+            name!(reason, Option<String>),
+            name!(duration_ms, Option<f64>),
+            name!(rows_total, Option<i64>),
+            name!(rows_inserted, Option<i64>),
+            name!(rows_updated, Option<i64>),
+            name!(rows_deleted, Option<i64>),
+            name!(data_as_of, Option<TimestampWithTimeZone>),
+        ),
+    >,
+    ErrorReport,
+> {
+    let view = view.ok_or(Error::NullArgument { argument: "view" })?;
+    let keys = keys.ok_or(Error::NullArgument { argument: "keys" })?;
+    let answer = partial::refresh(view, &keys, &guc::refresh_settings())?;
+    Ok(TableIterator::once(row(answer)))
 }
 
 #[pg_extern(sql = false)]

@@ -116,3 +116,12 @@ pub fn save(
 pub fn resume(view: Oid) -> Result<()> {
     query::execute(RESUME, &[view.into()]).map(drop)
 }
+
+const NOTE_NEW_ROWS: &str = "
+INSERT INTO _cache_refresher.attempts (view, changed_at) VALUES ($1, $2)
+ON CONFLICT (view) DO UPDATE SET changed_at = $2";
+
+/// Stores when a view got new rows, for those that read it.
+pub fn note_new_rows(view: Oid, at: Timestamp) -> Result<()> {
+    query::execute(NOTE_NEW_ROWS, &[view.into(), clock::to_sql(at).into()]).map(drop)
+}

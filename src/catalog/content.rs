@@ -98,3 +98,10 @@ pub fn save(
     )
     .map(drop)
 }
+
+const SET_ROWS: &str = "UPDATE _cache_refresher.content SET rows_total = $2 WHERE view = $1";
+
+/// Stores how many rows a view has, whatever it shows.
+pub fn set_rows(view: Oid, total: i64) -> Result<()> {
+    query::execute(SET_ROWS, &[view.into(), total.into()]).map(drop)
+}

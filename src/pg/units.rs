@@ -1,6 +1,7 @@
 //! The units of a delta: values of one column of a view, and the queries that go by them.
 
 use std::collections::HashMap;
+use std::ffi::CStr;
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
@@ -217,17 +218,159 @@ impl Units {
         }
     }
 
+    /// A condition of all of these sets, on entry 1 of a range table; null for none.
+    ///
+    /// # Safety
+    /// To be used in a query that is being made, whose entry 1 has the columns of the view.
+    pub(super) unsafe fn all_hold(sets: &[Self]) -> *mut pg_sys::Node {
+        let mut conditions = std::ptr::null_mut();
+        // SAFETY: the caller vouches for the query.
+        unsafe {
+            for units in sets {
+                let condition = units.condition(|| units.column.variable());
+                conditions = pg_sys::lappend(conditions, condition.cast());
+            }
+            if conditions.is_null() {
+                return std::ptr::null_mut();
+            }
+            pg_sys::make_ands_explicit(conditions).cast()
+        }
+    }
+
     /// The place of their column in the view.
     pub const fn place(&self) -> usize {
         self.column.place
     }
+}
 
-    pub(super) const fn column(&self) -> UnitColumn {
-        self.column
+/// An array whose elements are no values of these columns.
+pub struct WrongType {
+    /// What the elements are.
+    pub given: String,
+    /// What they should be.
+    pub expected: String,
+}
+
+/// The values of an array, which are those of the first column; or of an array of rows, whose columns are
+/// these. Of each column there is a set: rows that have one of each are meant.
+pub fn from_array(
+    columns: &[UnitColumn],
+    array: &pgrx::datum::AnyArray,
+) -> std::result::Result<(Vec<Units>, usize), WrongType> {
+    // SAFETY: an array as the server passes it; elements are of the type that it says.
+    unsafe {
+        let array = array.datum().cast_mut_ptr::<pg_sys::varlena>();
+        let array = pg_sys::pg_detoast_datum(array).cast::<pg_sys::ArrayType>();
+        let element = (*array).elemtype;
+        let (mut length, mut by_value, mut align) = (0, false, 0);
+        pg_sys::get_typlenbyvalalign(element, &mut length, &mut by_value, &mut align);
+        let (mut datums, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
+        pg_sys::deconstruct_array(
+            array,
+            element,
+            i32::from(length),
+            by_value,
+            align,
+            &mut datums,
+            &mut nulls,
+            &mut count,
+        );
+        let elements = (0..usize::try_from(count).unwrap_or_default())
+            .map(|place| (!*nulls.add(place)).then(|| *datums.add(place)));
+        let wrong = |given: Oid| {
+            let name =
+                |of| CStr::from_ptr(pg_sys::format_type_be(of)).to_string_lossy().into_owned();
+            let expected: Vec<String> = columns.iter().map(|column| name(column.type_of)).collect();
+            let expected = match &expected[..] {
+                [one] => one.clone(),
+                all => format!("{}, or a row ({})", all[0], all.join(", ")),
+            };
+            WrongType { given: name(given), expected }
+        };
+        let rows = element == pg_sys::RECORDOID || pg_sys::type_is_rowtype(element);
+        let mut sets: Vec<Units> = Vec::new();
+        for value in elements {
+            let fields = match value {
+                Some(row) if rows => fields_of(row),
+                value => vec![(element, value)],
+            };
+            if sets.is_empty() {
+                sets = columns.iter().take(fields.len()).map(|&column| Units::of(column)).collect();
+            }
+            if fields.len() != sets.len() {
+                return Err(wrong(element));
+            }
+            for (units, (of, value)) in sets.iter_mut().zip(fields) {
+                let Some(value) = units.column.converted(of, value) else { return Err(wrong(of)) };
+                units.add(value, true);
+            }
+        }
+        let named = match &sets[..] {
+            [one] => one.len(),
+            _ => usize::try_from(count).unwrap_or_default(),
+        };
+        Ok((sets, named))
+    }
+}
+
+/// The values of a row, and their types.
+///
+/// # Safety
+/// A value of a composite type.
+unsafe fn fields_of(row: Datum) -> Vec<(Oid, Option<Datum>)> {
+    // SAFETY: the header of the row says of which type it is.
+    unsafe {
+        let header =
+            pg_sys::pg_detoast_datum(row.cast_mut_ptr()).cast::<pg_sys::HeapTupleHeaderData>();
+        let of = (*header).t_choice.t_datum;
+        let descriptor = pg_sys::lookup_rowtype_tupdesc_copy(of.datum_typeid, of.datum_typmod);
+        let mut tuple = pg_sys::HeapTupleData {
+            t_len: u32::try_from(pgrx::varsize(header.cast())).unwrap_or_default(),
+            t_data: header,
+            ..Default::default()
+        };
+        let columns = usize::try_from((*descriptor).natts).unwrap_or_default();
+        let (mut datums, mut nulls) = (vec![Datum::from(0); columns], vec![true; columns]);
+        pg_sys::heap_deform_tuple(&mut tuple, descriptor, datums.as_mut_ptr(), nulls.as_mut_ptr());
+        (0..columns)
+            .map(|place| {
+                let of = (*row::attribute(descriptor, place as i32)).atttypid;
+                (of, (!nulls[place]).then_some(datums[place]))
+            })
+            .collect()
     }
 }
 
 impl UnitColumn {
+    /// A value as one of this column, if it is of its type or a smaller whole number.
+    fn converted(&self, of: Oid, value: Option<Datum>) -> Option<Option<Datum>> {
+        match (of, self.type_of) {
+            (from, to) if from == to => Some(value),
+            (pg_sys::INT4OID, pg_sys::INT8OID) => {
+                Some(value.map(|value| Datum::from(i64::from(value.value() as i32))))
+            }
+            (pg_sys::INT2OID, pg_sys::INT4OID | pg_sys::INT8OID) => {
+                Some(value.map(|value| Datum::from(i64::from(value.value() as i16))))
+            }
+            (pg_sys::TEXTOID, pg_sys::VARCHAROID) => Some(value),
+            // A literal in a row is text that nobody has looked at.
+            (pg_sys::UNKNOWNOID, _) => Some(value.map(|value| self.read(value))),
+            // SAFETY: a look-up in the catalog.
+            (from, to) => unsafe { pg_sys::IsBinaryCoercible(from, to) }.then_some(value),
+        }
+    }
+
+    /// The value that a C string is read as.
+    fn read(&self, text: Datum) -> Datum {
+        let (mut input, mut parameter) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
+        // SAFETY: the value of an unknown literal is a C string; raises an ERROR if it is none of the type.
+        unsafe {
+            pg_sys::getTypeInputInfo(self.type_of, &mut input, &mut parameter);
+            let modifier = self.type_modifier;
+            pg_sys::OidInputFunctionCall(input, text.cast_mut_ptr(), parameter, modifier)
+        }
+    }
+
     /// A variable of the column, in entry 1 of a range table.
     ///
     /// # Safety

@@ -24,19 +24,18 @@ impl ViewQuery {
         unsafe { Self::planned(rewritten(view, order)) }
     }
 
-    /// The same, of only those rows that have one of these units.
-    pub fn plan_units(view: &Relation, units: &Units) -> Self {
+    /// The same, of only those rows that have one unit of each of these sets.
+    pub fn plan_units(view: &Relation, units: &[Units]) -> Self {
         // SAFETY: as in `plan`.
         unsafe {
             let outer = around(stored(view), view);
-            let column = units.column();
-            (*(*outer).jointree).quals = units.condition(|| column.variable());
+            (*(*outer).jointree).quals = Units::all_hold(units);
             Self::planned(rewrite(outer))
         }
     }
 
     /// What the view itself holds, of these units or altogether: its columns, and then where each row lies.
-    pub fn plan_shown(view: &Relation, units: Option<&Units>) -> Self {
+    pub fn plan_shown(view: &Relation, units: &[Units]) -> Self {
         // SAFETY: as in `plan`; the caller holds a lock on the view.
         unsafe {
             let source = node::<pg_sys::RangeTblEntry>(pg_sys::NodeTag::T_RangeTblEntry);
@@ -69,10 +68,7 @@ impl ViewQuery {
             let name = pg_sys::pstrdup(c"ctid".as_ptr());
             let target = pg_sys::makeTargetEntry(place.cast(), number, name, false);
             (*outer).targetList = pg_sys::lappend((*outer).targetList, target.cast());
-            if let Some(units) = units {
-                let column = units.column();
-                (*(*outer).jointree).quals = units.condition(|| column.variable());
-            }
+            (*(*outer).jointree).quals = Units::all_hold(units);
             Self::planned(outer)
         }
     }

@@ -6,11 +6,11 @@ use std::ffi::CStr;
 
 use cache_refresher_core::delta::{Mapping, Occurrence};
 use cache_refresher_core::diff::Diff;
-use cache_refresher_core::outcome::RowCounts;
+use cache_refresher_core::outcome::{RowChanges, RowCounts};
 use cache_refresher_core::visibility::Visibility;
 use pgrx::pg_sys::Oid;
 
-use super::diff::{apply, identity_of, naming_duplicates};
+use super::diff::{apply, identity_of, naming_duplicates, signed};
 use crate::capture::unit::{self, Arm, Unit};
 use crate::catalog::capture;
 use crate::catalog::view::View;
@@ -88,7 +88,8 @@ pub fn refresh(
         Err(why) => return Ok(Attempt::NotPossible(why)),
     };
     let (queries, held) = memory.run(|| {
-        (queries_of(&relation, &units, budget), ViewQuery::plan_shown(&relation, Some(&units)))
+        let held = ViewQuery::plan_shown(&relation, std::slice::from_ref(&units));
+        (queries_of(&relation, &units, budget), held)
     });
     drop(lookups);
     if queries.iter().map(ViewQuery::cost).sum::<f64>() + held.cost() > budget {
@@ -96,13 +97,55 @@ pub fn refresh(
             "so much has changed that to compute all costs little more".to_owned(),
         ));
     }
-    let work_mem = memory::work_mem();
-    if held.bytes() > work_mem as f64 {
+    if held.bytes() > memory::work_mem() as f64 {
         return Ok(Attempt::NotPossible("the rows concerned do not fit into work_mem".to_owned()));
     }
+    let changes = replace(view, &relation, &memory, (queries, held), running)?;
+    let rows =
+        RowCounts { total: total + changes.inserted - changes.deleted, changes: Some(changes) };
+    let reason = match units.len() {
+        1 => "the changes concern one key".to_owned(),
+        many => format!("the changes concern {many} keys"),
+    };
+    Ok(Attempt::Done { rows, reason })
+}
+
+/// Computes the rows of the view that have one unit of each of these sets, and replaces those that it holds.
+/// Under the same conditions as a diff.
+pub fn refresh_units(view: &View, units: &[Units], running: &RunningMark) -> Result<RowChanges> {
+    let relation = Relation::open(view.oid);
+    let memory = MemoryContext::new();
+    let lookups = expecting_memory(view.owner);
+    let queries = memory.run(|| {
+        let held = ViewQuery::plan_shown(&relation, units);
+        match units {
+            [one] => (queries_of(&relation, one, f64::INFINITY), held),
+            _ => (vec![ViewQuery::plan_units(&relation, units)], held),
+        }
+    });
+    drop(lookups);
+    replace(view, &relation, &memory, queries, running)
+}
+
+/// How many rows a view holds.
+pub fn count(view: &View) -> i64 {
+    let memory = MemoryContext::new();
+    let all = memory.run(|| ViewQuery::plan_shown(&Relation::open(view.oid), &[]));
+    signed(memory.run(|| all.run(&mut |_| true)))
+}
+
+/// Replaces the rows that `held` returns by those that the queries do.
+fn replace(
+    view: &View,
+    relation: &Relation,
+    memory: &MemoryContext,
+    (queries, held): (Vec<ViewQuery>, ViewQuery),
+    running: &RunningMark,
+) -> Result<RowChanges> {
+    let work_mem = memory::work_mem();
     let identity = identity_of(view)?;
-    let old = memory.run(|| RowStreams::hold(&relation, held));
-    let streams = RowStreams::begin_with(&relation, &memory, identity, old, work_mem);
+    let old = memory.run(|| RowStreams::hold(relation, held));
+    let streams = RowStreams::begin_with(relation, memory, identity, old, work_mem);
     let mut diff = Diff::natural(streams, work_mem / 2, 0);
     memory.run(|| {
         for query in queries {
@@ -114,27 +157,21 @@ pub fn refresh(
         }
     });
     let found = diff.finish().into_changes();
-    let written = naming_duplicates(view, || apply(&relation, found, running));
-    let rows =
-        RowCounts { total: total + written.inserted - written.deleted, changes: Some(written) };
-    let reason = match units.len() {
-        1 => "the changes concern one key".to_owned(),
-        many => format!("the changes concern {many} keys"),
-    };
-    Ok(Attempt::Done { rows, reason })
+    Ok(naming_duplicates(view, || apply(relation, found, running)))
 }
 
 /// What computes the rows of these units: one query, or one for each unit. The server finds the rows of one unit
 /// in a subquery that groups, too, but not those of several: it computes all of it then.
 fn queries_of(view: &Relation, units: &Units, budget: f64) -> Vec<ViewQuery> {
-    let together = ViewQuery::plan_units(view, units);
+    let of = |units: &Units| ViewQuery::plan_units(view, std::slice::from_ref(units));
+    let together = of(units);
     let many = units.len() as f64;
     if units.len() > 1 && together.cost() > LOOKUP_COST * many {
         let each = |cost: f64| (cost + PLANNING_COST) * many;
-        let first = units.one_by_one().next().map(|one| ViewQuery::plan_units(view, &one));
+        let first = units.one_by_one().next().map(|one| of(&one));
         let pays = |first: ViewQuery| each(first.cost()) < together.cost().min(budget);
         if first.is_some_and(pays) {
-            return units.one_by_one().map(|one| ViewQuery::plan_units(view, &one)).collect();
+            return units.one_by_one().map(|one| of(&one)).collect();
         }
     }
     vec![together]
@@ -144,7 +181,7 @@ fn queries_of(view: &Relation, units: &Units, budget: f64) -> Vec<ViewQuery> {
 /// Measured, on a join of a million rows: a delta that is estimated at a little less takes half the time, at
 /// a little more as long.
 fn cost_of_diff(view: &Relation) -> f64 {
-    ViewQuery::plan(view, None).cost() + ViewQuery::plan_shown(view, None).cost()
+    ViewQuery::plan(view, None).cost() + ViewQuery::plan_shown(view, &[]).cost()
 }
 
 /// In its scope plans are made for rows that are in memory.

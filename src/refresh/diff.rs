@@ -148,6 +148,6 @@ fn column(number: i16) -> usize {
     usize::try_from(number - 1).unwrap_or_default()
 }
 
-fn signed(rows: u64) -> i64 {
+pub(super) fn signed(rows: u64) -> i64 {
     i64::try_from(rows).unwrap_or(i64::MAX)
 }

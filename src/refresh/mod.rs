@@ -9,6 +9,7 @@ mod diff;
 pub mod explain;
 pub mod freshness;
 pub mod job;
+pub mod keys;
 pub mod policy;
 pub mod privilege;
 mod rebuild;

@@ -4,17 +4,19 @@
 use std::time::Duration;
 
 use cache_refresher_core::duration;
+use cache_refresher_core::method::Method;
 use cache_refresher_core::notification::Notification;
-use cache_refresher_core::outcome::{Outcome, RowChanges};
+use cache_refresher_core::outcome::{Outcome, RowChanges, RowCounts};
 use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::view_state::{History, Verdict};
 use pgrx::pg_sys::Oid;
 
+use super::session::Answer;
 use super::{Done, Request};
 use crate::capture;
 use crate::catalog::content::{self, Content};
 use crate::catalog::history::{self, Entry, milliseconds};
-use crate::catalog::view::ViewName;
+use crate::catalog::view::{View, ViewName};
 use crate::catalog::{self, attempts, binding, query};
 use crate::error::Result;
 use crate::guc::{RefreshSettings, Retention};
@@ -74,18 +76,63 @@ pub fn success(
     })?;
     prune(done.view.oid, tries, settings.retention)?;
     if settings.notify {
-        let payload = Notification {
-            view: &done.view.name.to_string(),
-            outcome: Outcome::Refreshed.as_str(),
-            method: done.method.as_str(),
-            duration_ms: milliseconds(done.duration),
-            rows: Some(done.rows.total),
-            data_as_of: done.data_as_of.map(|at| at.to_rfc3339_millis()),
-        }
-        .to_payload();
-        query::execute(NOTIFY, &[payload.into()])?;
+        notify(&done.view.name, (done.method, done.duration), done.rows.total, done.data_as_of)?;
     }
     Ok(())
+}
+
+/// Records a refresh of some rows only, which leaves everything else that is known of the view as it was.
+pub fn partial(
+    view: &View,
+    answer: &Answer,
+    rows: RowCounts,
+    (started_at, duration): (Timestamp, Duration),
+    request: Request,
+    settings: &RefreshSettings,
+) -> Result<()> {
+    content::set_rows(view.oid, rows.total)?;
+    if rows.brings_new() {
+        attempts::note_new_rows(view.oid, started_at.plus(duration))?;
+    }
+    history::insert(Entry {
+        view: view.oid,
+        name: &view.name,
+        outcome: answer.outcome,
+        started_at,
+        duration,
+        trigger: request.trigger,
+        method: Some(Method::Delta.as_str()),
+        reason: Some(&answer.reason),
+        data_as_of: answer.data_as_of,
+        rows: Some(rows),
+        summary: None,
+        attempt: 1,
+        role: request.role,
+        error: None,
+    })?;
+    prune(view.oid, 0, settings.retention)?;
+    if settings.notify {
+        notify(&view.name, (Method::Delta, duration), rows.total, answer.data_as_of)?;
+    }
+    Ok(())
+}
+
+fn notify(
+    view: &ViewName,
+    (method, duration): (Method, Duration),
+    rows: i64,
+    data_as_of: Option<Timestamp>,
+) -> Result<()> {
+    let payload = Notification {
+        view: &view.to_string(),
+        outcome: Outcome::Refreshed.as_str(),
+        method: method.as_str(),
+        duration_ms: milliseconds(duration),
+        rows: Some(rows),
+        data_as_of: data_as_of.map(|at| at.to_rfc3339_millis()),
+    }
+    .to_payload();
+    query::execute(NOTIFY, &[payload.into()]).map(drop)
 }
 
 /// A refresh that ended without new content.

@@ -200,7 +200,7 @@ fn recorded(
 }
 
 /// A registration that a dump has brought back is not bound yet.
-fn find_registration(oid: Oid) -> Result<Option<Registration>> {
+pub(super) fn find_registration(oid: Oid) -> Result<Option<Registration>> {
     match Registration::find(oid)? {
         Some(registration) => Ok(Some(registration)),
         None => {
@@ -215,7 +215,7 @@ fn find_registration(oid: Oid) -> Result<Option<Registration>> {
 
 /// A failure loses this transaction, and with it any row that it could write: the scheduler is told
 /// through shared memory.
-fn logging_failure<R>(
+pub(super) fn logging_failure<R>(
     oid: Oid,
     started_at: Timestamp,
     body: impl FnOnce() -> Result<R>,
