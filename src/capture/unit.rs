@@ -15,7 +15,9 @@ use crate::pg::units::UnitColumn;
 
 /// How changed rows lead to units.
 pub struct Unit {
-    pub column: UnitColumn,
+    /// The column that its rows are found by; and those that follow it in an index, each a unit of its own.
+    /// Rows that have one of the units in each column are all that the changes can concern.
+    pub columns: Vec<UnitColumn>,
     /// Of each query by which changes are mapped.
     pub arms: Vec<Arm>,
 }
@@ -23,26 +25,32 @@ pub struct Unit {
 /// How rows that a query reads lead to units.
 pub struct Arm {
     pub description: Description,
+    /// To those of each column.
+    pub ways: Vec<Way>,
+}
+
+/// How they lead to the units of one column.
+pub struct Way {
     pub map: Map,
     /// The columns that the unit is made of.
     unit: BTreeSet<Column>,
 }
 
-impl Arm {
+impl Way {
     /// The columns that a mapping by joins reads.
     pub fn read_by(
         &self,
+        description: &Description,
         tables: &BTreeSet<Occurrence>,
         conditions: &BTreeSet<usize>,
     ) -> BTreeSet<Column> {
-        let by_conditions =
-            conditions.iter().flat_map(|&number| &self.description.columns_read[number]);
+        let by_conditions = conditions.iter().flat_map(|&number| &description.columns_read[number]);
         let all = by_conditions.chain(&self.unit);
         all.filter(|column| tables.contains(&column.of)).copied().collect()
     }
 
     /// Of which columns of a table values have to be kept, by its place.
-    fn needs(&self) -> BTreeSet<Column> {
+    fn needs(&self, description: &Description) -> BTreeSet<Column> {
         let exact = self.map.exact.iter().map(|(_, mapping)| mapping);
         let mut needs = BTreeSet::new();
         for (occurrence, mapping) in &self.map.mappings {
@@ -51,13 +59,13 @@ impl Arm {
                     needs.insert(Column { of: *occurrence, number: *column });
                 }
                 Mapping::Join { tables, conditions } => {
-                    needs.extend(self.read_by(tables, conditions));
+                    needs.extend(self.read_by(description, tables, conditions));
                 }
             }
         }
         for mapping in exact {
             if let Mapping::Join { tables, conditions } = mapping {
-                needs.extend(self.read_by(tables, conditions));
+                needs.extend(self.read_by(description, tables, conditions));
             }
         }
         needs
@@ -69,7 +77,8 @@ impl Unit {
     pub fn needs(&self) -> HashMap<Oid, BTreeSet<i16>> {
         let mut needs: HashMap<Oid, BTreeSet<i16>> = HashMap::new();
         for arm in &self.arms {
-            let columns = arm.needs();
+            let columns: BTreeSet<Column> =
+                arm.ways.iter().flat_map(|way| way.needs(&arm.description)).collect();
             for table in &arm.description.tables {
                 let of_table = columns.iter().filter(|column| column.of == table.occurrence);
                 let numbers = of_table.map(|column| column.number);
@@ -89,45 +98,68 @@ impl Unit {
 /// What the unit is, and how changed rows lead to it, by arms.
 type Maps = Vec<(Term, Map)>;
 
-/// A column that would do: how many tables' changed rows tell it themselves, and how all of them lead to it.
-type Candidate = (usize, UnitColumn, Maps);
+/// A column that would do.
+struct Candidate {
+    column: UnitColumn,
+    maps: Maps,
+}
+
+impl Candidate {
+    /// In how many places rows tell their units themselves.
+    fn direct(&self) -> usize {
+        let mappings = self.maps.iter().flat_map(|(_, map)| &map.mappings);
+        mappings.filter(|(_, how)| matches!(how, Mapping::Direct { .. })).count()
+    }
+}
+
+/// How many columns of an index are units at most: each is mapped by queries of its own.
+const MOST_COLUMNS: usize = 3;
 
 /// The unit of a view.
 ///
 /// The caller holds a lock on the view. Of several columns that would do, one is taken by which most
-/// changed rows tell their units themselves.
+/// changed rows tell their units themselves, and of the indexes that begin with it one that goes on with others
+/// that would do.
 pub fn of(view: &Relation) -> Result<std::result::Result<Unit, Obstacle>> {
     let descriptions = match query_description::describe(view) {
         Ok(descriptions) => descriptions,
         Err(what) => return Ok(Err(Obstacle::Strange(what))),
     };
-    let mut best: Option<Candidate> = None;
+    let mut best: Option<Vec<Candidate>> = None;
     let mut refusal = None;
-    for number in capture::leading_columns(view.oid())? {
-        let place = usize::try_from(number - 1).unwrap_or_default();
-        let Some(column) = UnitColumn::of(view, place) else { continue };
-        match map(&descriptions, place) {
-            Some(Ok(maps)) => {
-                let direct =
-                    |(_, how): &&(Occurrence, Mapping)| matches!(how, Mapping::Direct { .. });
-                let directly =
-                    maps.iter().flat_map(|(_, map)| &map.mappings).filter(direct).count();
-                if best.as_ref().is_none_or(|(most, ..)| directly > *most) {
-                    best = Some((directly, column, maps));
+    for numbers in capture::indexes(view.oid())? {
+        let mut columns: Vec<Candidate> = Vec::new();
+        for number in numbers {
+            let place = usize::try_from(number - 1).unwrap_or_default();
+            match UnitColumn::of(view, place).zip(map(&descriptions, place)) {
+                Some((column, Ok(maps))) => columns.push(Candidate { column, maps }),
+                Some((_, Err(reason))) if columns.is_empty() => {
+                    refusal = Some(Obstacle::Mapping(reason));
+                    break;
                 }
+                _ if columns.is_empty() => break,
+                _ => {}
             }
-            Some(Err(reason)) => refusal = Some(Obstacle::Mapping(reason)),
-            None => {}
+        }
+        columns.truncate(MOST_COLUMNS);
+        let rank = |columns: &[Candidate]| (columns[0].direct(), columns.len());
+        if !columns.is_empty() && best.as_ref().is_none_or(|best| rank(&columns) > rank(best)) {
+            best = Some(columns);
         }
     }
-    let Some((_, column, maps)) = best else {
+    let Some(candidates) = best else {
         return Ok(Err(refusal.unwrap_or_else(|| without_index(&descriptions))));
     };
-    let arms = descriptions.into_iter().zip(maps);
-    let arms = arms
-        .map(|(description, (unit, map))| Arm { description, map, unit: unit.reads() })
-        .collect();
-    Ok(Ok(Unit { column, arms }))
+    let mut arms: Vec<Arm> =
+        descriptions.into_iter().map(|description| Arm { description, ways: Vec::new() }).collect();
+    let mut columns = Vec::new();
+    for Candidate { column, maps } in candidates {
+        columns.push(column);
+        for (arm, (unit, map)) in arms.iter_mut().zip(maps) {
+            arm.ways.push(Way { map, unit: unit.reads() });
+        }
+    }
+    Ok(Ok(Unit { columns, arms }))
 }
 
 /// How changed rows lead to the column of the view at that place; nothing if it is not computed from each

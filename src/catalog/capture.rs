@@ -367,14 +367,18 @@ pub fn numbers_in(table: Oid, numbers: Vec<i16>, leaf: Oid) -> Result<Vec<i16>> 
     })
 }
 
-const LEADING: &str = "
-SELECT DISTINCT i.indkey[0]
+const INDEXES: &str = "
+SELECT DISTINCT (SELECT array_agg(k.number ORDER BY k.place)
+                   FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) WITH ORDINALITY AS k (number, place)
+                  WHERE k.place <= coalesce((SELECT min(e.place) - 1
+                                               FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS e (number, place)
+                                              WHERE e.number = 0), 32))
   FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam AND m.amname = 'btree'
  WHERE i.indrelid = $1 AND i.indisvalid AND i.indpred IS NULL AND i.indkey[0] > 0 ORDER BY 1";
 
-/// Numbers of the columns by which rows of a view are found through an index.
-pub fn leading_columns(view: Oid) -> Result<Vec<i16>> {
-    query::select_current(LEADING, &[view.into()], |row| row.required(1))
+/// Numbers of the columns by which rows of a view are found through each of its indexes.
+pub fn indexes(view: Oid) -> Result<Vec<Vec<i16>>> {
+    query::select_current(INDEXES, &[view.into()], |row| row.required(1))
 }
 
 /// The columns of a log, by number and type, that are still of the type that the source has there.

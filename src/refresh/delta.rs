@@ -11,7 +11,7 @@ use cache_refresher_core::visibility::Visibility;
 use pgrx::pg_sys::Oid;
 
 use super::diff::{apply, identity_of, naming_duplicates, signed};
-use crate::capture::unit::{self, Arm, Unit};
+use crate::capture::unit::{self, Arm, Unit, Way};
 use crate::catalog::capture;
 use crate::catalog::view::View;
 use crate::error::Result;
@@ -83,31 +83,77 @@ pub fn refresh(
     let mut budget =
         if at_any_cost { f64::INFINITY } else { memory.run(|| cost_of_diff(&relation)) };
     let lookups = expecting_memory(view.owner);
-    let units = match memory.run(|| units(&relation, &unit, &changes, &mut budget)) {
-        Ok(units) => units,
+    let planned = memory.run(|| plan(&relation, &unit, &changes, &mut budget));
+    drop(lookups);
+    let (Planned { queries, held, .. }, keys) = match planned {
+        Ok((planned, _)) if planned.cost > budget => {
+            return Ok(Attempt::NotPossible(
+                "so much has changed that to compute all costs little more".to_owned(),
+            ));
+        }
+        Ok(planned) => planned,
         Err(why) => return Ok(Attempt::NotPossible(why)),
     };
-    let (queries, held) = memory.run(|| {
-        let held = ViewQuery::plan_shown(&relation, std::slice::from_ref(&units));
-        (queries_of(&relation, &units, budget), held)
-    });
-    drop(lookups);
-    if queries.iter().map(ViewQuery::cost).sum::<f64>() + held.cost() > budget {
-        return Ok(Attempt::NotPossible(
-            "so much has changed that to compute all costs little more".to_owned(),
-        ));
-    }
     if held.bytes() > memory::work_mem() as f64 {
         return Ok(Attempt::NotPossible("the rows concerned do not fit into work_mem".to_owned()));
     }
     let changes = replace(view, &relation, &memory, (queries, held), running)?;
     let rows =
         RowCounts { total: total + changes.inserted - changes.deleted, changes: Some(changes) };
-    let reason = match units.len() {
+    let reason = match keys {
         1 => "the changes concern one key".to_owned(),
         many => format!("the changes concern {many} keys"),
     };
     Ok(Attempt::Done { rows, reason })
+}
+
+/// What computes rows anew, and what the view holds of them.
+struct Planned {
+    queries: Vec<ViewQuery>,
+    held: ViewQuery,
+    cost: f64,
+}
+
+impl Planned {
+    fn of(view: &Relation, units: &[Units], budget: f64) -> Self {
+        let queries = match units {
+            [one] => queries_of(view, one, budget),
+            _ => vec![ViewQuery::plan_units(view, units)],
+        };
+        let held = ViewQuery::plan_shown(view, units);
+        let cost = queries.iter().map(ViewQuery::cost).sum::<f64>() + held.cost();
+        Self { queries, held, cost }
+    }
+}
+
+/// The units that the changes can concern, as queries, and how many they are; or why that costs too much to
+/// find out. The first column of the unit is enough where few rows have it.
+fn plan(
+    view: &Relation,
+    unit: &Unit,
+    changes: &HashMap<Oid, Changes>,
+    budget: &mut f64,
+) -> std::result::Result<(Planned, usize), String> {
+    let mut sets = vec![units(view, (unit, 0), changes, budget)?];
+    let mut best = Planned::of(view, &sets, *budget);
+    let keys = sets[0].len();
+    for column in 1..unit.columns.len() {
+        if best.cost <= LOOKUP_COST * keys as f64 {
+            break;
+        }
+        let mut rest = *budget;
+        match units(view, (unit, column), changes, &mut rest) {
+            Ok(units) => sets.push(units),
+            Err(_) => continue,
+        }
+        let narrower = Planned::of(view, &sets, rest);
+        if narrower.cost < best.cost {
+            (best, *budget) = (narrower, rest);
+        } else {
+            sets.pop();
+        }
+    }
+    Ok((best, keys))
 }
 
 /// Computes the rows of the view that have one unit of each of these sets, and replaces those that it holds.
@@ -116,15 +162,9 @@ pub fn refresh_units(view: &View, units: &[Units], running: &RunningMark) -> Res
     let relation = Relation::open(view.oid);
     let memory = MemoryContext::new();
     let lookups = expecting_memory(view.owner);
-    let queries = memory.run(|| {
-        let held = ViewQuery::plan_shown(&relation, units);
-        match units {
-            [one] => (queries_of(&relation, one, f64::INFINITY), held),
-            _ => (vec![ViewQuery::plan_units(&relation, units)], held),
-        }
-    });
+    let planned = memory.run(|| Planned::of(&relation, units, f64::INFINITY));
     drop(lookups);
-    replace(view, &relation, &memory, queries, running)
+    replace(view, &relation, &memory, (planned.queries, planned.held), running)
 }
 
 /// How many rows a view holds.
@@ -245,24 +285,24 @@ fn parts_of(
         .collect()
 }
 
-/// The units that changed rows can concern; or why that costs too much to find out. What it costs is
-/// taken off the budget.
+/// The units of one column that changed rows can concern; or why that costs too much to find out. What it
+/// costs is taken off the budget.
 fn units(
     view: &Relation,
-    unit: &Unit,
+    (unit, column): (&Unit, usize),
     changes: &HashMap<Oid, Changes>,
     budget: &mut f64,
 ) -> std::result::Result<Units, String> {
-    let mut units = Units::of(unit.column);
+    let mut units = Units::of(unit.columns[column]);
     for (number, arm) in unit.arms.iter().enumerate() {
-        units_of_arm(view, (number, arm), changes, budget, &mut units)?;
+        units_of_arm(view, (number, arm, &arm.ways[column]), changes, budget, &mut units)?;
     }
     Ok(units)
 }
 
 fn units_of_arm(
     view: &Relation,
-    (number, arm): (usize, &Arm),
+    (number, arm, way): (usize, &Arm, &Way),
     changes: &HashMap<Oid, Changes>,
     budget: &mut f64,
     units: &mut Units,
@@ -278,7 +318,7 @@ fn units_of_arm(
     if !changed.iter().any(|place| mapped_here(*place)) {
         return Ok(());
     }
-    let (steps, null) = arm.map.steps(&changed);
+    let (steps, null) = way.map.steps(&changed);
     if null {
         units.add(None, true);
     }
@@ -304,7 +344,7 @@ fn units_of_arm(
                 if others.len() >= MOST_CHANGED_TABLES {
                     return Err("too many of the joined tables have changed at once".to_owned());
                 }
-                let read = arm.read_by(tables, conditions);
+                let read = way.read_by(&arm.description, tables, conditions);
                 let parts =
                     Parts { arm: number, unit: units.place(), tables, conditions, read: &read };
                 // Each of the others is what it is now, or its old rows.

@@ -110,6 +110,8 @@ fn delta_row(
     unit: std::result::Result<Unit, Obstacle>,
     relation: &Relation,
 ) -> std::result::Result<String, Obstacle> {
-    let column = relation.column_name(unit?.column.place);
-    Ok(format!("rows are replaced by {column} where few of them are concerned"))
+    let names: Vec<String> =
+        unit?.columns.iter().map(|column| relation.column_name(column.place)).collect();
+    let columns = names.join(" and ");
+    Ok(format!("rows are replaced by {columns} where few of them are concerned"))
 }

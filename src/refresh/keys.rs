@@ -92,11 +92,14 @@ fn refresh_locked(view: &View, keys: &AnyArray, settings: &RefreshSettings) -> R
     })
 }
 
-/// The keys as sets of units, and their number: of the columns of the view's key, or of the one column that its rows are found
-/// by.
+/// The keys as sets of units, and their number: of the columns of the view's key, or of its only index.
 fn sets(view: &View, keys: &AnyArray) -> Result<(Vec<Units>, usize)> {
+    // Without a unique index there is no telling which of several the caller means.
     let numbers = match &view.key[..] {
-        [] => capture::leading_columns(view.oid)?,
+        [] => match &capture::indexes(view.oid)?[..] {
+            [only] => only.clone(),
+            _ => Vec::new(),
+        },
         key => key.to_vec(),
     };
     let relation = Relation::open(view.oid);

@@ -53,6 +53,12 @@ impl<'a> Case<'a> {
         for column in &query.indexed {
             script.run(&format!("CREATE INDEX ON v ({column})"));
         }
+        if query.indexed.len() > 1 {
+            script.run(&format!("CREATE INDEX ON v ({})", query.indexed.join(", ")));
+        }
+        // Where everything seems to be expensive, rows are looked for by more than one column, or key by key.
+        let cost = if rng.bool() { "1000" } else { "DEFAULT" };
+        script.run(&format!("SET cpu_tuple_cost = {cost}; SET cpu_operator_cost = {cost}"));
         script.run(
             "SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true,
                                              debounce => '1 hour', max_staleness => '1 hour')",
