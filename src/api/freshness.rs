@@ -13,7 +13,7 @@ use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use crate::catalog::capture;
+use crate::capture;
 use crate::catalog::content::{self, Content};
 use crate::catalog::view::View;
 use crate::error::{Error, Result};
@@ -135,6 +135,6 @@ fn staleness(
 /// An event trigger: somebody, or our own refresh, which puts it right, has run REFRESH.
 #[pg_extern(sql = false)]
 fn content_replaced() -> std::result::Result<(), ErrorReport> {
-    capture::distrust_refreshed()?;
+    capture::content_replaced()?;
     Ok(())
 }

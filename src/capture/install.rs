@@ -15,6 +15,7 @@ use crate::catalog::view::View;
 use crate::error::{Error, Result};
 use crate::pg::change_log::{self, Watch};
 use crate::pg::identity::{Restriction, Scope};
+use crate::pg::lock::{self, RelationLock};
 use crate::pg::relation::Relation;
 use crate::pg::{dependency, node_tree, transaction};
 
@@ -61,7 +62,7 @@ pub fn ensure(view: &View) -> Result<Vec<String>> {
     let mut begun = false;
     for leaf in capture::leaves(view.oid)? {
         let name = quote_qualified_identifier(&leaf.schema, &leaf.name);
-        if leaf.kind != Kind::Table {
+        if !leaf.kind.is_captured() {
             uncaptured.push(name);
             continue;
         }
@@ -107,7 +108,7 @@ fn create(leaf: &Leaf, watch: &Watch) -> Result<()> {
     let log = format!("_cache_refresher.{}", quote_identifier(change_log::name_of(leaf.oid)));
     let columns = watch.to_argument();
     // First the lock against writers, under which nothing can be missed.
-    define(&format!("LOCK TABLE {source} IN SHARE ROW EXCLUSIVE MODE"))?;
+    lock::relation(leaf.oid, RelationLock::ShareRowExclusive);
     if !exists(&log)? {
         define(&format!(
             "CREATE TABLE {log} (xid xid8 NOT NULL, at timestamptz NOT NULL, kind \"char\" NOT NULL)
@@ -126,6 +127,10 @@ fn create(leaf: &Leaf, watch: &Watch) -> Result<()> {
                  ALTER TABLE {log} ADD COLUMN c{number} {type_name}"
             ))?;
         }
+    }
+    if leaf.kind == Kind::Materialized {
+        // What refreshes it writes to the log as soon as that is there.
+        return Ok(());
     }
     define(&format!(
         "CREATE OR REPLACE TRIGGER cache_refresher_capture
@@ -156,7 +161,7 @@ pub fn tidy() -> Result<()> {
 fn remove(unused: &Source) -> Result<()> {
     let _scope = scope();
     let log = format!("_cache_refresher.{}", quote_identifier(change_log::name_of(unused.oid)));
-    if !unused.name.is_empty() {
+    if unused.is_table {
         let source = quote_qualified_identifier(&unused.schema, &unused.name);
         define(&format!(
             "DROP TRIGGER IF EXISTS cache_refresher_capture ON {source};
@@ -174,7 +179,7 @@ pub fn is_incomplete(view: Oid) -> Result<bool> {
     let wanted = Wanted::by(&Relation::open_shared(view))?;
     let sources = capture::sources(view)?;
     for leaf in capture::leaves(view)? {
-        if leaf.kind != Kind::Table || !leaf.allowed {
+        if !leaf.kind.is_captured() || !leaf.allowed {
             continue;
         }
         let wanted = wanted.of(&leaf)?;

@@ -159,6 +159,15 @@ pub fn invalidate(view: Oid) -> Result<()> {
     Ok(())
 }
 
+/// What follows from a REFRESH, in an event trigger: it replaces content without a trace in any log.
+pub fn content_replaced() -> Result<()> {
+    capture::distrust_refreshed()?;
+    for reader in capture::readers_of_refreshed()? {
+        invalidate(reader)?;
+    }
+    Ok(())
+}
+
 /// A log larger than this costs more to read than a diff of most views.
 const LARGEST_LOG: i64 = 64 << 20;
 

@@ -35,12 +35,11 @@ fn of_source(leaf: &Leaf, wanted: &Watch) -> Option<Obstacle> {
     let name = pgrx::spi::quote_qualified_identifier(&leaf.schema, &leaf.name);
     match leaf.kind {
         Kind::Foreign => Some(Obstacle::Foreign(name)),
-        Kind::Materialized => Some(Obstacle::Materialized(name)),
         Kind::Unlogged => Some(Obstacle::Unlogged(name)),
         Kind::RowSecurity => Some(Obstacle::RowSecurity(name)),
         Kind::Catalog => Some(Obstacle::Catalog),
         Kind::Virtual => Some(Obstacle::Virtual(name)),
-        Kind::Table => {
+        Kind::Table | Kind::Materialized => {
             let covered = install::present(leaf).is_some_and(|present| present.covers(wanted));
             (!covered).then_some(Obstacle::Uncaptured { name, allowed: leaf.allowed })
         }

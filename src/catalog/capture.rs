@@ -44,6 +44,13 @@ pub enum Kind {
     Virtual,
 }
 
+impl Kind {
+    /// Changes of it are noted: by triggers, or by those who refresh it.
+    pub const fn is_captured(self) -> bool {
+        matches!(self, Self::Table | Self::Materialized)
+    }
+}
+
 /// What a view reads, directly or through plain views, and the partitions and children of that.
 macro_rules! relations {
     () => {
@@ -124,11 +131,13 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistenc
                                     WHERE i.inhrelid = c.oid AND u.relrowsecurity),
        ARRAY(SELECT DISTINCT a.attnum FROM named m JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = m.attname
               WHERE m.oid = c.oid ORDER BY 1),
+       -- A materialized view has no triggers: whoever refreshes it writes to its log, if there is one.
+       CASE WHEN c.relkind = 'm' AND to_regclass('_cache_refresher.changes_' || c.oid) IS NOT NULL THEN '*' ELSE
        (SELECT split_part(encode(t.tgargs, 'escape'), '\\000', 1)
           FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
          WHERE t.tgrelid = c.oid AND t.tgname = 'cache_refresher_capture' AND t.tgenabled = 'A'
            AND p.pronamespace = '_cache_refresher'::regnamespace
-           AND to_regclass('_cache_refresher.changes_' || c.oid) IS NOT NULL),
+           AND to_regclass('_cache_refresher.changes_' || c.oid) IS NOT NULL) END,
        has_table_privilege((SELECT v.relowner FROM pg_class v WHERE v.oid = $1), c.oid, 'TRIGGER'),
        ARRAY(SELECT substr(k.attname, 2)::int2 FROM pg_attribute k
               WHERE k.attrelid = to_regclass('_cache_refresher.changes_' || c.oid) AND k.attname ~ '^c[0-9]+$' AND NOT k.attisdropped
@@ -257,11 +266,11 @@ UPDATE _cache_refresher.content k SET fingerprint = NULL
 
 /// By their logs: a trigger without one comes of a dump that is being restored, and is to be left alone.
 const UNUSED: &str = "
-SELECT s.oid, coalesce(n.nspname::text, ''), coalesce(c.relname::text, '')
+SELECT s.oid, coalesce(n.nspname::text, ''), coalesce(c.relname::text, ''), c.relkind IS NOT DISTINCT FROM 'r'
   FROM (SELECT substr(l.relname, 9)::oid AS oid
           FROM pg_class l
          WHERE l.relnamespace = '_cache_refresher'::regnamespace AND l.relkind = 'r' AND l.relname ~ '^changes_[0-9]+$') s
-  LEFT JOIN pg_class c ON c.oid = s.oid AND c.relkind = 'r'
+  LEFT JOIN pg_class c ON c.oid = s.oid AND c.relkind IN ('r', 'm')
   LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.oid IS NULL OR NOT EXISTS (SELECT FROM _cache_refresher.capture k WHERE k.source = s.oid)";
 
@@ -270,13 +279,20 @@ pub struct Source {
     pub oid: Oid,
     pub schema: String,
     pub name: String,
+    /// It can have triggers.
+    pub is_table: bool,
 }
 
 /// What is left that nobody needs any more.
 pub fn unused() -> Result<Vec<Source>> {
     query::execute(DROP_ORPHANED_USES, &[])?;
     query::select_current(UNUSED, &[], |row| {
-        Ok(Source { oid: row.required(1)?, schema: row.required(2)?, name: row.required(3)? })
+        Ok(Source {
+            oid: row.required(1)?,
+            schema: row.required(2)?,
+            name: row.required(3)?,
+            is_table: row.required(4)?,
+        })
     })
 }
 
@@ -285,6 +301,15 @@ const SOURCES: &str = "SELECT source FROM _cache_refresher.capture WHERE view = 
 /// The sources whose changes are captured for a view.
 pub fn sources(view: Oid) -> Result<Vec<Oid>> {
     query::select_current(SOURCES, &[view.into()], |row| row.required(1))
+}
+
+const VIEWS_READ: &str = "
+SELECT c.source FROM _cache_refresher.capture c JOIN pg_class k ON k.oid = c.source AND k.relkind = 'm'
+ WHERE c.view = $1";
+
+/// The materialized views among them.
+pub fn views_read_by(view: Oid) -> Result<Vec<Oid>> {
+    query::select_current(VIEWS_READ, &[view.into()], |row| row.required(1))
 }
 
 const CONSUMERS: &str = "
@@ -353,6 +378,15 @@ pub fn distrust_refreshed() -> Result<()> {
     query::execute(DISTRUST_REFRESHED, &[]).map(drop)
 }
 
+const READERS_OF_REFRESHED: &str = "
+SELECT DISTINCT c.view FROM _cache_refresher.capture c
+ WHERE c.source IN (SELECT d.objid FROM pg_event_trigger_ddl_commands() d)";
+
+/// The views that are told of changes of those whose content a REFRESH has just replaced, unseen.
+pub fn readers_of_refreshed() -> Result<Vec<Oid>> {
+    query::select_current(READERS_OF_REFRESHED, &[], |row| row.required(1))
+}
+
 const NUMBERS_OF: &str = "
 SELECT c.attnum FROM pg_attribute p JOIN pg_attribute c ON c.attrelid = $3 AND c.attname = p.attname AND NOT c.attisdropped
  WHERE p.attrelid = $1 AND p.attnum = ANY ($2) ORDER BY p.attnum";
@@ -412,7 +446,7 @@ pub fn types_of(table: Oid, numbers: Vec<i16>) -> Result<Vec<KeptColumn>> {
 }
 
 const LARGE: &str = "
-SELECT c.oid, n.nspname::text, c.relname::text
+SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'r'
   FROM (SELECT DISTINCT source FROM _cache_refresher.capture) k
   JOIN pg_class c ON c.oid = k.source
   JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -425,7 +459,12 @@ SELECT c.oid, n.nspname::text, c.relname::text
 /// Sources with a log of more bytes than that, which somebody still needs.
 pub fn logs_larger_than(bytes: i64) -> Result<Vec<Source>> {
     query::select_current(LARGE, &[bytes.into()], |row| {
-        Ok(Source { oid: row.required(1)?, schema: row.required(2)?, name: row.required(3)? })
+        Ok(Source {
+            oid: row.required(1)?,
+            schema: row.required(2)?,
+            name: row.required(3)?,
+            is_table: row.required(4)?,
+        })
     })
 }
 

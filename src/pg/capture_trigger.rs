@@ -174,6 +174,32 @@ impl Plan {
     }
 }
 
+/// Notes the changes of a materialized view, which can have no trigger, for those who write to it.
+pub(super) struct ViewLog {
+    view: Oid,
+    plan: Plan,
+}
+
+impl ViewLog {
+    /// The log of a view, if somebody is told of its changes. The caller holds ROW EXCLUSIVE on the view, which
+    /// keeps logs from being made.
+    pub(super) fn of(view: &Relation) -> Option<Self> {
+        let log = Relation::open_locked(find(view.oid())?, pg_sys::RowExclusiveLock)?;
+        let watch = Watch { columns: None, kept: Vec::new() };
+        // SAFETY: the descriptor of an open relation.
+        let plan = unsafe { Plan::of(view.descriptor(), &watch, &log) };
+        Some(Self { view: view.oid(), plan })
+    }
+
+    /// # Safety
+    /// A row that has come or gone, or an old one and a new one, of the view; inside a transaction that may
+    /// write.
+    pub(super) unsafe fn note(&self, old: Option<Values>, new: Option<Values>) {
+        // SAFETY: the caller vouches for the rows.
+        unsafe { note_change(&self.plan, self.view, old, new) };
+    }
+}
+
 /// The trigger function: notes a change of a captured table. Where the log is missing, nothing happens:
 /// capture that is broken is noticed by those who refresh, and must not fail a user's write.
 ///
@@ -207,27 +233,38 @@ unsafe fn note(data: &pg_sys::TriggerData) {
     unsafe {
         let Some(plan) = settled_plan(data.tg_relation, data.tg_trigger) else { return };
         let source = (*data.tg_relation).rd_id;
+        let row = || row::values(data.tg_trigslot);
         match data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
             pg_sys::TRIGGER_EVENT_TRUNCATE => write(&plan, source, Kind::Any, None),
             pg_sys::TRIGGER_EVENT_UPDATE => {
-                let (old, new) = (row::values(data.tg_trigslot), row::values(data.tg_newslot));
-                if plan.row_type.same_in(&plan.compared, old, new) {
-                    return;
-                }
-                if plan.blind {
-                    note_once(&plan, source);
-                } else if plan.keeps_same(old, new) {
-                    write(&plan, source, Kind::Both, Some(new));
-                } else {
-                    write(&plan, source, Kind::Old, Some(old));
-                    write(&plan, source, Kind::New, Some(new));
-                }
+                note_change(&plan, source, Some(row()), Some(row::values(data.tg_newslot)));
             }
-            _ if plan.blind => note_once(&plan, source),
-            pg_sys::TRIGGER_EVENT_DELETE => {
-                write(&plan, source, Kind::Old, Some(row::values(data.tg_trigslot)));
-            }
-            _ => write(&plan, source, Kind::New, Some(row::values(data.tg_trigslot))),
+            pg_sys::TRIGGER_EVENT_DELETE => note_change(&plan, source, Some(row()), None),
+            _ => note_change(&plan, source, None, Some(row())),
+        }
+    }
+}
+
+/// # Safety
+/// As for `write`.
+unsafe fn note_change(plan: &Plan, source: Oid, old: Option<Values>, new: Option<Values>) {
+    let both = old.zip(new);
+    if both.is_some_and(|(old, new)| plan.row_type.same_in(&plan.compared, old, new)) {
+        return;
+    }
+    // SAFETY: passed on.
+    unsafe {
+        if plan.blind {
+            return note_once(plan, source);
+        }
+        if both.is_some_and(|(old, new)| plan.keeps_same(old, new)) {
+            return write(plan, source, Kind::Both, new);
+        }
+        if old.is_some() {
+            write(plan, source, Kind::Old, old);
+        }
+        if new.is_some() {
+            write(plan, source, Kind::New, new);
         }
     }
 }

@@ -58,6 +58,8 @@ pub enum RelationLock {
     AccessShare = pg_sys::AccessShareLock as i32,
     /// Others may read and write, vacuum and analyze; nobody may change the table itself.
     RowExclusive = pg_sys::RowExclusiveLock as i32,
+    /// The same, and nobody may write.
+    ShareRowExclusive = pg_sys::ShareRowExclusiveLock as i32,
     /// Others may read.
     Exclusive = pg_sys::ExclusiveLock as i32,
     /// Nobody else.

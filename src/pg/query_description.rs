@@ -223,7 +223,7 @@ impl Reader {
                 _ => return Err(Strange::Other),
             }
             match entry.relkind as u8 {
-                b'r' | b'p' => Ok(Some(Table {
+                b'r' | b'p' | b'm' => Ok(Some(Table {
                     occurrence: usize::try_from(index).unwrap_or_default(),
                     oid: entry.relid,
                     inherits: entry.inh && Relation::open_shared(entry.relid).may_have_children(),

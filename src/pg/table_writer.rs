@@ -6,6 +6,7 @@
 
 use pgrx::pg_sys;
 
+use super::capture_trigger::ViewLog;
 use super::relation::Relation;
 use super::row::{RowId, Slot, Values};
 
@@ -15,6 +16,8 @@ pub struct TableWriter<'a> {
     executor: *mut pg_sys::EState,
     target: *mut pg_sys::ResultRelInfo,
     slot: Slot,
+    /// Where changes are noted for views that read this one, and the rows that were there before.
+    log: Option<(ViewLog, Slot)>,
 }
 
 impl<'a> TableWriter<'a> {
@@ -30,7 +33,8 @@ impl<'a> TableWriter<'a> {
             pg_sys::InitResultRelInfo(target, relation.as_ptr(), 0, std::ptr::null_mut(), 0);
             pg_sys::ExecOpenIndices(target, false);
             let slot = Slot::borrowed(relation.descriptor());
-            Self { relation, executor, target, slot }
+            let log = ViewLog::of(relation).map(|log| (log, Slot::of_table(relation)));
+            Self { relation, executor, target, slot, log }
         }
     }
 
@@ -48,6 +52,9 @@ impl<'a> TableWriter<'a> {
         unsafe {
             self.slot.show(row);
             pg_sys::simple_table_tuple_insert(self.relation.as_ptr(), self.slot.as_ptr());
+            if let Some((log, _)) = &self.log {
+                log.note(None, Some(row));
+            }
             self.index(false, false);
         }
     }
@@ -57,6 +64,7 @@ impl<'a> TableWriter<'a> {
         pgrx::check_for_interrupts!();
         // SAFETY: as in `insert`; the row with that id is visible to the active snapshot.
         unsafe {
+            self.note_old(&mut id, Some(row));
             self.slot.show(row);
             let mut indexes = Default::default();
             pg_sys::simple_table_tuple_update(
@@ -82,11 +90,31 @@ impl<'a> TableWriter<'a> {
         pgrx::check_for_interrupts!();
         // SAFETY: the row with that id is visible to the active snapshot.
         unsafe {
+            self.note_old(&mut id, None);
             pg_sys::simple_table_tuple_delete(
                 self.relation.as_ptr(),
                 id.as_mut_ptr(),
                 pg_sys::GetActiveSnapshot(),
             );
+        }
+    }
+
+    /// Notes that the row with that id goes, or that another takes its place.
+    ///
+    /// # Safety
+    /// The row is visible to the active snapshot.
+    unsafe fn note_old(&mut self, id: &mut RowId, new: Option<Values>) {
+        let Some((log, slot)) = &mut self.log else { return };
+        // SAFETY: every table can fetch a row by its id, into a slot of its own kind.
+        unsafe {
+            let access = &*(*self.relation.as_ptr()).rd_tableam;
+            let Some(fetch) = access.tuple_fetch_row_version else { return };
+            let snapshot = pg_sys::GetActiveSnapshot();
+            if fetch(self.relation.as_ptr(), id.as_mut_ptr(), snapshot, slot.as_ptr()) {
+                pg_sys::slot_getallattrs(slot.as_ptr());
+                log.note(Some(slot.values()), new);
+                slot.clear();
+            }
         }
     }
 

@@ -12,8 +12,25 @@ use crate::error::Result;
 use crate::guc;
 use crate::pg::clock;
 
-/// Whether a view is proved to show everything, known not to, or neither; and since when it does not.
+/// Whether a view is proved to show everything, known not to, or neither; and since when it does not. What a
+/// materialized view that it reads does not show, it does not show either.
 pub fn of(view: Oid, captured: bool) -> Result<(Staleness, Option<Timestamp>)> {
+    let own = of_its_own(view, captured)?;
+    let mut worst = own;
+    if own.0 == Staleness::Fresh {
+        for parent in catalog::capture::views_read_by(view)? {
+            match of_view(parent)? {
+                (Staleness::Fresh, _) => {}
+                (Staleness::Stale, since) => return Ok((Staleness::Stale, since)),
+                unknown => worst = unknown,
+            }
+        }
+    }
+    Ok(worst)
+}
+
+/// The same by what has happened to what it reads.
+fn of_its_own(view: Oid, captured: bool) -> Result<(Staleness, Option<Timestamp>)> {
     let pinned = settings::pinned(guc::refresh_settings().lock_timeout)?;
     capture::staleness(view, captured, &settings::text(&pinned))
 }
@@ -27,7 +44,7 @@ pub fn of_view(view: Oid) -> Result<(Staleness, Option<Timestamp>)> {
 /// Since when a captured view may not show everything: known to be stale, or not proved to be fresh
 /// although that is possible.
 pub fn stale_since(view: Oid) -> Result<Option<Timestamp>> {
-    let (staleness, since) = of(view, true)?;
+    let (staleness, since) = of_its_own(view, true)?;
     if staleness != Staleness::Unknown {
         return Ok(since);
     }

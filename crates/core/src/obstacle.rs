@@ -19,8 +19,6 @@ pub enum Obstacle {
     Catalog,
     /// A source is on another server.
     Foreign(String),
-    /// A source is a materialized view, which has no triggers.
-    Materialized(String),
     /// A source is emptied by a crash, unseen.
     Unlogged(String),
     /// A source shows different rows to different roles, by rules that may read anything.
@@ -112,7 +110,6 @@ impl Obstacle {
             Self::SystemColumn,
             Self::Catalog,
             Self::Foreign(name()),
-            Self::Materialized(name()),
             Self::Unlogged(name()),
             Self::RowSecurity(name()),
             Self::Virtual(name()),
@@ -149,7 +146,6 @@ impl Obstacle {
             Self::SystemColumn => "it reads system columns".to_owned(),
             Self::Catalog => "it reads system catalogs".to_owned(),
             Self::Foreign(name) => format!("{name} is a foreign table"),
-            Self::Materialized(name) => format!("{name} is a materialized view"),
             Self::Unlogged(name) => format!("{name} is unlogged: a crash empties it unseen"),
             Self::RowSecurity(name) => {
                 format!("{name} has row security, whose policies may read anything")
@@ -199,9 +195,6 @@ impl Obstacle {
             Self::Foreign(_) | Self::RowSecurity(_) => {
                 "Call cache_refresher.invalidate when it has changed; the interval sees to the rest."
                     .to_owned()
-            }
-            Self::Materialized(_) => {
-                "It follows that view where it has no interval of its own.".to_owned()
             }
             Self::Unlogged(name) => {
                 format!("ALTER TABLE {name} SET LOGGED, or call cache_refresher.invalidate.")

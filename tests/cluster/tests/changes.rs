@@ -325,6 +325,44 @@ fn a_locked_source_holds_up_no_other_view() {
 }
 
 #[test]
+fn a_view_of_a_view_is_refreshed_by_what_changed_in_that() {
+    let mut db = Scratch::new("view_of_view");
+    reacting(&mut db, "v", "debounce => '0'");
+    db.run(
+        "CREATE MATERIALIZED VIEW w AS SELECT id, value * 2 AS value FROM v;
+         CREATE UNIQUE INDEX ON w (id);
+         SELECT cache_refresher.register('w', refresh_interval => '1 hour', method => 'delta',
+                                         on_change => true, debounce => '0')",
+    );
+    db.refresh("w");
+    wait_until_fresh(&mut db, "w");
+    db.write("v", 4);
+    db.wait_until_shown("w", 8);
+    wait_until_fresh(&mut db, "w");
+    let last = "SELECT method FROM cache_refresher.refresh_log
+                 WHERE view_name = 'w' AND outcome = 'refreshed' ORDER BY id DESC LIMIT 1";
+    assert_eq!(db.get::<String>(last), "delta");
+
+    // What the one does not show, the other does not either.
+    let staleness = "SELECT staleness FROM cache_refresher.status WHERE view_name = 'w'";
+    db.run("SELECT cache_refresher.pause('v')");
+    db.write("v", 5);
+    assert_eq!(db.get::<String>(staleness), "stale");
+
+    // By hand it leaves no trace of what has changed, but that something has.
+    db.run("REFRESH MATERIALIZED VIEW CONCURRENTLY v");
+    db.wait_until_shown("w", 10);
+    assert_eq!(db.get::<String>(last), "diff");
+
+    // A log is taken away with its last reader.
+    db.run("SELECT cache_refresher.unregister('w')");
+    db.wait(
+        "the log of v is gone",
+        "SELECT to_regclass('_cache_refresher.changes_' || 'v'::regclass::oid) IS NULL",
+    );
+}
+
+#[test]
 fn a_dump_brings_capture_back() {
     let server = Server::builder().start();
     let mut app = server.create_database("app");

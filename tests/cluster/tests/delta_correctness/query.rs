@@ -185,7 +185,7 @@ fn scalar(rng: &mut Rng, outer: &str) -> String {
 
 /// A table; or something that stands for tables, which all have the same columns.
 fn source(rng: &mut Rng) -> String {
-    match rng.u8(0..50) {
+    match rng.u8(0..53) {
         0..28 => format!("t{}", rng.usize(0..3)),
         28..31 => format!("v{}", rng.usize(0..3)),
         31..34 => format!("w{}", rng.usize(0..3)),
@@ -228,8 +228,14 @@ fn source(rng: &mut Rng) -> String {
             rng.usize(0..3),
             rng.usize(0..3)
         ),
+        49..52 => "m0".to_owned(),
         _ => format!("(SELECT DISTINCT id, x, y, z FROM t{})", rng.usize(0..3)),
     }
+}
+
+/// Whether a query reads the materialized view.
+pub fn reads_view(query: &str) -> bool {
+    query.contains("m0 ")
 }
 
 /// WITH, if the query refers to it.
