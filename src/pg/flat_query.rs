@@ -1,7 +1,7 @@
 //! The queries by which changes are mapped: the view's own, with plain views, WITH clauses and subqueries in
 //! FROM dissolved where the planner would do it, too, and besides
 //!
-//! - each of those that UNION and its kin combine for itself,
+//! - each of those that UNION and its kin combine for itself, and each that a UNION ALL in FROM combines,
 //! - a subquery that groups as the rows that it groups, with what it computes unknown,
 //! - a subquery in an expression, or one in FROM that is none of those, in a query of its own, where it is
 //!   joined to the query around it by what it refers to of that. Changes of its tables are mapped there, those
@@ -13,10 +13,9 @@ use std::ffi::CStr;
 use pgrx::PgList;
 use pgrx::pg_sys::{self, NodeTag, Oid};
 
-use super::node_tree;
 use super::query_description::{conjuncts, entry};
 use super::relation::Relation;
-use super::view_query;
+use super::{node_tree, types, view_query};
 
 /// A query whose FROM and WHERE are those of a mapping.
 #[derive(Clone, Copy)]
@@ -39,8 +38,10 @@ pub(super) unsafe fn arms(view: &Relation) -> Vec<Flat> {
         let mut scope = Scope::default();
         let mut arms = Vec::new();
         let mut add = |query, approximate| {
-            arms.push(Flat { query, first: 1, approximate });
-            add_subqueries(arms[arms.len() - 1], query, &mut arms);
+            for arm in variants(Flat { query, first: 1, approximate }) {
+                arms.push(arm);
+                add_subqueries(arm, arm.query, &mut arms);
+            }
         };
         // What is left out of the whole cannot be told arm by arm.
         let limited = !(*query).limitCount.is_null() || !(*query).limitOffset.is_null();
@@ -151,9 +152,10 @@ unsafe fn add_subquery(
         (*tree).quals = pg_sys::make_ands_explicit(list_of(parts)).cast();
         // Where the subquery has a WITH clause that is left, it is seen here.
         (*query).cteList = pg_sys::list_concat((*query).cteList, (*subquery).cteList);
-        let arm = Flat { query, first, approximate: around.approximate };
-        arms.push(arm);
-        add_subqueries(arm, subquery, arms);
+        for arm in variants(Flat { query, first, approximate: around.approximate }) {
+            arms.push(arm);
+            add_subqueries(arm, subquery, arms);
+        }
     }
 }
 
@@ -259,28 +261,143 @@ unsafe fn flat(query: *mut pg_sys::Query, scope: &mut Scope) -> *mut pg_sys::Que
                 all &= (*entry(query, index)).rtekind != pg_sys::RTEKind::RTE_CTE;
                 continue;
             };
-            let lateral = (*entry(query, index)).lateral;
-            if has_rows_of_its_joins(part)
-                && (preserved || !lateral && is_of_columns(query, index, part))
-            {
-                scope.approximate |= !(*part).havingQual.is_null();
-                if preserved {
-                    query = pull_up(query, index, part);
-                } else {
-                    pull_up_extended(query, index, part);
-                }
-            } else {
-                let entry = entry(query, index);
-                (*entry).rtekind = pg_sys::RTEKind::RTE_SUBQUERY;
-                (*entry).subquery = part;
-                scope.approximate = true;
-            }
+            query = dissolve(query, (index, preserved), part, &mut scope.approximate);
         }
         scope.clauses.pop();
         if all {
             (*query).cteList = std::ptr::null_mut();
         }
         query
+    }
+}
+
+/// Puts a part into the joins of a query, or leaves it as a subquery if that cannot be.
+///
+/// # Safety
+/// Queries of our own; the part stands at that place of the range table, which outer joins extend by NULLs if it
+/// is not preserved.
+unsafe fn dissolve(
+    query: *mut pg_sys::Query,
+    (index, preserved): (i32, bool),
+    part: *mut pg_sys::Query,
+    approximate: &mut bool,
+) -> *mut pg_sys::Query {
+    // SAFETY: the caller vouches for the queries.
+    unsafe {
+        let lateral = (*entry(query, index)).lateral;
+        if !has_rows_of_its_joins(part)
+            || !preserved && (lateral || !is_of_columns(query, index, part))
+        {
+            let entry = entry(query, index);
+            (*entry).rtekind = pg_sys::RTEKind::RTE_SUBQUERY;
+            (*entry).subquery = part;
+            *approximate = true;
+            return query;
+        }
+        *approximate |= !(*part).havingQual.is_null();
+        if preserved {
+            return pull_up(query, index, part);
+        }
+        pull_up_extended(query, index, part);
+        query
+    }
+}
+
+/// How many queries there are at most with each UNION ALL in FROM replaced by one of its parts.
+const MOST_VARIANTS: usize = 16;
+
+/// The queries that have one part each in the place of a UNION ALL in FROM: each row of the query is one of
+/// theirs.
+///
+/// # Safety
+/// A flat query of our own.
+unsafe fn variants(flat: Flat) -> Vec<Flat> {
+    let (mut open, mut done) = (vec![flat], Vec::new());
+    while let Some(flat) = open.pop() {
+        // SAFETY: each part is copied, and one level nearer to the query than it was.
+        unsafe {
+            match union_in(flat.query) {
+                Some((place, parts)) if open.len() + done.len() + parts.len() <= MOST_VARIANTS => {
+                    for part in parts {
+                        let query = pg_sys::copyObjectImpl(flat.query.cast()).cast();
+                        let part = pg_sys::copyObjectImpl(part.cast()).cast::<pg_sys::Query>();
+                        pg_sys::IncrementVarSublevelsUp(part.cast(), -1, 1);
+                        let mut approximate = flat.approximate;
+                        let query = dissolve(query, place, part, &mut approximate);
+                        open.push(Flat { query, approximate, ..flat });
+                    }
+                }
+                _ => done.push(flat),
+            }
+        }
+    }
+    done
+}
+
+/// A place and its parts.
+type Union = ((i32, bool), Vec<*mut pg_sys::Query>);
+
+/// The first entry in FROM that is a UNION ALL whose parts have its very columns.
+///
+/// # Safety
+/// A flat query of our own.
+unsafe fn union_in(query: *mut pg_sys::Query) -> Option<Union> {
+    // SAFETY: which fields of an entry are set follows from its kind; the lists of columns are as long as each
+    // other.
+    unsafe {
+        let entries = PgList::<pg_sys::RangeTblEntry>::from_pg((*query).rtable).len() as i32;
+        (1..=entries).find_map(|index| {
+            let preserved = is_preserved((*query).jointree.cast(), index)?;
+            let entry = entry(query, index);
+            let union = (*entry).subquery;
+            if (*entry).rtekind != pg_sys::RTEKind::RTE_SUBQUERY
+                || (*union).setOperations.is_null()
+                || !(*union).limitCount.is_null()
+                || !(*union).limitOffset.is_null()
+                || !keeps_all((*union).setOperations)
+            {
+                return None;
+            }
+            let parts = combined(union);
+            let same = |part: &*mut pg_sys::Query| columns_of(*part) == columns_of(union);
+            parts.iter().all(same).then_some(((index, preserved), parts))
+        })
+    }
+}
+
+/// The types and collations of the columns of a query.
+///
+/// # Safety
+/// A query.
+unsafe fn columns_of(query: *mut pg_sys::Query) -> Vec<(Oid, Oid)> {
+    // SAFETY: the list holds columns.
+    unsafe {
+        PgList::<pg_sys::TargetEntry>::from_pg((*query).targetList)
+            .iter_ptr()
+            .filter(|target| !(**target).resjunk)
+            .map(|target| {
+                let shown = (*target).expr.cast();
+                (pg_sys::exprType(shown), pg_sys::exprCollation(shown))
+            })
+            .collect()
+    }
+}
+
+/// Whether what combines queries is UNION ALL throughout.
+///
+/// # Safety
+/// What combines the parts of a query, or one of them.
+unsafe fn keeps_all(node: *mut pg_sys::Node) -> bool {
+    // SAFETY: a tree of operations over references.
+    unsafe {
+        if (*node).type_ != NodeTag::T_SetOperationStmt {
+            return true;
+        }
+        let operation = &*node.cast::<pg_sys::SetOperationStmt>();
+        operation.op == pg_sys::SetOperation::SETOP_UNION
+            && operation.all
+            && keeps_all(operation.larg)
+            && keeps_all(operation.rarg)
     }
 }
 
@@ -483,37 +600,11 @@ unsafe fn is_known(query: *mut pg_sys::Query, target: *mut pg_sys::TargetEntry) 
             && (!shown.hasDistinctOn || contains(shown.distinctClause))
             && (!shown.hasWindowFuncs
                 || windows.iter_ptr().all(|window| contains((*window).partitionClause)))
-            && (!divided || shows_what_it_equals(expression))
-    }
-}
-
-/// Whether values of the type of an expression look the same if they are equal.
-///
-/// # Safety
-/// An expression.
-unsafe fn shows_what_it_equals(expression: *mut pg_sys::Node) -> bool {
-    const PLAIN: &[Oid] = &[
-        pg_sys::BOOLOID,
-        pg_sys::BYTEAOID,
-        pg_sys::CHAROID,
-        pg_sys::INT8OID,
-        pg_sys::INT2OID,
-        pg_sys::INT4OID,
-        pg_sys::OIDOID,
-        pg_sys::DATEOID,
-        pg_sys::TIMEOID,
-        pg_sys::TIMESTAMPOID,
-        pg_sys::TIMESTAMPTZOID,
-        pg_sys::UUIDOID,
-    ];
-    // SAFETY: catalog look-ups.
-    unsafe {
-        let of = pg_sys::getBaseType(pg_sys::exprType(expression));
-        let collation = pg_sys::exprCollation(expression);
-        PLAIN.contains(&of)
-            || pg_sys::type_is_enum(of)
-            || [pg_sys::TEXTOID, pg_sys::VARCHAROID].contains(&of)
-                && pg_sys::get_collation_isdeterministic(collation)
+            && (!divided
+                || types::equal_looks_same(
+                    pg_sys::exprType(expression),
+                    pg_sys::exprCollation(expression),
+                ))
     }
 }
 

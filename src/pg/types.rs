@@ -13,3 +13,33 @@ pub fn base(of: pg_sys::Oid) -> (pg_sys::Oid, String) {
         (base, name.to_string_lossy().into_owned())
     }
 }
+
+/// Types whose values look the same if they are equal: unlike 1.0 and 1.00, or 0 and -0.
+const EXACT: &[pg_sys::Oid] = &[
+    pg_sys::BOOLOID,
+    pg_sys::BYTEAOID,
+    pg_sys::CHAROID,
+    pg_sys::INT8OID,
+    pg_sys::INT2OID,
+    pg_sys::INT4OID,
+    pg_sys::OIDOID,
+    pg_sys::DATEOID,
+    pg_sys::TIMEOID,
+    pg_sys::TIMESTAMPOID,
+    pg_sys::TIMESTAMPTZOID,
+    pg_sys::UUIDOID,
+];
+
+/// Whether values of a type look the same if they are equal.
+pub fn equal_looks_same(of: pg_sys::Oid, collation: pg_sys::Oid) -> bool {
+    // SAFETY: looks up the catalogs.
+    unsafe {
+        let of = pg_sys::getBaseType(of);
+        let is_text = [pg_sys::TEXTOID, pg_sys::VARCHAROID].contains(&of);
+        EXACT.contains(&of)
+            || pg_sys::type_is_enum(of)
+            || is_text
+                && collation != pg_sys::InvalidOid
+                && pg_sys::get_collation_isdeterministic(collation)
+    }
+}

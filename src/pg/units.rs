@@ -8,6 +8,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use super::relation::Relation;
 use super::row::{self, ExecutorRow, RowType, Values};
 use super::statement::node;
+use super::types;
 
 /// A column by whose values rows are replaced.
 #[derive(Debug, Clone, Copy)]
@@ -109,6 +110,11 @@ impl Units {
             self.values
                 .push(unsafe { row::copy_value(self.column.by_value, self.column.length, value) });
         }
+    }
+
+    /// Whether no row has more than one of them: values that are equal may be here twice if they look different.
+    pub fn are_disjoint(&self) -> bool {
+        types::equal_looks_same(self.column.type_of, self.column.collation)
     }
 
     /// Sets of one each.

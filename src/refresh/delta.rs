@@ -206,7 +206,7 @@ fn queries_of(view: &Relation, units: &Units, budget: f64) -> Vec<ViewQuery> {
     let of = |units: &Units| ViewQuery::plan_units(view, std::slice::from_ref(units));
     let together = of(units);
     let many = units.len() as f64;
-    if units.len() > 1 && together.cost() > LOOKUP_COST * many {
+    if units.len() > 1 && units.are_disjoint() && together.cost() > LOOKUP_COST * many {
         let each = |cost: f64| (cost + PLANNING_COST) * many;
         let first = units.one_by_one().next().map(|one| of(&one));
         let pays = |first: ViewQuery| each(first.cost()) < together.cost().min(budget);
