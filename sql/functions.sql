@@ -184,6 +184,8 @@ COMMENT ON FUNCTION _cache_refresher.content_replaced IS 'notes that somebody ha
 
 CREATE EVENT TRIGGER cache_refresher_content_replaced ON ddl_command_end
 WHEN TAG IN ('REFRESH MATERIALIZED VIEW') EXECUTE FUNCTION _cache_refresher.content_replaced();
+-- Also where session_replication_role says that triggers are not to fire.
+ALTER EVENT TRIGGER cache_refresher_content_replaced ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER cache_refresher_content_replaced IS 'notes that somebody has run REFRESH MATERIALIZED VIEW';
 
 CREATE FUNCTION _cache_refresher.running_views()

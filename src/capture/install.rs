@@ -59,6 +59,7 @@ pub fn ensure(view: &View) -> Result<Vec<String>> {
     let wanted = Wanted::by(&Relation::open_shared(view.oid))?;
     let mut uncaptured = Vec::new();
     let mut captured = Vec::new();
+    let mut missing = Vec::new();
     let mut begun = false;
     for leaf in capture::leaves(view.oid)? {
         let name = quote_qualified_identifier(&leaf.schema, &leaf.name);
@@ -70,13 +71,16 @@ pub fn ensure(view: &View) -> Result<Vec<String>> {
             return Err(Error::MayNotCapture { name });
         }
         let wanted = wanted.of(&leaf)?;
+        captured.push(leaf.oid);
         match present(&leaf) {
             Some(present) if present.covers(&wanted) => {}
-            Some(present) => create(&leaf, &present.with(&wanted))?,
-            None => create(&leaf, &wanted)?,
+            Some(present) => missing.push((leaf, present.with(&wanted))),
+            None => missing.push((leaf, wanted)),
         }
-        begun |= capture::add_use(view.oid, leaf.oid)?;
-        captured.push(leaf.oid);
+    }
+    create(&missing)?;
+    for source in &captured {
+        begun |= capture::add_use(view.oid, *source)?;
     }
     capture::drop_uses(view.oid, captured)?;
     if begun {
@@ -102,13 +106,20 @@ fn exists(log: &str) -> Result<bool> {
         .unwrap_or(false))
 }
 
-fn create(leaf: &Leaf, watch: &Watch) -> Result<()> {
+/// Makes what is missing. First come all locks against writers, under which nothing can be missed: a refresh
+/// that holds one source must not wait for the log of another.
+fn create(missing: &[(Leaf, Watch)]) -> Result<()> {
     let _scope = scope();
+    for (leaf, _) in missing {
+        lock::relation(leaf.oid, RelationLock::ShareRowExclusive);
+    }
+    missing.iter().try_for_each(|(leaf, watch)| create_one(leaf, watch))
+}
+
+fn create_one(leaf: &Leaf, watch: &Watch) -> Result<()> {
     let source = quote_qualified_identifier(&leaf.schema, &leaf.name);
     let log = format!("_cache_refresher.{}", quote_identifier(change_log::name_of(leaf.oid)));
     let columns = watch.to_argument();
-    // First the lock against writers, under which nothing can be missed.
-    lock::relation(leaf.oid, RelationLock::ShareRowExclusive);
     if !exists(&log)? {
         define(&format!(
             "CREATE TABLE {log} (xid xid8 NOT NULL, at timestamptz NOT NULL, kind \"char\" NOT NULL)

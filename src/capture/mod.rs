@@ -1,6 +1,7 @@
 //! Change capture: what has happened to the sources of a view since its content was made.
 //!
-//! Triggers write to a log beside each source, in the writer's transaction. A view remembers the
+//! Triggers write to a log beside each source, in the writer's transaction; whoever refreshes a materialized view
+//! that others read does it himself. A view remembers the
 //! snapshot of its last refresh; its changes are those that this snapshot does not show. What no
 //! trigger sees, above all DDL, shows in a fingerprint of everything that the view's rows depend on.
 
@@ -16,6 +17,7 @@ use pgrx::pg_sys::Oid;
 use crate::catalog::capture::{self, Basis};
 use crate::catalog::registry;
 use crate::error::Result;
+use crate::pg::capture_trigger::ViewLog;
 use crate::pg::lock::RefreshLock;
 use crate::pg::{change_log, hooks};
 
@@ -159,12 +161,11 @@ pub fn invalidate(view: Oid) -> Result<()> {
     Ok(())
 }
 
-/// What follows from a REFRESH, in an event trigger: it replaces content without a trace in any log.
+/// What follows from a REFRESH, in an event trigger: nothing is proved of the view any more, and for those that
+/// read it any row of it may be another one.
 pub fn content_replaced() -> Result<()> {
     capture::distrust_refreshed()?;
-    for reader in capture::readers_of_refreshed()? {
-        invalidate(reader)?;
-    }
+    capture::refreshed()?.into_iter().for_each(ViewLog::note_any);
     Ok(())
 }
 

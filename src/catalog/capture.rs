@@ -18,7 +18,8 @@ pub struct Leaf {
     pub kind: Kind,
     /// Numbers of the columns that the view's query names.
     pub columns: Vec<i16>,
-    /// Columns whose changes our trigger there sees, as it was told; nothing without a working trigger.
+    /// Columns whose changes our trigger there sees, as it was told; nothing without a working trigger. Of a
+    /// materialized view, all, if it has a log.
     pub trigger: Option<String>,
     /// The view's owner may have triggers there.
     pub allowed: bool,
@@ -303,6 +304,16 @@ pub fn sources(view: Oid) -> Result<Vec<Oid>> {
     query::select_current(SOURCES, &[view.into()], |row| row.required(1))
 }
 
+const TOLD_BY: &str = "
+SELECT CASE WHEN k.relkind = 'm' THEN to_regclass('_cache_refresher.changes_' || c.source)::oid ELSE c.source END
+  FROM _cache_refresher.capture c LEFT JOIN pg_class k ON k.oid = c.source WHERE c.view = $1";
+
+/// By which OIDs the scheduler is told of changes of those: their own, or that of the log of a view.
+pub fn told_by(view: Oid) -> Result<Vec<Oid>> {
+    let told = query::select_current(TOLD_BY, &[view.into()], |row| row.optional(1))?;
+    Ok(told.into_iter().flatten().collect())
+}
+
 const VIEWS_READ: &str = "
 SELECT c.source FROM _cache_refresher.capture c JOIN pg_class k ON k.oid = c.source AND k.relkind = 'm'
  WHERE c.view = $1";
@@ -378,13 +389,11 @@ pub fn distrust_refreshed() -> Result<()> {
     query::execute(DISTRUST_REFRESHED, &[]).map(drop)
 }
 
-const READERS_OF_REFRESHED: &str = "
-SELECT DISTINCT c.view FROM _cache_refresher.capture c
- WHERE c.source IN (SELECT d.objid FROM pg_event_trigger_ddl_commands() d)";
+const REFRESHED: &str = "SELECT DISTINCT d.objid FROM pg_event_trigger_ddl_commands() d";
 
-/// The views that are told of changes of those whose content a REFRESH has just replaced, unseen.
-pub fn readers_of_refreshed() -> Result<Vec<Oid>> {
-    query::select_current(READERS_OF_REFRESHED, &[], |row| row.required(1))
+/// The views whose content a REFRESH has just replaced.
+pub fn refreshed() -> Result<Vec<Oid>> {
+    query::select_current(REFRESHED, &[], |row| row.required(1))
 }
 
 const NUMBERS_OF: &str = "

@@ -175,10 +175,9 @@ impl Plan {
 }
 
 /// Notes the changes of a materialized view, which can have no trigger, for those who write to it.
-pub(super) struct ViewLog {
-    view: Oid,
-    plan: Plan,
-}
+///
+/// The scheduler is told of the log, not of the view: the view itself is not concerned by its own changes.
+pub struct ViewLog(Plan);
 
 impl ViewLog {
     /// The log of a view, if somebody is told of its changes. The caller holds ROW EXCLUSIVE on the view, which
@@ -187,8 +186,16 @@ impl ViewLog {
         let log = Relation::open_locked(find(view.oid())?, pg_sys::RowExclusiveLock)?;
         let watch = Watch { columns: None, kept: Vec::new() };
         // SAFETY: the descriptor of an open relation.
-        let plan = unsafe { Plan::of(view.descriptor(), &watch, &log) };
-        Some(Self { view: view.oid(), plan })
+        Some(Self(unsafe { Plan::of(view.descriptor(), &watch, &log) }))
+    }
+
+    /// Notes that any row of a view may have changed, if somebody is told of its changes. Inside a transaction
+    /// that may write and has a lock against other writers of the view.
+    pub fn note_any(view: Oid) {
+        if let Some(Self(plan)) = Self::of(&Relation::open(view)) {
+            // SAFETY: no row is given; the caller vouches for the transaction.
+            unsafe { write(&plan, plan.log, Kind::Any, None) };
+        }
     }
 
     /// # Safety
@@ -196,7 +203,7 @@ impl ViewLog {
     /// write.
     pub(super) unsafe fn note(&self, old: Option<Values>, new: Option<Values>) {
         // SAFETY: the caller vouches for the rows.
-        unsafe { note_change(&self.plan, self.view, old, new) };
+        unsafe { note_change(&self.0, self.0.log, old, new) };
     }
 }
 

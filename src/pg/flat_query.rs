@@ -1,5 +1,6 @@
 //! The queries by which changes are mapped: the view's own, with plain views, WITH clauses and subqueries in
-//! FROM dissolved where the planner would do it, too, and besides
+//! FROM dissolved into joins. They need not return what the query returns, but lead from what changes to the
+//! units concerned (see `cache_refresher_core::delta`); what they do to that end besides:
 //!
 //! - each of those that UNION and its kin combine for itself, and each that a UNION ALL in FROM combines,
 //! - a subquery that groups as the rows that it groups, with what it computes unknown,
@@ -25,6 +26,8 @@ pub(super) struct Flat {
     pub first: usize,
     /// Some subquery stands for more rows than it returns.
     pub approximate: bool,
+    /// It maps changes within a subquery that decides which rows an outer join finds.
+    pub decides_matches: bool,
 }
 
 /// The queries by which the changes of a view's sources are mapped.
@@ -38,7 +41,7 @@ pub(super) unsafe fn arms(view: &Relation) -> Vec<Flat> {
         let mut scope = Scope::default();
         let mut arms = Vec::new();
         let mut add = |query, approximate| {
-            for arm in variants(Flat { query, first: 1, approximate }) {
+            for arm in variants(Flat { query, first: 1, approximate, decides_matches: false }) {
                 arms.push(arm);
                 add_subqueries(arm, arm.query, &mut arms);
             }
@@ -95,22 +98,29 @@ unsafe fn leaves_of(node: *mut pg_sys::Node, leaves: &mut Vec<i32>) {
 unsafe fn add_subqueries(around: Flat, place: *mut pg_sys::Query, arms: &mut Vec<Flat>) {
     // SAFETY: each subquery is one level below the query; what is combined in it, two.
     unsafe {
-        let mut found: Vec<(*mut pg_sys::Query, *mut pg_sys::Node)> = Vec::new();
+        let mut found: Vec<(*mut pg_sys::Query, *mut pg_sys::Node, bool)> = Vec::new();
+        let tree = (*place).jointree;
         let entries = PgList::<pg_sys::RangeTblEntry>::from_pg((*around.query).rtable).len();
         for index in around.first..=entries {
-            let entry = entry(around.query, index as i32);
+            let index = index as i32;
+            let entry = entry(around.query, index);
             if (*entry).rtekind == pg_sys::RTEKind::RTE_SUBQUERY {
-                found.push(((*entry).subquery, std::ptr::null_mut()));
+                let below = is_preserved((*around.query).jointree.cast(), index) != Some(true);
+                found.push(((*entry).subquery, std::ptr::null_mut(), below));
             }
         }
-        let parts = conjuncts((*(*place).jointree).quals);
+        let mut in_joins = Vec::new();
+        node_tree::each_sublink_in((*tree).fromlist, |sublink| in_joins.push(&raw mut *sublink));
+        let parts = conjuncts((*tree).quals);
         node_tree::each_sublink(place, |sublink| {
+            let this = &raw mut *sublink;
             let must_hold = sublink.subLinkType == pg_sys::SubLinkType::ANY_SUBLINK
-                && parts.contains(&(&raw mut *sublink).cast());
+                && parts.contains(&this.cast());
             let test = if must_hold { sublink.testexpr } else { std::ptr::null_mut() };
-            found.push((sublink.subselect.cast(), test));
+            found.push((sublink.subselect.cast(), test, in_joins.contains(&this)));
         });
-        for (subquery, test) in found {
+        for (subquery, test, below) in found {
+            let around = Flat { decides_matches: around.decides_matches || below, ..around };
             if (*subquery).setOperations.is_null() {
                 add_subquery(around, subquery, 1, test, arms);
             } else {
@@ -152,7 +162,7 @@ unsafe fn add_subquery(
         (*tree).quals = pg_sys::make_ands_explicit(list_of(parts)).cast();
         // Where the subquery has a WITH clause that is left, it is seen here.
         (*query).cteList = pg_sys::list_concat((*query).cteList, (*subquery).cteList);
-        for arm in variants(Flat { query, first, approximate: around.approximate }) {
+        for arm in variants(Flat { query, first, ..around }) {
             arms.push(arm);
             add_subqueries(arm, subquery, arms);
         }
@@ -169,25 +179,38 @@ unsafe fn compare(part: *mut pg_sys::Node, subquery: *mut pg_sys::Query) -> bool
         if (*part).type_ != NodeTag::T_OpExpr {
             return false;
         }
-        let arguments = (*part.cast::<pg_sys::OpExpr>()).args;
+        put_results((*part.cast::<pg_sys::OpExpr>()).args, subquery);
+        !node_tree::has_parameter(part)
+    }
+}
+
+/// Puts what a subquery returns, as far as it is known, in the place of the parameters that stand for it, also
+/// below casts.
+///
+/// # Safety
+/// Arguments of our own.
+unsafe fn put_results(arguments: *mut pg_sys::List, subquery: *mut pg_sys::Query) {
+    // SAFETY: casts follow tags; a relabelled expression is a list of one argument.
+    unsafe {
         for place in 0..PgList::<pg_sys::Node>::from_pg(arguments).len() {
             let mut cell = (&raw mut (*(*arguments).elements.add(place)).ptr_value)
                 .cast::<*mut pg_sys::Node>();
             if (**cell).type_ == NodeTag::T_RelabelType {
                 cell = (&raw mut (*(*cell).cast::<pg_sys::RelabelType>()).arg).cast();
             }
-            if (**cell).type_ != NodeTag::T_Param {
-                continue;
+            if (**cell).type_ == NodeTag::T_FuncExpr {
+                put_results((*(*cell).cast::<pg_sys::FuncExpr>()).args, subquery);
             }
-            let number = (*(*cell).cast::<pg_sys::Param>()).paramid;
-            let targets = PgList::<pg_sys::TargetEntry>::from_pg((*subquery).targetList);
-            let target = targets.iter_ptr().find(|target| i32::from((**target).resno) == number);
-            let Some(known) = target.filter(|target| is_known(subquery, *target)) else {
-                return false;
-            };
-            *cell = pg_sys::copyObjectImpl((*known).expr.cast()).cast();
+            if (**cell).type_ == NodeTag::T_Param {
+                let number = (*(*cell).cast::<pg_sys::Param>()).paramid;
+                let targets = PgList::<pg_sys::TargetEntry>::from_pg((*subquery).targetList);
+                let target =
+                    targets.iter_ptr().find(|target| i32::from((**target).resno) == number);
+                if let Some(known) = target.filter(|target| is_known(subquery, *target)) {
+                    *cell = pg_sys::copyObjectImpl((*known).expr.cast()).cast();
+                }
+            }
         }
-        true
     }
 }
 

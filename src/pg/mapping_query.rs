@@ -7,10 +7,9 @@ use cache_refresher_core::delta::{Column, Occurrence};
 use pgrx::PgList;
 use pgrx::pg_sys::{self, Datum, NodeTag, Oid};
 
-use super::flat_query;
 #[cfg(not(any(feature = "pg14", feature = "pg15")))]
 use super::node_tree;
-use super::query_description::{conjuncts, entry};
+use super::query_description::{Description, conjuncts, entry};
 use super::relation::Relation;
 use super::row;
 use super::statement::node;
@@ -27,8 +26,8 @@ pub struct Images {
 
 /// What a mapping query is made of.
 pub struct Parts<'a> {
-    /// Its number among the queries by which the changes of the view's sources are mapped.
-    pub arm: usize,
+    /// The query, of which there may be several.
+    pub description: &'a Description,
     /// The place of the unit in the view.
     pub unit: usize,
     /// The tables that are joined.
@@ -42,7 +41,6 @@ pub struct Parts<'a> {
 /// Plans the query that finds the units which rows in the place of `changed` can concern; `instead` are
 /// tables for which old rows stand as well.
 pub fn plan(
-    view: &Relation,
     parts: &Parts,
     changed: (Occurrence, Oid, &Images),
     instead: &[(Occurrence, Oid, &Images)],
@@ -50,7 +48,8 @@ pub fn plan(
     // SAFETY: a copy of the stored query, changed before anybody else sees it: what is left of it is
     // SELECT unit FROM … WHERE …
     unsafe {
-        let query = flat_query::arms(view)[parts.arm].query;
+        let query =
+            pg_sys::copyObjectImpl(parts.description.flat.query.cast()).cast::<pg_sys::Query>();
         let targets = PgList::<pg_sys::TargetEntry>::from_pg((*query).targetList);
         let unit = targets.iter_ptr().filter(|target| !(**target).resjunk).nth(parts.unit);
         let unit = unit.map_or(std::ptr::null_mut(), |target| (*target).expr);

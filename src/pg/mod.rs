@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 pub mod background_worker;
-mod capture_trigger;
+pub mod capture_trigger;
 pub mod change_log;
 pub mod clock;
 pub mod databases;

@@ -285,6 +285,44 @@ pub(super) unsafe fn each_sublink(
     }
 }
 
+/// The same of a list of nodes.
+///
+/// # Safety
+/// Nodes of our own.
+pub(super) unsafe fn each_sublink_in(
+    nodes: *mut pg_sys::List,
+    mut body: impl FnMut(&mut pg_sys::SubLink),
+) {
+    let mut body: &mut dyn FnMut(&mut pg_sys::SubLink) = &mut body;
+    // SAFETY: as above.
+    unsafe { visit_sublink(nodes.cast(), (&raw mut body).cast()) };
+}
+
+/// Whether an expression has a parameter, which stands for what a subquery returns.
+///
+/// # Safety
+/// An expression or null.
+pub(super) unsafe fn has_parameter(node: *mut pg_sys::Node) -> bool {
+    // SAFETY: the walker takes no context.
+    unsafe { is_parameter(node, std::ptr::null_mut()) }
+}
+
+/// # Safety
+/// A node or null.
+unsafe extern "C-unwind" fn is_parameter(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
+    if node.is_null() {
+        return false;
+    }
+    // SAFETY: the cast follows the node's tag; subqueries are not looked into.
+    unsafe {
+        match (*node).type_ {
+            NodeTag::T_Param => true,
+            NodeTag::T_Query => false,
+            _ => expression_tree_walker(node, is_parameter, context),
+        }
+    }
+}
+
 /// # Safety
 /// Called by the server for each node, with the context of `each_sublink`.
 unsafe extern "C-unwind" fn visit_sublink(node: *mut pg_sys::Node, context: *mut c_void) -> bool {

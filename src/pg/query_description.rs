@@ -24,6 +24,7 @@ pub struct Table {
 
 /// A query that was understood.
 pub struct Description {
+    pub(super) flat: Flat,
     pub query: Query,
     pub tables: Vec<Table>,
     /// Changes of tables from this place on are mapped by it.
@@ -58,6 +59,8 @@ struct Reader {
     tables: Vec<Table>,
     expressions: Vec<*mut pg_sys::Node>,
     columns_read: Vec<BTreeSet<Column>>,
+    /// Something in FROM is left out: a subquery that has a query of its own, a function, constants.
+    left_out: bool,
 }
 
 impl Reader {
@@ -68,6 +71,7 @@ impl Reader {
             tables: Vec::new(),
             expressions: Vec::new(),
             columns_read: Vec::new(),
+            left_out: false,
         }
     }
 
@@ -103,9 +107,16 @@ impl Reader {
                 })
                 .collect();
             let partitions = self.partitions();
-            let approximate = self.flat.approximate;
+            let query = Query {
+                from,
+                filter,
+                partitions,
+                approximate: self.flat.approximate || self.left_out,
+                decides_matches: self.flat.decides_matches.then_some(self.flat.first),
+            };
             Ok(Description {
-                query: Query { from, filter, partitions, approximate },
+                flat: self.flat,
+                query,
                 tables: self.tables,
                 first: self.flat.first,
                 outputs,
@@ -122,7 +133,9 @@ impl Reader {
             match (*node).type_ {
                 NodeTag::T_RangeTblRef => {
                     let index = (*node.cast::<pg_sys::RangeTblRef>()).rtindex;
-                    self.tables.extend(self.table(index)?);
+                    let table = self.table(index)?;
+                    self.left_out |= table.is_none();
+                    self.tables.extend(table);
                 }
                 NodeTag::T_FromExpr => {
                     let list = (*node.cast::<pg_sys::FromExpr>()).fromlist;
@@ -168,7 +181,7 @@ impl Reader {
                 NodeTag::T_FromExpr => {
                     let tree = &*node.cast::<pg_sys::FromExpr>();
                     let product = From::Product(self.parts(tree.fromlist)?);
-                    let on = self.conditions(tree.quals);
+                    let on = self.conditions_on(tree.quals, &product.tables());
                     if on.is_empty() {
                         return Ok(product);
                     }
@@ -179,7 +192,7 @@ impl Reader {
                 NodeTag::T_JoinExpr => {
                     let join = &*node.cast::<pg_sys::JoinExpr>();
                     let (left, right) = (self.from(join.larg)?, self.from(join.rarg)?);
-                    let on = self.conditions(join.quals);
+                    let on = self.conditions_on(join.quals, &(&left.tables() | &right.tables()));
                     let (kind, left, right) = match join.jointype {
                         pg_sys::JoinType::JOIN_INNER => (JoinKind::Inner, left, right),
                         pg_sys::JoinType::JOIN_LEFT => (JoinKind::Left, left, right),
@@ -243,6 +256,24 @@ impl Reader {
         unsafe { conjuncts(node).into_iter().map(|part| self.condition(part)).collect() }
     }
 
+    /// The same of a join of those tables. What refers to others, which are around a subquery that was
+    /// dissolved, must not decide what the join finds, where they are not known yet.
+    ///
+    /// # Safety
+    /// As for `conditions`.
+    unsafe fn conditions_on(
+        &mut self,
+        node: *mut pg_sys::Node,
+        joined: &BTreeSet<Occurrence>,
+    ) -> Vec<Condition> {
+        // SAFETY: passed on.
+        let mut parts = unsafe { self.conditions(node) };
+        for part in &mut parts {
+            part.unknown |= !part.reads.is_subset(joined);
+        }
+        parts
+    }
+
     /// # Safety
     /// An expression of this query.
     unsafe fn condition(&mut self, node: *mut pg_sys::Node) -> Condition {
@@ -283,6 +314,7 @@ impl Reader {
                 .collect();
             let all = columns.len() == variables.len()
                 && !pg_sys::checkExprHasSubLink(node)
+                && !node_tree::has_parameter(node)
                 && !pg_sys::contain_agg_clause(node)
                 && !pg_sys::contain_windowfuncs(node);
             (columns.into_iter().collect(), all)

@@ -108,13 +108,16 @@ impl<'a> TableWriter<'a> {
         // SAFETY: every table can fetch a row by its id, into a slot of its own kind.
         unsafe {
             let access = &*(*self.relation.as_ptr()).rd_tableam;
-            let Some(fetch) = access.tuple_fetch_row_version else { return };
             let snapshot = pg_sys::GetActiveSnapshot();
-            if fetch(self.relation.as_ptr(), id.as_mut_ptr(), snapshot, slot.as_ptr()) {
-                pg_sys::slot_getallattrs(slot.as_ptr());
-                log.note(Some(slot.values()), new);
-                slot.clear();
+            let found = access.tuple_fetch_row_version.is_some_and(|fetch| {
+                fetch(self.relation.as_ptr(), id.as_mut_ptr(), snapshot, slot.as_ptr())
+            });
+            if !found {
+                pgrx::error!("a row that is to be replaced is not there");
             }
+            pg_sys::slot_getallattrs(slot.as_ptr());
+            log.note(Some(slot.values()), new);
+            slot.clear();
         }
     }
 

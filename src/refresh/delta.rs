@@ -134,7 +134,7 @@ fn plan(
     changes: &HashMap<Oid, Changes>,
     budget: &mut f64,
 ) -> std::result::Result<(Planned, usize), String> {
-    let mut sets = vec![units(view, (unit, 0), changes, budget)?];
+    let mut sets = vec![units((unit, 0), changes, budget)?];
     let mut best = Planned::of(view, &sets, *budget);
     let keys = sets[0].len();
     for column in 1..unit.columns.len() {
@@ -142,7 +142,7 @@ fn plan(
             break;
         }
         let mut rest = *budget;
-        match units(view, (unit, column), changes, &mut rest) {
+        match units((unit, column), changes, &mut rest) {
             Ok(units) => sets.push(units),
             Err(_) => continue,
         }
@@ -288,21 +288,19 @@ fn parts_of(
 /// The units of one column that changed rows can concern; or why that costs too much to find out. What it
 /// costs is taken off the budget.
 fn units(
-    view: &Relation,
     (unit, column): (&Unit, usize),
     changes: &HashMap<Oid, Changes>,
     budget: &mut f64,
 ) -> std::result::Result<Units, String> {
     let mut units = Units::of(unit.columns[column]);
-    for (number, arm) in unit.arms.iter().enumerate() {
-        units_of_arm(view, (number, arm, &arm.ways[column]), changes, budget, &mut units)?;
+    for arm in &unit.arms {
+        units_of_arm((arm, &arm.ways[column]), changes, budget, &mut units)?;
     }
     Ok(units)
 }
 
 fn units_of_arm(
-    view: &Relation,
-    (number, arm, way): (usize, &Arm, &Way),
+    (arm, way): (&Arm, &Way),
     changes: &HashMap<Oid, Changes>,
     budget: &mut f64,
     units: &mut Units,
@@ -345,15 +343,20 @@ fn units_of_arm(
                     return Err("too many of the joined tables have changed at once".to_owned());
                 }
                 let read = way.read_by(&arm.description, tables, conditions);
-                let parts =
-                    Parts { arm: number, unit: units.place(), tables, conditions, read: &read };
+                let parts = Parts {
+                    description: &arm.description,
+                    unit: units.place(),
+                    tables,
+                    conditions,
+                    read: &read,
+                };
                 // Each of the others is what it is now, or its old rows.
                 for choice in 0..1_usize << others.len() {
                     let chosen = |place: &usize| choice >> place & 1 == 1;
                     let instead: Vec<_> =
                         (0..others.len()).filter(chosen).map(|place| others[place]).collect();
                     let all = (occurrence, table, &changed.all);
-                    let query = mapping_query::plan(view, &parts, all, &instead);
+                    let query = mapping_query::plan(&parts, all, &instead);
                     *budget -= query.cost();
                     if *budget < 0.0 {
                         return Err(

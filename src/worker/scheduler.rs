@@ -461,7 +461,7 @@ fn sources_of(entry: &registry::Entry) -> Result<Vec<u32>> {
         return Ok(Vec::new());
     }
     let mut sources: Vec<u32> =
-        catalog::capture::sources(entry.view.into())?.into_iter().map(Oid::to_u32).collect();
+        catalog::capture::told_by(entry.view.into())?.into_iter().map(Oid::to_u32).collect();
     sources.push(entry.view);
     Ok(sources)
 }

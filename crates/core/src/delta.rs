@@ -137,6 +137,9 @@ pub struct Query {
     pub partitions: Vec<(Partition, BTreeSet<Term>)>,
     /// Some subquery stands for more rows than it returns.
     pub approximate: bool,
+    /// What changes is in a subquery that decides which rows an outer join around it finds: places of its
+    /// tables begin here.
+    pub decides_matches: Option<Occurrence>,
 }
 
 /// What divides rows into groups that are computed together.
@@ -219,7 +222,19 @@ pub fn map(query: &Query, unit: &Term) -> Result<Map, Reason> {
     let from = normalized(query)?;
     let extended = extended_by_nulls(&from);
     let of: BTreeSet<Occurrence> = unit.reads().iter().map(|column| column.of).collect();
-    let may_be_null = !of.is_disjoint(&extended);
+    // Of a row that is found or not, both what it is and the row of NULLs in its place are concerned: conditions
+    // of that subquery hold for the one, and those around it may hold for the other alone.
+    let around: BTreeSet<Occurrence> = match query.decides_matches {
+        Some(first) => {
+            let outer = extended_by_nulls(&query.from).into_iter();
+            outer.filter(|table| *table < first).collect()
+        }
+        None => BTreeSet::new(),
+    };
+    let of_subquery = |part: &Condition| {
+        query.decides_matches.is_some_and(|first| part.reads.iter().any(|table| *table >= first))
+    };
+    let may_be_null = !of.is_disjoint(&(&extended | &around));
     if may_be_null && matches!(unit, Term::Expression { .. }) {
         return Err(Reason::NullableUnit);
     }
@@ -232,8 +247,9 @@ pub fn map(query: &Query, unit: &Term) -> Result<Map, Reason> {
         .filter
         .iter()
         .filter(|part| !part.unknown && part.reads.is_disjoint(&extended))
+        .filter(|part| part.reads.is_disjoint(&around) || of_subquery(part))
         .collect();
-    usable_in_joins(&from, &extended, &mut usable)?;
+    usable_in_joins(&from, &(&extended | &around), &mut usable)?;
     let tables = from.tables();
     let map_one = |occurrence| {
         if let Term::Column(column) = unit {
@@ -267,7 +283,9 @@ fn exact(query: &Query, from: &From) -> Option<Mapping> {
     let mut all: Vec<&Condition> = query.filter.iter().collect();
     each_on(from, &mut |on| all.extend(on));
     let conditions = all.iter().map(|part| part.number).collect();
-    let known = !query.approximate && all.iter().all(|part| !part.unknown);
+    let known = !query.approximate
+        && query.decides_matches.is_none()
+        && all.iter().all(|part| !part.unknown);
     known.then(|| Mapping::Join { tables: from.tables(), conditions })
 }
 

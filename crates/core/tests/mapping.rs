@@ -354,6 +354,7 @@ impl View {
             filter: self.filter.iter().map(|part| part.described(&by)).collect(),
             partitions: partitions.into_iter().collect(),
             approximate: self.tree.is_approximate(),
+            decides_matches: None,
         };
         map(&query, &unit).ok()
     }

@@ -343,6 +343,14 @@ fn a_view_of_a_view_is_refreshed_by_what_changed_in_that() {
                  WHERE view_name = 'w' AND outcome = 'refreshed' ORDER BY id DESC LIMIT 1";
     assert_eq!(db.get::<String>(last), "delta");
 
+    // The one is not concerned by its own changes.
+    let skips = "SELECT skips FROM cache_refresher.status WHERE view_name = 'v'";
+    let before: i64 = db.get(skips);
+    db.write("v", 3);
+    db.wait_until_shown("w", 6);
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    assert_eq!(db.get::<i64>(skips), before);
+
     // What the one does not show, the other does not either.
     let staleness = "SELECT staleness FROM cache_refresher.status WHERE view_name = 'w'";
     db.run("SELECT cache_refresher.pause('v')");
@@ -353,6 +361,21 @@ fn a_view_of_a_view_is_refreshed_by_what_changed_in_that() {
     db.run("REFRESH MATERIALIZED VIEW CONCURRENTLY v");
     db.wait_until_shown("w", 10);
     assert_eq!(db.get::<String>(last), "diff");
+
+    // The same for a reader that comes while somebody does that.
+    let mut other = db.connect();
+    db.write("v", 6);
+    other.run("BEGIN; REFRESH MATERIALIZED VIEW CONCURRENTLY v");
+    db.run(
+        "CREATE MATERIALIZED VIEW x AS SELECT id, value FROM v;
+         CREATE UNIQUE INDEX ON x (id);
+         SELECT cache_refresher.register('x', refresh_interval => '1 hour', on_change => true,
+                                         debounce => '0')",
+    );
+    db.refresh("x");
+    other.run("COMMIT");
+    db.wait_until_shown("x", 6);
+    db.run("SELECT cache_refresher.unregister('x')");
 
     // A log is taken away with its last reader.
     db.run("SELECT cache_refresher.unregister('w')");

@@ -106,6 +106,7 @@ fn from(rng: &mut Rng, aliases: &[String]) -> String {
             || !(on.contains("COALESCE")
                 || on.contains("DISTINCT")
                 || on.contains(" OR ")
+                || on.contains("SELECT")
                 || on.contains('>'))
         {
             break on;
@@ -144,7 +145,11 @@ fn sublink(rng: &mut Rng, outer: &str) -> String {
     let (table, column) = (rng.usize(0..3), pick(rng, &NUMBERS));
     let other = pick(rng, &NUMBERS);
     let not = if rng.bool() { "NOT " } else { "" };
-    match rng.u8(0..10) {
+    match rng.u8(0..11) {
+        10 => format!(
+            "{not}EXISTS (SELECT 1 FROM t{table} s LEFT JOIN t1 o ON o.id = s.{other} AND o.y = {outer}
+                          WHERE s.{column} = {outer} AND o.x IS NULL)"
+        ),
         0 | 1 => format!("{not}EXISTS (SELECT 1 FROM t{table} s WHERE s.{column} = {outer})"),
         2 => format!("{outer} {not}IN (SELECT s.{column} FROM t{table} s)"),
         3 => format!(
@@ -174,7 +179,14 @@ fn sublink(rng: &mut Rng, outer: &str) -> String {
 fn scalar(rng: &mut Rng, outer: &str) -> String {
     let (table, column) = (rng.usize(0..3), pick(rng, &NUMBERS));
     let tail = format!("FROM t{table} s WHERE s.{column} = {outer}");
-    match rng.u8(0..5) {
+    match rng.u8(0..7) {
+        5 => format!(
+            "(SELECT count(*) FROM t{table} s LEFT JOIN t1 o ON o.id = s.{column} AND o.y = {outer})"
+        ),
+        6 => format!(
+            "(SELECT sum(o.id) FROM t{table} s LEFT JOIN (SELECT * FROM t2 i WHERE i.x = {outer}) o
+                     ON o.y = s.{column} WHERE s.x = {outer})"
+        ),
         0 => format!("(SELECT count(*) {tail})"),
         1 => format!("(SELECT sum(s.x) + {outer} {tail} GROUP BY s.{column})"),
         2 => format!("(SELECT s.y {tail} ORDER BY s.y, s.x LIMIT 1)"),
@@ -255,7 +267,7 @@ fn with(query: String) -> String {
 /// Mostly what a developer would write.
 fn on(rng: &mut Rng, left: &[String], right: &[String]) -> String {
     let (l, r) = (column(rng, left), column(rng, right));
-    match rng.u8(0..20) {
+    match rng.u8(0..22) {
         0 => format!("{r} = COALESCE({l}, 1)"),
         1 => format!("{r} IS NOT DISTINCT FROM {l}"),
         2 => format!("{r} = {l} AND {} > 2", column(rng, left)),
@@ -263,6 +275,10 @@ fn on(rng: &mut Rng, left: &[String], right: &[String]) -> String {
         4 => format!("({r} = {l} OR {} IS NULL)", column(rng, right)),
         5 => format!("{r} = {l} AND {} = {}", column(rng, left), column(rng, right)),
         6 => format!("{r} = {l} + 1"),
+        7 => {
+            let outer = column(rng, right);
+            format!("{r} = {l} AND {}", sublink(rng, &outer))
+        }
         _ => format!("{r} = {l}"),
     }
 }

@@ -1,0 +1,153 @@
+//! Queries that have been, or might be, mapped wrongly: after a change of one table, a refresh by changes
+//! leaves the view with what its query returns.
+
+use cluster_tests::{Scratch, Session};
+
+struct Case {
+    name: &'static str,
+    query: &'static str,
+    index: &'static str,
+    change: &'static str,
+}
+
+const TABLES: &str = "
+    CREATE TABLE p (id int PRIMARY KEY, b_id int, x numeric, z int);
+    CREATE TABLE q (id int PRIMARY KEY, k int, kind int, list int[]);
+    CREATE TABLE t (id int, k int);
+    CREATE TABLE u (k int, z int);
+    INSERT INTO p VALUES (1, 7, 1, 3), (2, 8, 2, 4), (3, NULL, 5, 4), (4, 9, NULL, NULL);
+    INSERT INTO q VALUES (7, 5, 9, '{}'), (8, 6, 1, '{1, 2}'), (9, NULL, 2, NULL);
+    INSERT INTO t VALUES (1, 6), (2, NULL);
+    INSERT INTO u VALUES (6, 4), (6, 5)";
+
+const CASES: &[Case] = &[
+    Case {
+        name: "IN compares by way of a cast",
+        query: "SELECT id, x FROM p WHERE x IN (SELECT k FROM t)",
+        index: "id",
+        change: "INSERT INTO t VALUES (3, 5)",
+    },
+    Case {
+        name: "an outer join within a subquery refers to what is around it",
+        query: "SELECT p.id, (SELECT count(*) FROM t LEFT JOIN u ON u.k = t.k AND u.z = p.z) AS n FROM p",
+        index: "id",
+        change: "INSERT INTO t VALUES (3, 6), (4, 100)",
+    },
+    Case {
+        name: "an inner join within a subquery refers to what is around it",
+        query: "SELECT p.id, (SELECT count(*) FROM t JOIN u ON u.k = t.k AND u.z = p.z) AS n FROM p",
+        index: "id",
+        change: "INSERT INTO t VALUES (3, 6)",
+    },
+    Case {
+        name: "a subquery of a subquery, on the right of a join, refers to what is around both",
+        query: "SELECT p.id, (SELECT count(s.k) FROM t LEFT JOIN (SELECT k FROM u WHERE u.z = p.z) s
+                                     ON s.k = t.k) AS n FROM p",
+        index: "id",
+        change: "INSERT INTO t VALUES (3, 6), (4, 100)",
+    },
+    Case {
+        name: "a join condition asks for rows of a table that changes",
+        query: "SELECT q.id AS bid, p.id AS aid FROM p LEFT JOIN q
+                       ON q.id = p.b_id AND EXISTS (SELECT FROM t WHERE t.k = q.k)",
+        index: "bid",
+        change: "INSERT INTO t VALUES (3, 5)",
+    },
+    Case {
+        name: "of what a join does or does not find WHERE lets one through",
+        query: "SELECT p.b_id, p.id FROM p LEFT JOIN q ON q.id = p.b_id AND EXISTS (SELECT FROM t WHERE t.k = q.k)
+                 WHERE COALESCE(q.kind, 0) < 1",
+        index: "b_id",
+        change: "INSERT INTO t VALUES (3, 5)",
+    },
+    Case {
+        name: "what a join finds depends on a lateral subquery",
+        query: "SELECT q.id AS bid, p.id AS aid FROM p LEFT JOIN
+                       (q JOIN LATERAL (SELECT k FROM t WHERE t.k = q.k LIMIT 1) l ON true) ON q.id = p.b_id",
+        index: "bid",
+        change: "DELETE FROM t WHERE k = 6",
+    },
+    Case {
+        name: "what a join finds depends on constants",
+        query: "SELECT q.id AS bid, p.id AS aid FROM p LEFT JOIN
+                       (q JOIN (VALUES (1), (2)) w (kind) ON w.kind = q.kind) ON q.id = p.b_id",
+        index: "bid",
+        change: "INSERT INTO p VALUES (5, 7)",
+    },
+    Case {
+        name: "what a join finds depends on a function",
+        query: "SELECT q.id AS bid, p.id AS aid, e FROM p LEFT JOIN
+                       (q CROSS JOIN LATERAL unnest(q.list) e) ON q.id = p.b_id",
+        index: "bid",
+        change: "INSERT INTO p VALUES (5, 7), (6, 8)",
+    },
+    Case {
+        name: "equal numbers that look different are one unit",
+        query: "SELECT x, count(*) AS n FROM p GROUP BY x",
+        index: "x",
+        change: "INSERT INTO p VALUES (5, 7, 1.0), (6, 7, 1.00), (7, 7, 1.000)",
+    },
+    Case {
+        name: "parts of a union show other types than the whole",
+        query: "SELECT s.k, count(*) AS n
+                  FROM (SELECT k FROM t UNION ALL SELECT x FROM p UNION ALL SELECT z FROM p) s GROUP BY s.k",
+        index: "k",
+        change: "INSERT INTO p VALUES (5, 7, 6.0, 6); INSERT INTO t VALUES (3, 6)",
+    },
+    Case {
+        name: "queries that are combined show other types than the view",
+        query: "SELECT k FROM t UNION ALL SELECT x FROM p UNION ALL SELECT z FROM p",
+        index: "k",
+        change: "INSERT INTO p VALUES (5, 7, 6.0, 6); INSERT INTO t VALUES (3, 6)",
+    },
+    Case {
+        name: "an aggregate of what is around a subquery",
+        query: "SELECT b_id, count(*) AS n FROM p GROUP BY b_id
+                HAVING EXISTS (SELECT FROM t WHERE t.k > max(p.z))",
+        index: "b_id",
+        change: "INSERT INTO t VALUES (3, 4)",
+    },
+];
+
+fn check(db: &mut Session, case: &Case) {
+    db.run(
+        "DROP SCHEMA IF EXISTS cases CASCADE; CREATE SCHEMA cases; SET search_path = cases, public",
+    );
+    db.run(TABLES);
+    db.run(&format!(
+        "CREATE MATERIALIZED VIEW v AS {}; CREATE INDEX ON v ({});
+         SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true,
+                                         debounce => '1 hour', max_staleness => '1 hour')",
+        case.query, case.index
+    ));
+    let refresh =
+        "SELECT method || ', ' || reason FROM cache_refresher.refresh('v', method => 'delta')";
+    let _: String = db.get(refresh);
+    db.run(case.change);
+    let how: String = db.get(refresh);
+    println!("{}: {how}", case.name);
+    if let Some(difference) = db.difference("v", &format!("({})", case.query)) {
+        panic!(
+            "{}\nafter {how}, the view (-) is not what its query returns (+):\n{difference}",
+            case.name
+        );
+    }
+    db.run("SELECT cache_refresher.unregister('v')");
+}
+
+#[test]
+fn queries_that_are_easily_mapped_wrongly_are_not() {
+    let mut db = Scratch::new("delta_cases");
+    // Everything seems to be expensive, so that each unit is looked up for itself where that is right.
+    db.run("SET cpu_tuple_cost = 1000; SET cpu_operator_cost = 1000");
+    let mut failed = Vec::new();
+    for case in CASES {
+        let outcome =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(&mut db, case)));
+        if outcome.is_err() {
+            failed.push(case.name);
+            db.run("SELECT cache_refresher.unregister('v')");
+        }
+    }
+    assert!(failed.is_empty(), "{failed:#?}");
+}
