@@ -132,8 +132,9 @@ fn lateral(rng: &mut Rng, outer: &str, aliases: &[String]) -> String {
         1 => format!("SELECT count(*)::int AS id, max(x) AS x, min(y) AS y, max(z) AS z {tail}"),
         2 => format!("SELECT id, count(*)::int AS x, min(y) AS y, max(z) AS z {tail} GROUP BY id"),
         3 => format!("SELECT id, x, y, z {tail} ORDER BY id, x, y, z LIMIT 1"),
+        // With a column of the outer side besides, the server (17.11) fails to plan some of these.
         _ => format!(
-            "SELECT n AS id, {outer}.x AS x, n AS y, 'c' AS z FROM generate_series(1, {outer}.{by}) n"
+            "SELECT n AS id, n + 1 AS x, n AS y, 'c' AS z FROM generate_series(1, {outer}.{by}) n"
         ),
     };
     let first = format!("({body}) {alias}");
