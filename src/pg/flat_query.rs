@@ -109,15 +109,18 @@ unsafe fn add_subqueries(around: Flat, place: *mut pg_sys::Query, arms: &mut Vec
                 found.push(((*entry).subquery, std::ptr::null_mut(), below));
             }
         }
-        let mut in_joins = Vec::new();
-        node_tree::each_sublink_in((*tree).fromlist, |sublink| in_joins.push(&raw mut *sublink));
+        // Anywhere else they stand in FROM: in the condition of a join, or in what a function is given.
+        let mut above = Vec::new();
+        for node in [(*place).targetList.cast(), (*tree).quals, (*place).havingQual] {
+            node_tree::each_sublink_in(node, |sublink| above.push(&raw mut *sublink));
+        }
         let parts = conjuncts((*tree).quals);
         node_tree::each_sublink(place, |sublink| {
             let this = &raw mut *sublink;
             let must_hold = sublink.subLinkType == pg_sys::SubLinkType::ANY_SUBLINK
                 && parts.contains(&this.cast());
             let test = if must_hold { sublink.testexpr } else { std::ptr::null_mut() };
-            found.push((sublink.subselect.cast(), test, in_joins.contains(&this)));
+            found.push((sublink.subselect.cast(), test, !above.contains(&this)));
         });
         for (subquery, test, below) in found {
             let around = Flat { decides_matches: around.decides_matches || below, ..around };

@@ -285,17 +285,17 @@ pub(super) unsafe fn each_sublink(
     }
 }
 
-/// The same of a list of nodes.
+/// The same of an expression or a list of those, or of null.
 ///
 /// # Safety
 /// Nodes of our own.
 pub(super) unsafe fn each_sublink_in(
-    nodes: *mut pg_sys::List,
+    node: *mut pg_sys::Node,
     mut body: impl FnMut(&mut pg_sys::SubLink),
 ) {
     let mut body: &mut dyn FnMut(&mut pg_sys::SubLink) = &mut body;
     // SAFETY: as above.
-    unsafe { visit_sublink(nodes.cast(), (&raw mut body).cast()) };
+    unsafe { visit_sublink(node, (&raw mut body).cast()) };
 }
 
 /// Whether an expression has a parameter, which stands for what a subquery returns.
