@@ -127,6 +127,14 @@ unsafe fn add_subqueries(around: Flat, place: *mut pg_sys::Query, arms: &mut Vec
             if (*subquery).setOperations.is_null() {
                 add_subquery(around, subquery, 1, test, arms);
             } else {
+                let limits = [(*subquery).limitCount, (*subquery).limitOffset].into_iter();
+                if limits
+                    .into_iter()
+                    .any(|limit| !limit.is_null() && pg_sys::checkExprHasSubLink(limit))
+                {
+                    // None of the parts: whoever describes it will refuse it.
+                    arms.push(Flat { query: subquery, ..around });
+                }
                 for part in combined(subquery) {
                     add_subquery(around, part, 2, std::ptr::null_mut(), arms);
                 }
@@ -342,7 +350,7 @@ unsafe fn variants(flat: Flat) -> Vec<Flat> {
     while let Some(flat) = open.pop() {
         // SAFETY: each part is copied, and one level nearer to the query than it was.
         unsafe {
-            match union_in(flat.query) {
+            match union_in(flat) {
                 Some((place, parts)) if open.len() + done.len() + parts.len() <= MOST_VARIANTS => {
                     for part in parts {
                         let query = pg_sys::copyObjectImpl(flat.query.cast()).cast();
@@ -367,7 +375,8 @@ type Union = ((i32, bool), Vec<*mut pg_sys::Query>);
 ///
 /// # Safety
 /// A flat query of our own.
-unsafe fn union_in(query: *mut pg_sys::Query) -> Option<Union> {
+unsafe fn union_in(flat: Flat) -> Option<Union> {
+    let query = flat.query;
     // SAFETY: which fields of an entry are set follows from its kind; the lists of columns are as long as each
     // other.
     unsafe {
@@ -385,7 +394,11 @@ unsafe fn union_in(query: *mut pg_sys::Query) -> Option<Union> {
                 return None;
             }
             let parts = combined(union);
-            let same = |part: &*mut pg_sys::Query| columns_of(*part) == columns_of(union);
+            // Within a subquery that has a query of its own, nobody would look for subqueries of the parts.
+            let same = |part: &*mut pg_sys::Query| {
+                columns_of(*part) == columns_of(union)
+                    && (flat.first == 1 || !pg_sys::checkExprHasSubLink((*part).cast()))
+            };
             parts.iter().all(same).then_some(((index, preserved), parts))
         })
     }
@@ -595,7 +608,10 @@ unsafe fn has_rows_of_its_joins(query: *mut pg_sys::Query) -> bool {
             && shown.rowMarks.is_null()
             && !(*shown.jointree).fromlist.is_null()
             // What is computed is forgotten, and the tables of its subqueries would be with it.
-            && (plain || !has_subquery(shown.targetList.cast()) && !has_subquery(shown.havingQual))
+            && (plain
+                || ![shown.targetList.cast(), shown.havingQual, shown.windowClause.cast()]
+                    .into_iter()
+                    .any(has_subquery))
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the tree of a view's query says about whether its result can change although no row does.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::ffi::{CStr, c_int, c_void};
 
 use pgrx::PgList;
@@ -342,9 +342,9 @@ unsafe extern "C-unwind" fn visit_sublink(node: *mut pg_sys::Node, context: *mut
     }
 }
 
-/// The tables that the query of a view reads, plain views beneath included.
-pub fn tables(view: &Relation) -> HashSet<Oid> {
-    let mut tables = HashSet::new();
+/// The tables that the query of a view reads, plain views beneath included, and in how many places.
+pub fn tables(view: &Relation) -> HashMap<Oid, usize> {
+    let mut tables = HashMap::new();
     // SAFETY: an open materialized view; the walker gets the set that it is given.
     unsafe {
         let query = view_query::rewritten(view, None);
@@ -356,7 +356,7 @@ pub fn tables(view: &Relation) -> HashSet<Oid> {
 }
 
 /// # Safety
-/// A node or null, and a set of OIDs.
+/// A node or null, and counts by OID.
 unsafe extern "C-unwind" fn visit_table(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
     if node.is_null() {
         return false;
@@ -379,7 +379,7 @@ unsafe extern "C-unwind" fn visit_table(node: *mut pg_sys::Node, context: *mut c
                 let is_table = entry.rtekind == pg_sys::RTEKind::RTE_RELATION
                     && entry.relkind as u8 != pg_sys::RELKIND_VIEW;
                 if is_table {
-                    (*context.cast::<HashSet<Oid>>()).insert(entry.relid);
+                    *(*context.cast::<HashMap<Oid, usize>>()).entry(entry.relid).or_default() += 1;
                 }
                 return false;
             }

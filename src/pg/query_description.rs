@@ -1,6 +1,6 @@
 //! The query of a view as the core wants it: which tables it joins how, and what its conditions demand.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 use cache_refresher_core::delta::{
     Column, Condition, From, JoinKind, Occurrence, Partition, Query, Term,
@@ -45,12 +45,18 @@ pub fn describe(view: &Relation) -> Result<Vec<Description>, Strange> {
         let arms = flat_query::arms(view).into_iter();
         arms.map(|flat| Reader::of(flat).describe(view)).collect::<Result<_, _>>()?
     };
-    // Whatever was dissolved or put aside on the way: each table has to be there.
-    let mapped = descriptions.iter().flat_map(|description| {
-        description.tables.iter().filter(|table| table.occurrence >= description.first)
-    });
-    let mapped: HashSet<Oid> = mapped.map(|table| table.oid).collect();
-    if node_tree::tables(view).is_subset(&mapped) { Ok(descriptions) } else { Err(Strange::Other) }
+    // Whatever was dissolved or put aside on the way: each place of a table has to be there.
+    let mut mapped: HashMap<Oid, usize> = HashMap::new();
+    for description in &descriptions {
+        let first = description.first;
+        for table in description.tables.iter().filter(|table| table.occurrence >= first) {
+            *mapped.entry(table.oid).or_default() += 1;
+        }
+    }
+    let all = node_tree::tables(view)
+        .into_iter()
+        .all(|(table, places)| mapped.get(&table).is_some_and(|mapped| *mapped >= places));
+    if all { Ok(descriptions) } else { Err(Strange::Other) }
 }
 
 struct Reader {

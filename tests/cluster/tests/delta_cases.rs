@@ -90,6 +90,32 @@ const CASES: &[Case] = &[
         change: "DELETE FROM t WHERE k = 6",
     },
     Case {
+        name: "a part of a union within a subquery has a subquery",
+        query: "SELECT p.id, (SELECT count(*) FROM
+                    (SELECT k FROM t WHERE EXISTS (SELECT FROM u WHERE u.k = t.id)
+                     UNION ALL SELECT z FROM u) s
+                    WHERE s.k = p.id + 5) AS n FROM p",
+        index: "id",
+        change: "INSERT INTO u VALUES (1, 100)",
+    },
+    Case {
+        name: "the limit of a union is computed",
+        query: "SELECT p.id, ARRAY(SELECT z FROM u WHERE u.z = p.z
+                    UNION ALL SELECT k FROM t WHERE t.id = p.id
+                    ORDER BY 1 LIMIT (SELECT count(*) - 1 FROM t)) AS l FROM p",
+        index: "id",
+        change: "INSERT INTO t VALUES (9, 1)",
+    },
+    Case {
+        name: "the frame of a window is computed",
+        query: "SELECT s.id, s.k, s.m FROM
+                    (SELECT id, k, sum(k) OVER (PARTITION BY id ORDER BY k
+                         ROWS BETWEEN (SELECT count(*) - 1 FROM t) PRECEDING AND CURRENT ROW) AS m
+                       FROM t) s",
+        index: "id",
+        change: "INSERT INTO t VALUES (1, 7), (1, 8), (9, 0)",
+    },
+    Case {
         name: "equal numbers that look different are one unit",
         query: "SELECT x, count(*) AS n FROM p GROUP BY x",
         index: "x",
