@@ -49,15 +49,13 @@ pub enum Strange {
     SetOperation,
     /// A common table expression.
     With,
-    /// A subquery in a join condition.
-    Sublink,
     /// A set-returning function in SELECT.
     SetReturning,
     /// GROUPING SETS and its kin.
     GroupingSets,
     /// LIMIT or OFFSET.
     Limit,
-    /// A subquery or function in FROM.
+    /// A subquery or function in FROM whose rows an outer join preserves.
     Subquery,
     /// A plain view in FROM.
     View,
@@ -66,10 +64,9 @@ pub enum Strange {
 }
 
 impl Strange {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 8] = [
         Self::SetOperation,
         Self::With,
-        Self::Sublink,
         Self::SetReturning,
         Self::GroupingSets,
         Self::Limit,
@@ -83,17 +80,14 @@ impl Strange {
             Self::SetOperation => {
                 "combines queries (UNION and its kin) within one that is combined"
             }
-            Self::With => "has a WITH clause that cannot be dissolved into joins",
-            Self::Sublink => {
-                "has a subquery in a join condition, or a combined one in an expression"
-            }
+            Self::With => "has a recursive WITH clause, or one that refers to what is around it",
             Self::SetReturning => "calls a set-returning function in SELECT",
             Self::GroupingSets => "has GROUPING SETS, CUBE or ROLLUP",
             Self::Limit => "has a LIMIT",
             Self::Subquery => {
-                "has a subquery in FROM that cannot be dissolved into joins, or a function"
+                "has a subquery or function in FROM on the side of an outer join that is preserved"
             }
-            Self::View => "reads a plain view that cannot be dissolved into joins",
+            Self::View => "reads a plain view with security_barrier or security_invoker",
             Self::Other => "has an unusual FROM clause",
         }
     }
