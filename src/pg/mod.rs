@@ -9,6 +9,7 @@ pub mod clock;
 pub mod databases;
 pub mod deadline;
 pub mod dependency;
+mod dissolve;
 mod flat_query;
 pub mod guc_hooks;
 pub mod hooks;

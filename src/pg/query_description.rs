@@ -27,12 +27,17 @@ pub struct Description {
     pub(super) flat: Flat,
     pub query: Query,
     pub tables: Vec<Table>,
-    /// Changes of tables from this place on are mapped by it.
-    pub first: Occurrence,
     /// What each column of the view shows, if that is computed from each row of the joins.
     pub outputs: Vec<Option<Term>>,
     /// The columns that each condition reads, by its number.
     pub columns_read: Vec<BTreeSet<Column>>,
+}
+
+impl Description {
+    /// Whether it is this query that maps changes of that table: those before are mapped by another.
+    pub const fn maps(&self, occurrence: Occurrence) -> bool {
+        occurrence >= self.flat.first
+    }
 }
 
 /// Describes the queries by which the changes of a view's sources are mapped.
@@ -48,8 +53,7 @@ pub fn describe(view: &Relation) -> Result<Vec<Description>, Strange> {
     // Whatever was dissolved or put aside on the way: each place of a table has to be there.
     let mut mapped: HashMap<Oid, usize> = HashMap::new();
     for description in &descriptions {
-        let first = description.first;
-        for table in description.tables.iter().filter(|table| table.occurrence >= first) {
+        for table in description.tables.iter().filter(|table| description.maps(table.occurrence)) {
             *mapped.entry(table.oid).or_default() += 1;
         }
     }
@@ -124,7 +128,6 @@ impl Reader {
                 flat: self.flat,
                 query,
                 tables: self.tables,
-                first: self.flat.first,
                 outputs,
                 columns_read: self.columns_read,
             })

@@ -312,7 +312,7 @@ fn units_of_arm(
     };
     let changed = arm.description.tables.iter().map(|table| table.occurrence);
     let changed: BTreeSet<Occurrence> = changed.filter(|place| of(*place).is_some()).collect();
-    let mapped_here = |place: Occurrence| place >= arm.description.first;
+    let mapped_here = |place: Occurrence| arm.description.maps(place);
     if !changed.iter().any(|place| mapped_here(*place)) {
         return Ok(());
     }

@@ -15,9 +15,8 @@ use crate::pg::clock;
 /// Whether a view is proved to show everything, known not to, or neither; and since when it does not. What a
 /// materialized view that it reads does not show, it does not show either.
 pub fn of(view: Oid, captured: bool) -> Result<(Staleness, Option<Timestamp>)> {
-    let own = of_its_own(view, captured)?;
-    let mut worst = own;
-    if own.0 == Staleness::Fresh {
+    let mut worst = of_its_own(view, captured)?;
+    if worst.0 == Staleness::Fresh {
         for parent in catalog::capture::views_read_by(view)? {
             match of_view(parent)? {
                 (Staleness::Fresh, _) => {}

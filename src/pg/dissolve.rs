@@ -1,0 +1,405 @@
+//! Putting the joins and conditions of a subquery into the place where it stands in FROM.
+//!
+//! What it computes from several rows is not known afterwards: columns of that kind stay columns of the entry
+//! that stood for it, which is not in FROM any more.
+
+use pgrx::PgList;
+use pgrx::pg_sys::{self, NodeTag};
+
+use super::query_description::{conjuncts, entry};
+use super::{node_tree, types};
+
+/// Puts a part into the joins of a query, or leaves it as a subquery if that cannot be.
+///
+/// # Safety
+/// Queries of our own; the part stands at that place of the range table, which outer joins extend by NULLs if it
+/// is not preserved.
+pub(super) unsafe fn dissolve(
+    query: *mut pg_sys::Query,
+    (index, preserved): (i32, bool),
+    part: *mut pg_sys::Query,
+    approximate: &mut bool,
+) -> *mut pg_sys::Query {
+    // SAFETY: the caller vouches for the queries.
+    unsafe {
+        let lateral = (*entry(query, index)).lateral;
+        if !has_rows_of_its_joins(part)
+            || !preserved && (lateral || !is_of_columns(query, index, part))
+        {
+            let entry = entry(query, index);
+            (*entry).rtekind = pg_sys::RTEKind::RTE_SUBQUERY;
+            (*entry).subquery = part;
+            *approximate = true;
+            return query;
+        }
+        *approximate |= !(*part).havingQual.is_null();
+        if preserved {
+            return pull_up(query, index, part);
+        }
+        pull_up_extended(query, index, part);
+        query
+    }
+}
+
+/// Whether an entry stands in that part of a join tree and no outer join extends it by NULLs; nothing if it
+/// does not stand there.
+///
+/// # Safety
+/// A node of a join tree.
+pub(super) unsafe fn is_preserved(node: *mut pg_sys::Node, index: i32) -> Option<bool> {
+    // SAFETY: a join tree holds references, joins and lists of them.
+    unsafe {
+        match (*node).type_ {
+            NodeTag::T_RangeTblRef => {
+                ((*node.cast::<pg_sys::RangeTblRef>()).rtindex == index).then_some(true)
+            }
+            NodeTag::T_FromExpr => {
+                let list = (*node.cast::<pg_sys::FromExpr>()).fromlist;
+                PgList::<pg_sys::Node>::from_pg(list)
+                    .iter_ptr()
+                    .find_map(|part| is_preserved(part, index))
+            }
+            NodeTag::T_JoinExpr => {
+                let join = &*node.cast::<pg_sys::JoinExpr>();
+                let (left, right) = match join.jointype {
+                    pg_sys::JoinType::JOIN_INNER => (true, true),
+                    pg_sys::JoinType::JOIN_LEFT => (true, false),
+                    pg_sys::JoinType::JOIN_RIGHT => (false, true),
+                    _ => (false, false),
+                };
+                is_preserved(join.larg, index)
+                    .map(|preserved| preserved && left)
+                    .or_else(|| is_preserved(join.rarg, index).map(|preserved| preserved && right))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Whether there is a row of a query exactly if there is one of its joins and conditions that shows the same in
+/// what is known, HAVING aside.
+///
+/// # Safety
+/// A query.
+unsafe fn has_rows_of_its_joins(query: *mut pg_sys::Query) -> bool {
+    // SAFETY: fields of a query.
+    unsafe {
+        let shown = &*query;
+        // Without GROUP BY an aggregate returns a row for none.
+        let all_in_one =
+            (shown.hasAggs || !shown.havingQual.is_null()) && shown.groupClause.is_null();
+        let has_subquery =
+            |node: *mut pg_sys::Node| !node.is_null() && pg_sys::checkExprHasSubLink(node);
+        shown.commandType == pg_sys::CmdType::CMD_SELECT
+            && !all_in_one
+            && !shown.hasTargetSRFs
+            && !shown.hasForUpdate
+            && shown.setOperations.is_null()
+            && shown.cteList.is_null()
+            && shown.groupingSets.is_null()
+            && shown.limitCount.is_null()
+            && shown.limitOffset.is_null()
+            && shown.rowMarks.is_null()
+            && !(*shown.jointree).fromlist.is_null()
+            // What is computed is forgotten, and the tables of its subqueries would be with it.
+            && (is_plain(query)
+                || ![shown.targetList.cast(), shown.havingQual, shown.windowClause.cast()]
+                    .into_iter()
+                    .any(has_subquery))
+    }
+}
+
+/// Whether a column of a query is computed from nothing but each row of its joins: what groups, is distinct or
+/// divided by windows shows it of all rows that belong together.
+///
+/// # Safety
+/// A query, and an entry of its target list.
+pub(super) unsafe fn is_known(query: *mut pg_sys::Query, target: *mut pg_sys::TargetEntry) -> bool {
+    // SAFETY: clauses refer to entries of the target list.
+    unsafe {
+        let (shown, expression) = (&*query, (*target).expr.cast::<pg_sys::Node>());
+        let contains = |clauses: *mut pg_sys::List| {
+            PgList::<pg_sys::SortGroupClause>::from_pg(clauses).iter_ptr().any(|clause| {
+                let other = pg_sys::get_sortgroupclause_tle(clause, shown.targetList);
+                pg_sys::equal((*other).expr.cast(), expression.cast())
+            })
+        };
+        let grouped = shown.hasAggs || !shown.groupClause.is_null();
+        let windows = PgList::<pg_sys::WindowClause>::from_pg(shown.windowClause);
+        let divided = grouped || shown.hasWindowFuncs || !shown.distinctClause.is_null();
+        shown.limitCount.is_null()
+            && shown.limitOffset.is_null()
+            && shown.groupingSets.is_null()
+            && !shown.hasTargetSRFs
+            && !pg_sys::checkExprHasSubLink(expression)
+            && (!grouped || contains(shown.groupClause))
+            && (!shown.hasDistinctOn || contains(shown.distinctClause))
+            && (!shown.hasWindowFuncs
+                || windows.iter_ptr().all(|window| contains((*window).partitionClause)))
+            && (!divided
+                || types::equal_looks_same(
+                    pg_sys::exprType(expression),
+                    pg_sys::exprCollation(expression),
+                ))
+    }
+}
+
+/// Puts the joins and conditions of a query in the place of the entry that stands for it. What is not known
+/// of its columns stays a column of that entry, which does not stand in FROM any more.
+///
+/// # Safety
+/// Queries of our own; the entry is extended by no outer join.
+unsafe fn pull_up(
+    query: *mut pg_sys::Query,
+    index: i32,
+    part: *mut pg_sys::Query,
+) -> *mut pg_sys::Query {
+    // SAFETY: entries of the part get places behind those of the query, wherever they are referred to; its
+    // columns are put wherever the query refers to them. No outer join extends them, so that conditions of
+    // the part can be conditions of the whole.
+    unsafe {
+        offset(query, part, 1);
+        let targets = known_columns(index, part);
+        let query = pg_sys::ReplaceVarsFromTargetList(
+            query.cast(),
+            index,
+            0,
+            entry(query, index),
+            targets,
+            #[cfg(feature = "pg18")]
+            0,
+            pg_sys::ReplaceVarsNoMatchOption::REPLACEVARS_REPORT_ERROR,
+            0,
+            &raw mut (*query).hasSubLinks,
+        )
+        .cast::<pg_sys::Query>();
+        let inner = &*(*part).jointree;
+        take_in(query, index, part, pg_sys::makeFromExpr(inner.fromlist, std::ptr::null_mut()));
+        let tree = (*query).jointree;
+        let quals =
+            pg_sys::list_concat(list_of(conjuncts((*tree).quals)), list_of(conjuncts(inner.quals)));
+        (*tree).quals = pg_sys::make_ands_explicit(quals).cast();
+        query
+    }
+}
+
+/// The columns of a part, in place of those that are not known columns of the entry that stands for it.
+///
+/// # Safety
+/// A part of our own.
+unsafe fn known_columns(index: i32, part: *mut pg_sys::Query) -> *mut pg_sys::List {
+    let mut columns = std::ptr::null_mut();
+    // SAFETY: the list holds columns.
+    unsafe {
+        for target in PgList::<pg_sys::TargetEntry>::from_pg((*part).targetList).iter_ptr() {
+            let mut column = target;
+            if !is_plain(part) && !is_known(part, target) {
+                let expression = (*target).expr.cast();
+                let variable = pg_sys::makeVar(
+                    index,
+                    (*target).resno,
+                    pg_sys::exprType(expression),
+                    pg_sys::exprTypmod(expression),
+                    pg_sys::exprCollation(expression),
+                    0,
+                );
+                column = pg_sys::makeTargetEntry(
+                    variable.cast(),
+                    (*target).resno,
+                    (*target).resname,
+                    (*target).resjunk,
+                );
+            }
+            columns = pg_sys::lappend(columns, column.cast());
+        }
+    }
+    columns
+}
+
+/// Whether a query groups nothing.
+///
+/// # Safety
+/// A query.
+unsafe fn is_plain(query: *mut pg_sys::Query) -> bool {
+    // SAFETY: fields of a query.
+    unsafe {
+        (*query).groupClause.is_null()
+            && (*query).distinctClause.is_null()
+            && !(*query).hasWindowFuncs
+            && !(*query).hasAggs
+    }
+}
+
+/// Whether the query refers to nothing but plain columns of a part, and unknown ones: what an outer join
+/// extends by NULLs is as good as a column of a table then.
+///
+/// # Safety
+/// Queries of our own, and the entry that stands for the part.
+unsafe fn is_of_columns(query: *mut pg_sys::Query, index: i32, part: *mut pg_sys::Query) -> bool {
+    let mut all = true;
+    // SAFETY: the columns of the entry are those of the part.
+    unsafe {
+        node_tree::each_variable(query, |variable| {
+            all &= variable.varno != index
+                || !matches!(column_of(part, variable.varattno), Referred::Computed);
+        });
+    }
+    all
+}
+
+/// What a column of a part is.
+enum Referred {
+    Plain(*mut pg_sys::Var),
+    Unknown,
+    Computed,
+}
+
+/// # Safety
+/// A query.
+unsafe fn column_of(part: *mut pg_sys::Query, number: i16) -> Referred {
+    // SAFETY: the list holds columns; the cast follows the tag.
+    unsafe {
+        let targets = PgList::<pg_sys::TargetEntry>::from_pg((*part).targetList);
+        let Some(target) = targets.iter_ptr().find(|target| (**target).resno == number) else {
+            return Referred::Computed;
+        };
+        if !is_plain(part) && !is_known(part, target) {
+            return Referred::Unknown;
+        }
+        let variable = (*target).expr.cast::<pg_sys::Var>();
+        let plain = (*variable.cast::<pg_sys::Node>()).type_ == NodeTag::T_Var
+            && (*variable).varattno > 0
+            && (*variable).varlevelsup == 0;
+        if plain { Referred::Plain(variable) } else { Referred::Computed }
+    }
+}
+
+/// The same as `pull_up` where outer joins extend the entry by NULLs: columns take the place of columns, and
+/// the conditions stay below the joins.
+///
+/// # Safety
+/// Queries of our own; of the part, plain columns only are referred to.
+unsafe fn pull_up_extended(query: *mut pg_sys::Query, index: i32, part: *mut pg_sys::Query) {
+    // SAFETY: as in `pull_up`; what extends the column of the entry extends the column of the part.
+    unsafe {
+        offset(query, part, 1);
+        node_tree::each_variable(query, |variable| {
+            if variable.varno != index {
+                return;
+            }
+            let Referred::Plain(column) = column_of(part, variable.varattno) else { return };
+            variable.varno = (*column).varno;
+            variable.varattno = (*column).varattno;
+            variable.varnosyn = 0;
+            variable.varattnosyn = 0;
+            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+            {
+                variable.varnullingrels =
+                    pg_sys::bms_union(variable.varnullingrels, (*column).varnullingrels);
+            }
+        });
+        take_in(query, index, part, (*part).jointree);
+    }
+}
+
+/// Gives the entries of a part, `levels` below the query, the places that they will have behind those of the
+/// query.
+///
+/// # Safety
+/// Queries of our own.
+pub(super) unsafe fn offset(query: *mut pg_sys::Query, part: *mut pg_sys::Query, levels: i32) {
+    // SAFETY: changes references in the whole part.
+    unsafe {
+        let before = PgList::<pg_sys::RangeTblEntry>::from_pg((*query).rtable).len() as i32;
+        pg_sys::OffsetVarNodes(part.cast(), before, 0);
+        pg_sys::IncrementVarSublevelsUp(part.cast(), -levels, levels);
+    }
+}
+
+/// Adds the entries of a part, which have their places already.
+///
+/// # Safety
+/// Queries of our own.
+pub(super) unsafe fn add_entries(query: *mut pg_sys::Query, part: *mut pg_sys::Query) {
+    // SAFETY: lists of our own.
+    unsafe {
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        {
+            (*query).rtable = pg_sys::list_concat((*query).rtable, (*part).rtable);
+        }
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        pg_sys::CombineRangeTables(
+            &raw mut (*query).rtable,
+            &raw mut (*query).rteperminfos,
+            (*part).rtable,
+            (*part).rteperminfos,
+        );
+    }
+}
+
+/// Adds the entries of a part, and puts its joins where it stood.
+///
+/// # Safety
+/// Queries of our own.
+unsafe fn take_in(
+    query: *mut pg_sys::Query,
+    index: i32,
+    part: *mut pg_sys::Query,
+    joins: *mut pg_sys::FromExpr,
+) {
+    // SAFETY: the range table has an entry at that place.
+    unsafe {
+        add_entries(query, part);
+        // A view stays behind without being read: whoever runs the query needs its permission.
+        let left = entry(query, index);
+        if (*left).rtekind != pg_sys::RTEKind::RTE_RELATION {
+            (*left).rtekind = pg_sys::RTEKind::RTE_RESULT;
+            (*left).subquery = std::ptr::null_mut();
+            (*left).lateral = false;
+        }
+        replace((*query).jointree.cast(), index, joins.cast());
+    }
+}
+
+/// # Safety
+/// Nodes.
+pub(super) unsafe fn list_of(nodes: Vec<*mut pg_sys::Node>) -> *mut pg_sys::List {
+    nodes.into_iter().fold(std::ptr::null_mut(), |list, node| {
+        // SAFETY: makes a list, or adds to one.
+        unsafe { pg_sys::lappend(list, node.cast()) }
+    })
+}
+
+/// Puts a node in the place of the reference to an entry.
+///
+/// # Safety
+/// A join tree of our own.
+unsafe fn replace(node: *mut pg_sys::Node, index: i32, new: *mut pg_sys::Node) {
+    // SAFETY: a join tree holds references, joins and lists of them.
+    unsafe {
+        let put = |place: *mut *mut pg_sys::Node| {
+            let old = *place;
+            if (*old).type_ == NodeTag::T_RangeTblRef {
+                if (*old.cast::<pg_sys::RangeTblRef>()).rtindex == index {
+                    *place = new;
+                }
+            } else {
+                replace(old, index, new);
+            }
+        };
+        match (*node).type_ {
+            NodeTag::T_FromExpr => {
+                let list = (*node.cast::<pg_sys::FromExpr>()).fromlist;
+                for cell in 0..PgList::<pg_sys::Node>::from_pg(list).len() {
+                    put((&raw mut (*(*list).elements.add(cell)).ptr_value).cast());
+                }
+            }
+            NodeTag::T_JoinExpr => {
+                let join = node.cast::<pg_sys::JoinExpr>();
+                put(&raw mut (*join).larg);
+                put(&raw mut (*join).rarg);
+            }
+            _ => {}
+        }
+    }
+}
