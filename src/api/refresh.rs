@@ -211,7 +211,7 @@ fn refresh_one(view: Oid, method: Option<String>, max_age: Option<Interval>) -> 
 fn all(method: Option<String>, max_age: Option<Interval>) -> Result<Vec<Row>> {
     let method = requested(method)?;
     let max_age = max_age.map(|age| clock::from_interval("max_age", &age)).transpose()?;
-    session::require_transaction()?;
+    session::prepare_transaction()?;
     binding::reconcile()?;
     let registered: Vec<u32> = registry::all()?.into_iter().map(|entry| entry.view).collect();
     each(&registered, &view::reads()?, method, max_age)

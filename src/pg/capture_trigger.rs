@@ -1,42 +1,26 @@
 //! The trigger on captured tables: notes each change that matters in the table's log, in the writer's
 //! transaction.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::CStr;
 use std::rc::Rc;
 use std::sync::Once;
 
-use pgrx::itemptr::item_pointer_get_block_number;
 use pgrx::pg_guard;
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use super::change_log::{HEAD, Kind, Watch, find, is_by_xid, kept_columns};
-use super::hooks;
+use super::change_log::{HEAD, Kind, Watch, find, kept_columns};
+use super::change_writer::{self, Outlet, Writer};
 use super::relation::Relation;
 use super::row::{self, RowType, Values};
 
-/// Block and writer of a row: others of that writer in that block need no entry in the index. A
-/// subtransaction is a writer of its own, since its rows can vanish alone.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Indexed {
-    block: u32,
-    transaction: u64,
-    subtransaction: u32,
-}
-
 /// What the trigger of one table does, kept until something about the table or its log changes.
 struct Plan {
-    log: Oid,
-    /// Its indexes by transaction: one, or two while it is rebuilt.
-    indexes: Vec<Oid>,
-    /// Where the last row went that has an entry in those.
-    indexed: Cell<Option<Indexed>>,
+    outlet: Rc<Outlet>,
     row_type: RowType,
     /// Columns to compare, counted from 0.
     compared: Vec<usize>,
-    /// For each column of the log after the head the one of the source, counted from 0.
-    kept: Vec<Option<usize>>,
     /// The log has no room for values, or for those of other types: only that something has changed can
     /// be noted.
     blind: bool,
@@ -45,21 +29,31 @@ struct Plan {
 impl Plan {
     /// Whether two rows look the same in the kept columns.
     fn keeps_same(&self, old: Values, new: Values) -> bool {
-        let mut kept = self.kept.iter().flatten();
-        kept.all(|&column| self.row_type.same_in(&[column], old, new))
+        self.outlet.kept().all(|column| self.row_type.same_in(&[column], old, new))
     }
+}
+
+/// A plan that holds for a table as long as the lock under which it was looked at.
+struct Settled {
+    source: Oid,
+    /// Who has the lock.
+    by: Writer,
+    plan: Rc<Plan>,
 }
 
 thread_local! {
     static PLANS: RefCell<HashMap<Oid, Option<Rc<Plan>>>> = RefCell::default();
+    /// The last one that was needed: a statement changes many rows of one table.
+    static SETTLED: RefCell<Option<Settled>> = const { RefCell::new(None) };
     /// Where rows are not kept one note in each subtransaction is enough: source, transaction and
     /// subtransaction of the last.
-    static NOTED: RefCell<HashMap<Oid, (u64, u32)>> = RefCell::default();
+    static NOTED: RefCell<HashMap<Oid, Writer>> = RefCell::default();
 }
 
 static WATCHING: Once = Once::new();
 
 unsafe extern "C-unwind" fn forget(_argument: Datum, relation: Oid) {
+    SETTLED.with(|settled| drop(settled.try_borrow_mut().map(|mut settled| settled.take())));
     // A callback may come while a plan is being made: what is borrowed then is made anew anyway.
     PLANS.with(|plans| {
         if let Ok(mut plans) = plans.try_borrow_mut() {
@@ -67,7 +61,8 @@ unsafe extern "C-unwind" fn forget(_argument: Datum, relation: Oid) {
                 plans.clear();
             } else {
                 plans.retain(|&source, plan| {
-                    source != relation && plan.as_ref().is_none_or(|plan| plan.log != relation)
+                    source != relation
+                        && plan.as_ref().is_none_or(|plan| plan.outlet.log() != relation)
                 });
             }
         }
@@ -83,14 +78,24 @@ unsafe fn settled_plan(
     relation: pg_sys::Relation,
     trigger: *mut pg_sys::Trigger,
 ) -> Option<Rc<Plan>> {
+    // SAFETY: valid during the call.
+    let source = unsafe { (*relation).rd_id };
+    let by = change_writer::current();
+    let known = SETTLED.with_borrow(|settled| {
+        let settled =
+            settled.as_ref().filter(|settled| settled.source == source && settled.by == by);
+        settled.map(|settled| settled.plan.clone())
+    });
+    if known.is_some() {
+        return known;
+    }
     // SAFETY: passed on; the lock is one that writers of the log take, and stays to the end of the
     // transaction.
     unsafe {
         loop {
             let plan = plan(relation, trigger)?;
             // Whoever waits for a lock learns of what has changed meanwhile, and so do we by `forget`.
-            pg_sys::LockRelationOid(plan.log, pg_sys::RowExclusiveLock as i32);
-            let source = (*relation).rd_id;
+            pg_sys::LockRelationOid(plan.outlet.log(), pg_sys::RowExclusiveLock as i32);
             let holds = PLANS.with_borrow(|plans| {
                 plans
                     .get(&source)
@@ -98,6 +103,7 @@ unsafe fn settled_plan(
                     .is_some_and(|now| Rc::ptr_eq(now, &plan))
             });
             if holds {
+                SETTLED.set(Some(Settled { source, by, plan: plan.clone() }));
                 return Some(plan);
             }
         }
@@ -133,6 +139,15 @@ unsafe fn plan(relation: pg_sys::Relation, trigger: *mut pg_sys::Trigger) -> Opt
 }
 
 impl Plan {
+    /// Has a row written to the log, and the scheduler told that `source` has changed.
+    ///
+    /// # Safety
+    /// Inside a transaction that may write and holds ROW EXCLUSIVE on the log; the row is one of the source.
+    unsafe fn write(&self, source: Oid, kind: Kind, row: Option<Values>) {
+        // SAFETY: passed on.
+        unsafe { change_writer::write(&self.outlet, source, kind, row) };
+    }
+
     /// # Safety
     /// The descriptor of the open source.
     unsafe fn of(source: pg_sys::TupleDesc, watch: &Watch, log: &Relation) -> Self {
@@ -158,16 +173,10 @@ impl Plan {
                 });
                 blind |= !same;
             }
-            let mut indexes = log.indexes();
-            indexes
-                .retain(|&index| is_by_xid(&Relation::open_index(index, pg_sys::RowExclusiveLock)));
             Self {
-                log: log.oid(),
-                indexes,
-                indexed: Cell::new(None),
+                outlet: Rc::new(Outlet::of(log, kept)),
                 row_type: RowType::described_by(source),
                 compared,
-                kept,
                 blind,
             }
         }
@@ -194,7 +203,8 @@ impl ViewLog {
     pub fn note_any(view: Oid) {
         if let Some(Self(plan)) = Self::of(&Relation::open(view)) {
             // SAFETY: no row is given; the caller vouches for the transaction.
-            unsafe { write(&plan, plan.log, Kind::Any, None) };
+            unsafe { plan.write(plan.outlet.log(), Kind::Any, None) };
+            change_writer::flush();
         }
     }
 
@@ -203,7 +213,7 @@ impl ViewLog {
     /// write.
     pub(super) unsafe fn note(&self, old: Option<Values>, new: Option<Values>) {
         // SAFETY: the caller vouches for the rows.
-        unsafe { note_change(&self.0, self.0.log, old, new) };
+        unsafe { note_change(&self.0, self.0.outlet.log(), old, new) };
     }
 }
 
@@ -242,7 +252,7 @@ unsafe fn note(data: &pg_sys::TriggerData) {
         let source = (*data.tg_relation).rd_id;
         let row = || row::values(data.tg_trigslot);
         match data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
-            pg_sys::TRIGGER_EVENT_TRUNCATE => write(&plan, source, Kind::Any, None),
+            pg_sys::TRIGGER_EVENT_TRUNCATE => plan.write(source, Kind::Any, None),
             pg_sys::TRIGGER_EVENT_UPDATE => {
                 note_change(&plan, source, Some(row()), Some(row::values(data.tg_newslot)));
             }
@@ -253,7 +263,7 @@ unsafe fn note(data: &pg_sys::TriggerData) {
 }
 
 /// # Safety
-/// As for `write`.
+/// As for `Plan::write`.
 unsafe fn note_change(plan: &Plan, source: Oid, old: Option<Values>, new: Option<Values>) {
     let both = old.zip(new);
     if both.is_some_and(|(old, new)| plan.row_type.same_in(&plan.compared, old, new)) {
@@ -265,109 +275,24 @@ unsafe fn note_change(plan: &Plan, source: Oid, old: Option<Values>, new: Option
             return note_once(plan, source);
         }
         if both.is_some_and(|(old, new)| plan.keeps_same(old, new)) {
-            return write(plan, source, Kind::Both, new);
+            return plan.write(source, Kind::Both, new);
         }
         if old.is_some() {
-            write(plan, source, Kind::Old, old);
+            plan.write(source, Kind::Old, old);
         }
         if new.is_some() {
-            write(plan, source, Kind::New, new);
+            plan.write(source, Kind::New, new);
         }
     }
 }
 
 /// # Safety
-/// As for `write`.
+/// As for `Plan::write`.
 unsafe fn note_once(plan: &Plan, source: Oid) {
-    // SAFETY: inside a transaction.
-    let now =
-        unsafe { (pg_sys::GetTopFullTransactionId().value, pg_sys::GetCurrentSubTransactionId()) };
+    let now = change_writer::current();
     let noted = NOTED.with_borrow_mut(|noted| noted.insert(source, now));
     if noted != Some(now) {
         // SAFETY: passed on.
-        unsafe { write(plan, source, Kind::Any, None) };
-    }
-}
-
-/// # Safety
-/// Inside a transaction that may write; the row is one of the source.
-unsafe fn write(plan: &Plan, source: Oid, kind: Kind, row: Option<Values>) {
-    // SAFETY: the row that is formed has the columns of the log, since plans are forgotten when the log
-    // changes; whoever changes it holds a lock against writers of the source.
-    unsafe {
-        let log = pg_sys::try_table_open(plan.log, pg_sys::RowExclusiveLock as i32);
-        if log.is_null() {
-            return;
-        }
-        let descriptor = (*log).rd_att;
-        let columns = usize::try_from((*descriptor).natts).unwrap_or_default();
-        // Most logs have few columns: no need to allocate for those.
-        let (mut few, mut none) = ([Datum::from(0); 16], [true; 16]);
-        let (mut many, mut absent);
-        let (datums, nulls): (&mut [Datum], &mut [bool]) = if columns <= few.len() {
-            (&mut few[..columns], &mut none[..columns])
-        } else {
-            (many, absent) = (vec![Datum::from(0); columns], vec![true; columns]);
-            (&mut many, &mut absent)
-        };
-        let head = [
-            Datum::from(pg_sys::GetTopFullTransactionId().value),
-            Datum::from(pg_sys::GetCurrentTimestamp()),
-            Datum::from(kind.letter()),
-        ];
-        for (place, value) in head.into_iter().enumerate() {
-            (datums[place], nulls[place]) = (value, false);
-        }
-        if let Some(row) = row {
-            for (place, column) in (HEAD..columns).zip(&plan.kept) {
-                if let Some(column) = *column {
-                    (datums[place], nulls[place]) = (row.datums[column], row.nulls[column]);
-                }
-            }
-        }
-        let tuple = pg_sys::heap_form_tuple(descriptor, datums.as_mut_ptr(), nulls.as_mut_ptr());
-        pg_sys::simple_heap_insert(log, tuple);
-        let place = &raw mut (*tuple).t_self;
-        let here = Indexed {
-            block: item_pointer_get_block_number(place),
-            transaction: pg_sys::GetTopFullTransactionId().value,
-            subtransaction: pg_sys::GetCurrentSubTransactionId(),
-        };
-        if plan.indexed.replace(Some(here)) != Some(here) {
-            for &index in &plan.indexes {
-                insert_into(index, datums, nulls, place, log);
-            }
-        }
-        pg_sys::heap_freetuple(tuple);
-        pg_sys::table_close(log, pg_sys::NoLock as i32);
-    }
-    hooks::source_changed(source);
-}
-
-/// Adds an entry for a row of a log to its index by transaction, the first column.
-///
-/// # Safety
-/// Such an index, and values and place of a row that was just inserted.
-unsafe fn insert_into(
-    index: Oid,
-    datums: &mut [Datum],
-    nulls: &mut [bool],
-    place: pg_sys::ItemPointer,
-    log: pg_sys::Relation,
-) {
-    // A btree does not look at what the planner and other kinds of index want to know.
-    let mut info = pg_sys::IndexInfo {
-        type_: pg_sys::NodeTag::T_IndexInfo,
-        ii_NumIndexAttrs: 1,
-        ii_NumIndexKeyAttrs: 1,
-        ..Default::default()
-    };
-    let unique = pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO;
-    // SAFETY: the caller vouches for all of it.
-    unsafe {
-        let index = pg_sys::index_open(index, pg_sys::RowExclusiveLock as i32);
-        let (datums, nulls) = (datums.as_mut_ptr(), nulls.as_mut_ptr());
-        pg_sys::index_insert(index, datums, nulls, place, log, unique, false, &mut info);
-        pg_sys::index_close(index, pg_sys::NoLock as i32);
+        unsafe { plan.write(source, Kind::Any, None) };
     }
 }

@@ -12,6 +12,7 @@ use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::visibility::Visibility;
 use pgrx::pg_sys::{self, Datum, Oid};
 
+use super::change_writer;
 use super::relation::{Relation, Scan, blocks_at_least};
 use super::row::{self, Values};
 
@@ -151,6 +152,13 @@ pub(super) fn is_by_xid(index: &Relation) -> bool {
 /// `body` says that it has enough. Nothing happens if there is no log.
 pub fn read(source: Oid, from: u64, mut body: impl FnMut(Entry) -> bool) {
     let Some(log) = Log::open(source, pg_sys::AccessShareLock) else { return };
+    if let Some(at) = change_writer::waiting_since(log.table.oid()) {
+        let xid = change_writer::current().transaction;
+        let values = Values { datums: &[], nulls: &[] };
+        if !body(Entry { xid, at, kind: Kind::Any, values }) {
+            return;
+        }
+    }
     log.each(from, |row| body(entry(row.values())));
 }
 
@@ -172,6 +180,11 @@ pub fn collect(
             return false;
         };
         places.push(place);
+    }
+    if change_writer::waiting_since(log.table.oid()).is_some()
+        && !body(Kind::Any, vec![None; numbers.len()])
+    {
+        return true;
     }
     log.each(shown.earliest(), |row| {
         let Entry { xid, kind, values, .. } = entry(row.values());

@@ -5,6 +5,7 @@
 pub mod background_worker;
 pub mod capture_trigger;
 pub mod change_log;
+pub mod change_writer;
 pub mod clock;
 pub mod databases;
 pub mod deadline;

@@ -9,6 +9,7 @@ use pgrx::pg_sys;
 use super::capture_trigger::ViewLog;
 use super::relation::Relation;
 use super::row::{RowId, Slot, Values};
+use super::{change_writer, transaction};
 
 /// A table opened for writing, with its indexes.
 pub struct TableWriter<'a> {
@@ -41,8 +42,8 @@ impl<'a> TableWriter<'a> {
     /// Makes what was written visible to the next command.
     pub fn finish(self) {
         drop(self);
-        // SAFETY: inside a transaction.
-        unsafe { pg_sys::CommandCounterIncrement() };
+        change_writer::flush();
+        transaction::next_command();
     }
 
     /// Stores a new row.

@@ -26,7 +26,7 @@ use crate::pg::{clock, hooks, identity};
 pub fn refresh(oid: Oid, keys: &AnyArray, settings: &RefreshSettings) -> Result<Answer> {
     let view = View::find(oid)?;
     privilege::require_refresh(&view)?;
-    session::require_transaction()?;
+    session::prepare_transaction()?;
     let called_at = clock::now();
     let _lock = RefreshLock::acquire(registry::oid()?, oid);
     session::logging_failure(oid, called_at, || refresh_locked(&view, keys, settings))

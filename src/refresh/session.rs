@@ -20,7 +20,7 @@ use crate::pg::lock::RefreshLock;
 use crate::pg::report::Caught;
 use crate::pg::shared::{self, Failure, Text};
 use crate::pg::snapshot::SharedSnapshot;
-use crate::pg::{clock, hooks, identity, snapshot, transaction};
+use crate::pg::{change_writer, clock, hooks, identity, snapshot, transaction};
 
 /// What a caller is told.
 #[derive(Debug, Clone)]
@@ -64,7 +64,7 @@ pub fn refresh(
 ) -> Result<Answer> {
     let view = View::find(oid)?;
     privilege::require_refresh(&view)?;
-    require_transaction()?;
+    prepare_transaction()?;
     let seen = content::find_current(oid)?.map(|content| content.snapshot_at);
     let called_at = clock::now();
     if let Some(answer) = fresh_enough(&view, max_age)? {
@@ -95,7 +95,7 @@ pub fn refresh_together(
     method: Option<Requested>,
     settings: &RefreshSettings,
 ) -> Result<Vec<Answer>> {
-    require_transaction()?;
+    prepare_transaction()?;
     let views: Vec<View> = oids.iter().map(|&oid| View::find(oid)).collect::<Result<_>>()?;
     for view in &views {
         privilege::require_refresh(view)?;
@@ -130,11 +130,15 @@ pub fn refresh_together(
     Ok(answers)
 }
 
-/// A refresh writes, and what it writes must be of now.
-pub fn require_transaction() -> Result<()> {
+/// A refresh writes, and what it writes must be of now, what this transaction has changed itself included.
+pub fn prepare_transaction() -> Result<()> {
     snapshot::require_writable("refresh a materialized view")?;
     if !snapshot::is_read_committed() {
         return Err(Error::IsolationLevel);
+    }
+    if transaction::has_written() {
+        change_writer::flush();
+        transaction::next_command();
     }
     Ok(())
 }

@@ -95,6 +95,60 @@ fn who_says_so_has_a_view_refreshed() {
 }
 
 #[test]
+fn changes_share_the_fate_of_the_subtransaction_that_made_them() {
+    let mut db = Scratch::new("subtransactions");
+    db.create_view("v", 2000);
+    db.run(
+        "SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true,
+                    debounce => '1 hour', max_staleness => '1 day')",
+    );
+    let method = |db: &mut Session| -> Option<String> {
+        db.get("SELECT method FROM cache_refresher.refresh('v', 'delta')")
+    };
+    let wrong = "SELECT count(*) FROM v FULL JOIN v_source s USING (id) WHERE v.value IS DISTINCT FROM s.value";
+    method(&mut db);
+    method(&mut db);
+
+    db.run("BEGIN; UPDATE v_source SET value = value + 1 WHERE id <= 600");
+    assert_eq!(method(&mut db).as_deref(), Some("delta"), "its own changes are known");
+    assert_eq!(db.get::<i64>(wrong), 0);
+    // What the outer one has not written yet, an inner one cannot write.
+    db.run(
+        "UPDATE v_source SET value = value + 1 WHERE id = 601; SAVEPOINT nested;
+            UPDATE v_source SET value = value + 1 WHERE id = 602",
+    );
+    method(&mut db);
+    assert_eq!(db.get::<i64>(wrong), 0);
+    assert_eq!(db.get::<String>("SELECT staleness FROM cache_refresher.status"), "stale");
+    db.run(
+        "UPDATE v_source SET value = value + 1 WHERE id BETWEEN 603 AND 1200; ROLLBACK TO nested",
+    );
+    method(&mut db);
+    assert_eq!(db.get::<i64>(wrong), 0);
+    db.run("UPDATE v_source SET value = value + 1 WHERE id = 1201; COMMIT");
+    assert_eq!(method(&mut db).as_deref(), Some("delta"));
+    assert_eq!(db.get::<i64>(wrong), 0);
+
+    // Every third fails, and every second of the others in a subtransaction that another is inside of.
+    db.run(
+        "DO $$ BEGIN
+             FOR n IN 1 .. 900 LOOP
+                 BEGIN
+                     UPDATE v_source SET value = -n WHERE id = n;
+                     IF n % 2 = 0 THEN
+                         BEGIN UPDATE v_source SET value = value - 1 WHERE id = n + 1000; EXCEPTION WHEN division_by_zero THEN END;
+                     END IF;
+                     PERFORM 1 / (n % 3);
+                 EXCEPTION WHEN division_by_zero THEN END;
+             END LOOP;
+         END $$",
+    );
+    assert_eq!(method(&mut db).as_deref(), Some("delta"));
+    assert_eq!(db.get::<i64>(wrong), 0);
+    assert_eq!(db.get::<i64>("SELECT count(*) FROM v WHERE value < -1"), 599);
+}
+
+#[test]
 fn a_prepared_transaction_counts_from_its_commit() {
     let server = Server::builder().setting("max_prepared_transactions", "5").start();
     let mut db = server.create_database("app");

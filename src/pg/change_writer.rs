@@ -1,0 +1,358 @@
+//! Writing to the logs of changes, many rows at a time.
+//!
+//! What a subtransaction changes waits with it in memory, and is in the log before that commits, or vanishes
+//! when it is rolled back. Rows that are written together share their WAL records.
+//!
+//! Only the subtransaction that made a change can write it, so that it is rolled back with it. What its
+//! parents have waiting is not in the log yet; [`waiting_since`] tells those who read.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::c_void;
+use std::rc::Rc;
+use std::sync::Once;
+
+use cache_refresher_core::time::Timestamp;
+use pgrx::itemptr::item_pointer_get_block_number;
+use pgrx::pg_sys::{self, Datum, Oid};
+use pgrx::{PgMemoryContexts, pg_guard};
+
+use super::change_log::{HEAD, Kind, is_by_xid};
+use super::hooks;
+use super::relation::Relation;
+use super::row::{self, Values};
+
+/// As many rows as are written at once, at most.
+const MOST_ROWS: usize = 256;
+/// Bytes of rows that may wait for each table.
+const MOST_BYTES: usize = 64 * 1024;
+
+/// A transaction, and the subtransaction of it that writes: rows of one can vanish alone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Writer {
+    pub(super) transaction: u64,
+    subtransaction: u32,
+}
+
+/// Who writes now. Inside a transaction that may write.
+pub fn current() -> Writer {
+    // SAFETY: as said.
+    unsafe {
+        Writer {
+            transaction: pg_sys::GetTopFullTransactionId().value,
+            subtransaction: pg_sys::GetCurrentSubTransactionId(),
+        }
+    }
+}
+
+/// Where the changes of one table go.
+pub struct Outlet {
+    log: Oid,
+    /// Its indexes by transaction: one, or two while it is rebuilt.
+    indexes: Vec<Oid>,
+    /// For each column of the log after the head the one of the source, counted from 0.
+    kept: Vec<Option<usize>>,
+    /// Block and writer of the last row that has an entry in the indexes: others of that writer in that block
+    /// need none.
+    indexed: Cell<Option<(u32, Writer)>>,
+}
+
+impl Outlet {
+    /// To an open log, whose columns after the head take those columns of the source.
+    pub(super) fn of(log: &Relation, kept: Vec<Option<usize>>) -> Self {
+        let mut indexes = log.indexes();
+        indexes.retain(|&index| is_by_xid(&Relation::open_index(index, pg_sys::RowExclusiveLock)));
+        Self { log: log.oid(), indexes, kept, indexed: Cell::new(None) }
+    }
+
+    pub fn log(&self) -> Oid {
+        self.log
+    }
+
+    /// Columns of the source that are kept, counted from 0.
+    pub fn kept(&self) -> impl Iterator<Item = usize> {
+        self.kept.iter().flatten().copied()
+    }
+}
+
+/// Rows of one log that one subtransaction has not written yet.
+struct Waiting {
+    subtransaction: u32,
+    outlet: Rc<Outlet>,
+    since: pg_sys::TimestampTz,
+    /// Where all of this lies.
+    context: pg_sys::MemoryContext,
+    descriptor: pg_sys::TupleDesc,
+    rows: Vec<pg_sys::HeapTuple>,
+    bytes: usize,
+}
+
+thread_local! {
+    /// Those of outer subtransactions come first.
+    static WAITING: RefCell<Vec<Waiting>> = const { RefCell::new(Vec::new()) };
+    /// What is noted after the transaction has begun to commit has no later moment to be written at.
+    static COMMITTING: Cell<bool> = const { Cell::new(false) };
+}
+
+static WATCHING: Once = Once::new();
+
+/// Has a row written to a log, and the scheduler told at commit that `source` has changed.
+///
+/// # Safety
+/// Inside a transaction that may write and holds ROW EXCLUSIVE on the log; the row has the columns that the
+/// outlet keeps.
+pub(super) unsafe fn write(outlet: &Rc<Outlet>, source: Oid, kind: Kind, row: Option<Values>) {
+    WATCHING.call_once(|| {
+        // SAFETY: functions that stay where they are.
+        unsafe {
+            pg_sys::RegisterXactCallback(Some(at_transaction), std::ptr::null_mut());
+            pg_sys::RegisterSubXactCallback(Some(at_subtransaction), std::ptr::null_mut());
+        }
+    });
+    // SAFETY: inside a transaction.
+    let here = unsafe { pg_sys::GetCurrentSubTransactionId() };
+    let is_full = WAITING.with_borrow_mut(|all| {
+        let mut mine = all.iter().rev().take_while(|waiting| waiting.subtransaction == here);
+        let known = mine.position(|waiting| Rc::ptr_eq(&waiting.outlet, outlet));
+        let place = known.map_or(all.len(), |from_end| all.len() - 1 - from_end);
+        if known.is_none() {
+            hooks::source_changed(source);
+            // SAFETY: the caller vouches for the transaction.
+            all.extend(unsafe { Waiting::new(outlet, here) });
+        }
+        // SAFETY: the caller vouches for the row.
+        all.get_mut(place).is_some_and(|waiting| unsafe { waiting.push(kind, row) })
+    });
+    if is_full || COMMITTING.get() {
+        flush();
+    }
+}
+
+/// Writes what the current subtransaction has waiting.
+pub fn flush() {
+    // SAFETY: inside a transaction, as those are who call this.
+    let here = unsafe { pg_sys::GetCurrentSubTransactionId() };
+    // While rows are written nothing is borrowed: the server may call us back.
+    for waiting in take_from(here) {
+        // SAFETY: this subtransaction has noted it.
+        unsafe { waiting.write() };
+    }
+}
+
+/// Since when changes of a log are on their way to it: those that outer subtransactions have noted, and
+/// what was not flushed.
+pub(super) fn waiting_since(log: Oid) -> Option<Timestamp> {
+    WAITING.with_borrow(|all| {
+        let mut of_log = all.iter().filter(|waiting| waiting.outlet.log == log);
+        of_log.next().map(|waiting| Timestamp::from_pg(waiting.since))
+    })
+}
+
+/// What is waiting of this subtransaction and of those inside it.
+fn take_from(subtransaction: u32) -> Vec<Waiting> {
+    WAITING.with_borrow_mut(|all| {
+        let first = all.partition_point(|waiting| waiting.subtransaction < subtransaction);
+        all.split_off(first)
+    })
+}
+
+impl Waiting {
+    /// Nothing, if the log is not there any more.
+    ///
+    /// # Safety
+    /// Inside a transaction.
+    unsafe fn new(outlet: &Rc<Outlet>, subtransaction: u32) -> Option<Self> {
+        let log = Relation::open_locked(outlet.log, pg_sys::RowExclusiveLock)?;
+        // SAFETY: the context ends with the transaction at the latest; the descriptor is copied.
+        unsafe {
+            let context = pg_sys::AllocSetContextCreateInternal(
+                pg_sys::TopTransactionContext,
+                c"cache_refresher changes".as_ptr(),
+                pg_sys::ALLOCSET_SMALL_MINSIZE as usize,
+                pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
+                pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
+            );
+            let descriptor = PgMemoryContexts::For(context)
+                .switch_to(|_| pg_sys::CreateTupleDescCopy(log.descriptor()));
+            Some(Self {
+                subtransaction,
+                outlet: outlet.clone(),
+                since: pg_sys::GetCurrentTimestamp(),
+                context,
+                descriptor,
+                rows: Vec::new(),
+                bytes: 0,
+            })
+        }
+    }
+
+    /// Adds a row; true if it is time to write.
+    ///
+    /// # Safety
+    /// As for `write` of this module.
+    unsafe fn push(&mut self, kind: Kind, row: Option<Values>) -> bool {
+        // SAFETY: the descriptor is that of the log; the row has the columns that are kept.
+        unsafe {
+            let columns = usize::try_from((*self.descriptor).natts).unwrap_or_default();
+            // Most logs have few columns: no need to allocate for those.
+            let (mut few, mut none) = ([Datum::from(0); 16], [true; 16]);
+            let (mut many, mut absent);
+            let (datums, nulls): (&mut [Datum], &mut [bool]) = if columns <= few.len() {
+                (&mut few[..columns], &mut none[..columns])
+            } else {
+                (many, absent) = (vec![Datum::from(0); columns], vec![true; columns]);
+                (&mut many, &mut absent)
+            };
+            let head = [
+                Datum::from(pg_sys::GetTopFullTransactionId().value),
+                Datum::from(self.since),
+                Datum::from(kind.letter()),
+            ];
+            for (place, value) in head.into_iter().enumerate() {
+                (datums[place], nulls[place]) = (value, false);
+            }
+            if let Some(row) = row {
+                for (place, column) in (HEAD..columns).zip(&self.outlet.kept) {
+                    if let Some(column) = *column {
+                        (datums[place], nulls[place]) = (row.datums[column], row.nulls[column]);
+                    }
+                }
+            }
+            let mut tuple = self.form(datums, nulls);
+            if u32::from((*(*tuple).t_data).t_infomask) & pg_sys::HEAP_HASEXTERNAL != 0 {
+                // What lies out of line may be gone when this is written.
+                for place in (HEAD..columns).filter(|&place| !nulls[place]) {
+                    let column = &*row::attribute(self.descriptor, place as i32);
+                    datums[place] = row::copy_value(column.attbyval, column.attlen, datums[place]);
+                }
+                tuple = self.form(datums, nulls);
+            }
+            self.bytes += (*tuple).t_len as usize;
+            self.rows.push(tuple);
+        }
+        self.rows.len() >= MOST_ROWS || self.bytes >= MOST_BYTES
+    }
+
+    /// # Safety
+    /// Values of the log's columns.
+    unsafe fn form(&self, datums: &mut [Datum], nulls: &mut [bool]) -> pg_sys::HeapTuple {
+        // SAFETY: the caller vouches for the values.
+        unsafe {
+            PgMemoryContexts::For(self.context).switch_to(|_| {
+                pg_sys::heap_form_tuple(self.descriptor, datums.as_mut_ptr(), nulls.as_mut_ptr())
+            })
+        }
+    }
+
+    /// # Safety
+    /// In the subtransaction that has noted the changes.
+    unsafe fn write(self) {
+        let by = current();
+        // SAFETY: the rows were formed for the log; what has been added to it since is NULL in them. Slots
+        // and rows lie in our own context, and go with it.
+        unsafe {
+            let log = pg_sys::try_table_open(self.outlet.log, pg_sys::RowExclusiveLock as i32);
+            if !log.is_null() {
+                let mut context = PgMemoryContexts::For(self.context);
+                let mut slots: Vec<_> = context.switch_to(|_| {
+                    let slot = |&row: &pg_sys::HeapTuple| {
+                        let slot = pg_sys::MakeSingleTupleTableSlot(
+                            self.descriptor,
+                            &raw const pg_sys::TTSOpsHeapTuple,
+                        );
+                        pg_sys::ExecStoreHeapTuple(row, slot, true)
+                    };
+                    self.rows.iter().map(slot).collect()
+                });
+                context.switch_to(|_| {
+                    pg_sys::heap_multi_insert(
+                        log,
+                        slots.as_mut_ptr(),
+                        i32::try_from(slots.len()).unwrap_or_default(),
+                        pg_sys::GetCurrentCommandId(true),
+                        0,
+                        std::ptr::null_mut(),
+                    );
+                });
+                for slot in slots {
+                    let place = &raw mut (*slot).tts_tid;
+                    let here = Some((item_pointer_get_block_number(place), by));
+                    if self.outlet.indexed.replace(here) != here {
+                        for &index in &self.outlet.indexes {
+                            index_row(index, by.transaction, place, log);
+                        }
+                    }
+                }
+                pg_sys::table_close(log, pg_sys::NoLock as i32);
+            }
+            self.forget();
+        }
+    }
+
+    /// # Safety
+    /// Before the transaction has ended.
+    unsafe fn forget(self) {
+        // SAFETY: made by `new`.
+        unsafe { pg_sys::MemoryContextDelete(self.context) };
+    }
+}
+
+/// Adds an entry for a row of a log to its index by transaction, the first column.
+///
+/// # Safety
+/// Such an index, and the place of a row that was just inserted.
+unsafe fn index_row(
+    index: Oid,
+    transaction: u64,
+    place: pg_sys::ItemPointer,
+    log: pg_sys::Relation,
+) {
+    // A btree does not look at what the planner and other kinds of index want to know.
+    let mut info = pg_sys::IndexInfo {
+        type_: pg_sys::NodeTag::T_IndexInfo,
+        ii_NumIndexAttrs: 1,
+        ii_NumIndexKeyAttrs: 1,
+        ..Default::default()
+    };
+    let (mut value, mut null) = (Datum::from(transaction), false);
+    let unique = pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO;
+    // SAFETY: the caller vouches for all of it.
+    unsafe {
+        let index = pg_sys::index_open(index, pg_sys::RowExclusiveLock as i32);
+        pg_sys::index_insert(index, &mut value, &mut null, place, log, unique, false, &mut info);
+        pg_sys::index_close(index, pg_sys::NoLock as i32);
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn at_transaction(event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
+    use pg_sys::XactEvent as Event;
+    match event {
+        Event::XACT_EVENT_PRE_COMMIT | Event::XACT_EVENT_PRE_PREPARE => {
+            flush();
+            COMMITTING.set(true);
+        }
+        Event::XACT_EVENT_COMMIT | Event::XACT_EVENT_PREPARE | Event::XACT_EVENT_ABORT => {
+            COMMITTING.set(false);
+            // SAFETY: the transaction's memory is still there.
+            take_from(0).into_iter().for_each(|waiting| unsafe { waiting.forget() });
+        }
+        _ => {}
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn at_subtransaction(
+    event: pg_sys::SubXactEvent::Type,
+    subtransaction: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _argument: *mut c_void,
+) {
+    match event {
+        pg_sys::SubXactEvent::SUBXACT_EVENT_PRE_COMMIT_SUB => flush(),
+        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => {
+            // SAFETY: the transaction goes on.
+            take_from(subtransaction).into_iter().for_each(|waiting| unsafe { waiting.forget() });
+        }
+        _ => {}
+    }
+}
