@@ -93,13 +93,16 @@ impl ViewQuery {
         unsafe { (*(*self.0).planTree).total_cost }
     }
 
+    /// How many rows it returns, by the planner's estimate.
+    pub fn rows(&self) -> f64 {
+        // SAFETY: as above.
+        unsafe { (*(*self.0).planTree).plan_rows }
+    }
+
     /// Bytes that its rows take, by the planner's estimate.
     pub fn bytes(&self) -> f64 {
         // SAFETY: as above.
-        unsafe {
-            let plan = &*(*self.0).planTree;
-            plan.plan_rows * f64::from(plan.plan_width)
-        }
+        self.rows() * f64::from(unsafe { (*(*self.0).planTree).plan_width })
     }
 
     /// Whether the first rows come long before the last, by the planner's estimate.
