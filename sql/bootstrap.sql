@@ -1,3 +1,17 @@
+-- The script runs as superuser, with the extension's schema in front: no operator, function or type of
+-- anybody else's may be what an expression below stands for.
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+
+-- Names and texts go through Rust, which knows UTF-8 only. A name that is not ASCII would stop what reads it.
+DO $$
+BEGIN
+    IF pg_catalog.getdatabaseencoding() <> 'UTF8' THEN
+        RAISE EXCEPTION 'cache_refresher needs a database with encoding UTF8'
+            USING ERRCODE = 'feature_not_supported',
+                  DETAIL = pg_catalog.format('The encoding of this one is %s.', pg_catalog.getdatabaseencoding());
+    END IF;
+END $$;
+
 -- Schemas first: everything else lives in them. No IF NOT EXISTS: a schema that is there already
 -- may belong to somebody else, and then the installation must fail.
 

@@ -19,9 +19,16 @@ CREATE TABLE _cache_refresher.registry (
     summary_owner    text,
     paused           boolean NOT NULL DEFAULT false,
     registered_at    timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    last_owner       text,
     CONSTRAINT registry_pkey PRIMARY KEY (view_schema, view_name),
     CONSTRAINT registry_interval_or_schedule CHECK (refresh_interval IS NULL OR schedule IS NULL),
     CONSTRAINT registry_time_zone_needs_schedule CHECK (time_zone IS NULL OR schedule IS NOT NULL),
+    CONSTRAINT registry_intervals_bounded CHECK (
+        refresh_interval <= interval '10 years' AND max_interval <= interval '10 years'
+        AND timeout < interval '500000 years' AND debounce < interval '500000 years'
+        AND max_staleness < interval '500000 years'),
+    CONSTRAINT registry_texts_bounded CHECK (
+        length(schedule) <= 1000 AND length(time_zone) <= 100 AND length(summary_query) <= 100000),
     CONSTRAINT registry_interval_positive CHECK (refresh_interval > interval '0'),
     CONSTRAINT registry_limits_are_two CHECK ((min_interval IS NULL) = (max_interval IS NULL)),
     CONSTRAINT registry_limits_in_order CHECK (interval '0' < min_interval AND min_interval <= max_interval),
@@ -33,16 +40,16 @@ CREATE TABLE _cache_refresher.registry (
     CONSTRAINT registry_summary_has_owner CHECK ((summary_query IS NULL) = (summary_owner IS NULL))
 );
 COMMENT ON TABLE _cache_refresher.registry IS 'one row per registered materialized view; NULL means inherited from the settings';
+COMMENT ON COLUMN _cache_refresher.registry.last_owner IS 'who owned the view when it was last seen to be gone: a view of that name that belongs to somebody else is not taken up; NULL where it was never missed';
 COMMENT ON COLUMN _cache_refresher.registry.summary_owner IS 'the role that set summary_query: the query runs only while that role owns the view';
 
 CREATE TABLE _cache_refresher.refresh_grant (
     view_schema text NOT NULL,
     view_name   text NOT NULL,
     role_name   text NOT NULL,
-    CONSTRAINT refresh_grant_pkey PRIMARY KEY (view_schema, view_name, role_name),
-    CONSTRAINT refresh_grant_view_fkey FOREIGN KEY (view_schema, view_name)
-        REFERENCES _cache_refresher.registry ON UPDATE CASCADE ON DELETE CASCADE
+    CONSTRAINT refresh_grant_pkey PRIMARY KEY (view_schema, view_name, role_name)
 );
+-- No foreign key to registry, though each grant is of a row there: a parallel restore may fill this table first.
 COMMENT ON TABLE _cache_refresher.refresh_grant IS 'roles that may refresh a view although they neither own nor maintain it';
 
 -- The OID under which a registered view was last seen: how a rename is told from a drop.
@@ -50,6 +57,7 @@ CREATE TABLE _cache_refresher.binding (
     view        oid NOT NULL,
     view_schema text NOT NULL,
     view_name   text NOT NULL,
+    owner_name  text NOT NULL,
     CONSTRAINT binding_pkey PRIMARY KEY (view),
     CONSTRAINT binding_name_key UNIQUE (view_schema, view_name),
     CONSTRAINT binding_registry_fkey FOREIGN KEY (view_schema, view_name)
@@ -71,7 +79,7 @@ CREATE TABLE _cache_refresher.content (
     shown        pg_snapshot NOT NULL,
     fingerprint  text,
     CONSTRAINT content_pkey PRIMARY KEY (view),
-    CONSTRAINT content_duration_not_negative CHECK (duration_ms >= 0),
+    CONSTRAINT content_duration_not_negative CHECK (duration_ms >= double precision '0'),
     CONSTRAINT content_rows_not_negative CHECK (rows_total >= 0)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE _cache_refresher.content IS 'the last successful refresh of each view: what its content shows';

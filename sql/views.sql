@@ -187,7 +187,7 @@ BEGIN ATOMIC
             'warning',
             pg_catalog.format('%s dead rows beside %s live ones: VACUUM cannot keep up', v.dead_rows, v.rows),
             'Look for transactions that stay open, or let autovacuum work harder on this view: ALTER '
-                || 'MATERIALIZED VIEW … SET (autovacuum_vacuum_scale_factor = 0.05, fillfactor = 90).'
+                || 'MATERIALIZED VIEW ... SET (autovacuum_vacuum_scale_factor = 0.05, fillfactor = 90).'
        FROM cache_refresher.status v
       WHERE v.dead_rows >= 10000 AND v.dead_rows > v.rows
       ORDER BY v.view_schema, v.view_name);

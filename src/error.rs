@@ -34,6 +34,12 @@ pub enum Error {
     AlreadyRegistered { name: String },
     #[error("materialized view {name} is not registered")]
     NotRegistered { name: String },
+    #[error("role with OID {role} does not exist")]
+    NoSuchRole { role: u32 },
+    #[error("materialized view {name} is being refreshed by this session already")]
+    UnderWay { name: String },
+    #[error("the summary of {name} has {bytes} bytes")]
+    SummarySize { name: String, bytes: usize },
     #[error("role \"{role}\" has no grant to refresh {name}")]
     NotGranted { name: String, role: String },
     #[error("{name} must not be negative")]
@@ -121,7 +127,7 @@ impl RefusalText {
     pub fn remedy(&self, view: &str) -> String {
         match self.0 {
             Refusal::NoUniqueIndex => {
-                format!("Create one with CREATE UNIQUE INDEX ON {view} (…), or use method auto.")
+                format!("Create one with CREATE UNIQUE INDEX ON {view} (...), or use method auto.")
             }
             Refusal::NotPopulated => "Use method auto or full for the first time.".to_owned(),
             Refusal::NotHeap => format!(
@@ -146,7 +152,11 @@ impl Error {
             | Self::MayNotCapture { .. } => Code::ERRCODE_INSUFFICIENT_PRIVILEGE,
             Self::AmbiguousName { .. } => Code::ERRCODE_AMBIGUOUS_ALIAS,
             Self::AlreadyRegistered { .. } => Code::ERRCODE_DUPLICATE_OBJECT,
-            Self::NotRegistered { .. } | Self::NotGranted { .. } => Code::ERRCODE_UNDEFINED_OBJECT,
+            Self::NotRegistered { .. } | Self::NotGranted { .. } | Self::NoSuchRole { .. } => {
+                Code::ERRCODE_UNDEFINED_OBJECT
+            }
+            Self::UnderWay { .. } => Code::ERRCODE_OBJECT_IN_USE,
+            Self::SummarySize { .. } => Code::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
             Self::NegativeInterval { .. }
             | Self::HugeInterval { .. }
             | Self::BadName { .. }
@@ -203,7 +213,7 @@ impl Error {
                 "It may have been dropped meanwhile; see cache_refresher.status.".to_owned()
             }
             Self::NoSuchView { name } => format!(
-                "Create it with CREATE MATERIALIZED VIEW {name} AS …, or put its schema into \
+                "Create it with CREATE MATERIALIZED VIEW {name} AS ..., or put its schema into \
                  search_path."
             ),
             Self::NotOwner { .. } => {
@@ -221,6 +231,14 @@ impl Error {
             Self::NotGranted { .. } => {
                 "Grants are given by cache_refresher.grant_refresh.".to_owned()
             }
+            Self::NoSuchRole { .. } => "See pg_roles for those that exist.".to_owned(),
+            Self::UnderWay { .. } => {
+                "A view cannot be refreshed by its own query, nor by a function or index of its own.".to_owned()
+            }
+            Self::SummarySize { .. } => format!(
+                "A summary has at most {} bytes: keep figures in it rather than rows.",
+                crate::refresh::MOST_SUMMARY
+            ),
             Self::NegativeInterval { .. } => "Give an interval that is not negative.".to_owned(),
             Self::Interval(_) => {
                 format!("Give an interval from 100 ms to 10 years. {}", duration::FORMS)
@@ -273,7 +291,7 @@ impl Error {
                 "Create a unique index on {name}, or an index on the column that its rows are found by."
             ),
             Self::KeyType { expected, .. } => {
-                format!("Give an array of that type, such as ARRAY[…]::{}[].", first_word(expected))
+                format!("Give an array of that type, such as ARRAY[...]::{}[].", first_word(expected))
             }
             Self::IsolationLevel => {
                 "Call it outside a transaction block, or BEGIN ISOLATION LEVEL READ COMMITTED."

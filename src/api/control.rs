@@ -18,15 +18,15 @@ use crate::refresh::privilege;
 fn cancel(view: Option<Oid>) -> Result<bool, ErrorReport> {
     let view = self::view(view)?;
     privilege::require_refresh(&view)?;
-    let pids: Vec<i32> = if shared::is_available() {
-        let running = shared::running(identity::current_database());
-        let of_view = running
-            .iter()
-            .filter(|running| running.view == view.oid.to_u32() && latch::is_alive(running.pid));
-        of_view.map(|running| running.pid).collect()
-    } else {
-        lock_holder::active(view.oid)?
-    };
+    let running = shared::running(identity::current_database());
+    let of_view = running
+        .iter()
+        .filter(|running| running.view == view.oid.to_u32() && latch::is_alive(running.pid));
+    let mut pids: Vec<i32> = of_view.map(|running| running.pid).collect();
+    if pids.is_empty() {
+        // One of a group that has its turn later, or a server that has not preloaded us.
+        pids = lock_holder::active(view.oid)?;
+    }
     for &pid in &pids {
         signals::send(pid, Signal::Cancel);
     }

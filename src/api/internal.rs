@@ -17,7 +17,7 @@ use crate::catalog::view::ViewName;
 use crate::error::{Error, Result};
 use crate::guc::{self, FailurePolicy};
 use crate::pg::shared::{self, Knowledge, Scheduler, Worker};
-use crate::pg::{clock, identity, latch};
+use crate::pg::{clock, identity, latch, snapshot};
 use crate::refresh::policy;
 
 fn effective(
@@ -221,6 +221,8 @@ fn launcher() -> Check {
     let pid = shared::launcher();
     if pid != 0 && latch::is_alive(pid) {
         ok("launcher", format!("running, pid {pid}"))
+    } else if snapshot::is_in_recovery() {
+        ok("launcher", "not needed: this server is a standby, and shows what its primary refreshes")
     } else {
         let hint = "The postmaster starts it again within a second; see the server log.";
         ("launcher", "critical", "not running".to_owned(), Some(hint.to_owned()))

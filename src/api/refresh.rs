@@ -195,9 +195,7 @@ fn refresh_all(
 /// A view by its bare name, as the caller's search_path finds it.
 #[pg_extern(sql = false)]
 fn view_named(name: &str) -> std::result::Result<Oid, ErrorReport> {
-    let oid: Option<Oid> =
-        Spi::get_one_with_args("SELECT pg_catalog.to_regclass($1)::oid", &[name.into()])
-            .map_err(Error::from)?;
+    let oid = super::relation_named(name)?;
     Ok(oid.ok_or_else(|| Error::NoSuchView { name: name.to_owned() })?)
 }
 
@@ -212,8 +210,9 @@ fn all(method: Option<String>, max_age: Option<Interval>) -> Result<Vec<Row>> {
     let method = requested(method)?;
     let max_age = max_age.map(|age| clock::from_interval("max_age", &age)).transpose()?;
     session::prepare_transaction()?;
-    binding::reconcile()?;
-    let registered: Vec<u32> = registry::all()?.into_iter().map(|entry| entry.view).collect();
+    binding::reconcile_own()?;
+    let registered: Vec<u32> =
+        registry::all()?.into_iter().flatten().map(|entry| entry.view).collect();
     each(&registered, &view::reads()?, method, max_age)
 }
 
@@ -225,7 +224,7 @@ fn refresh_readers(
 ) -> Result<Vec<Row>> {
     let method = requested(method)?;
     let max_age = max_age.map(|age| clock::from_interval("max_age", &age)).transpose()?;
-    binding::reconcile()?;
+    binding::reconcile_own()?;
     let reads = view::reads()?;
     each(&order::readers(view.to_u32(), &reads), &reads, method, max_age)
 }

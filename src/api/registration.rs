@@ -15,6 +15,7 @@ use crate::catalog::view::{View, ViewName};
 use crate::catalog::{attempts, binding};
 use crate::error::{Error, Result};
 use crate::guc;
+use crate::pg::lock::RefreshLock;
 use crate::pg::{clock, identity, report, snapshot};
 use crate::refresh::{policy, privilege, summary};
 
@@ -85,11 +86,15 @@ fn register(
     require_writable()?;
     let view = super::view(view)?;
     privilege::require_owner(&view)?;
-    if registry::is_registered(&view.name)? {
+    binding::reconcile_view(view.oid)?;
+    if Registration::find(view.oid)?.is_some() {
         return Err(Error::AlreadyRegistered { name: view.name.to_string() }.into());
     }
     let policy = changed(&view, Policy::default(), arguments)?;
-    registry::insert(&view.name, &policy)?;
+    // Of another's view, which is gone: neither what it says nor who was allowed to refresh it is of any
+    // concern to this one.
+    registry::delete(&view.name)?;
+    registry::insert(view.oid, &view.name, &policy)?;
     capture(&view, &policy).map_err(Into::into)
 }
 
@@ -142,12 +147,14 @@ fn unregister(view: Option<String>) -> std::result::Result<(), ErrorReport> {
     let text = view.ok_or(Error::NullArgument { argument: "view" })?;
     require_writable()?;
     let (schema, name) = parse_name(&text)?;
-    let name = match resolve(schema.as_deref(), &name)? {
-        Some(oid) => registered(Some(oid))?.1.name,
-        None => missing(schema, name)?,
-    };
-    registry::delete(&name)?;
-    install::tidy()?;
+    match resolve(schema.as_deref(), &name)? {
+        Some(oid) => {
+            let (view, registration) = registered(Some(oid))?;
+            registry::delete(&registration.name)?;
+            install::end(view.oid)?;
+        }
+        None => registry::delete(&missing(schema, name)?)?,
+    }
     Ok(())
 }
 
@@ -162,7 +169,11 @@ fn pause(view: Option<Oid>) -> std::result::Result<(), ErrorReport> {
 fn resume(view: Option<Oid>) -> std::result::Result<(), ErrorReport> {
     let (view, registration) = registered(view)?;
     registry::set_paused(&registration.name, false)?;
-    attempts::resume(view.oid)?;
+    if attempts::find(view.oid)?.has_failed() {
+        // No worker is to wait for the end of this transaction.
+        RefreshLock::acquire(registry::oid()?, view.oid);
+        attempts::resume(view.oid)?;
+    }
     Ok(())
 }
 
@@ -196,31 +207,25 @@ fn resolve(schema: Option<&str>, name: &str) -> Result<Option<Oid>> {
         Some(schema) => pgrx::spi::quote_qualified_identifier(schema, name),
         None => pgrx::spi::quote_identifier(name),
     };
-    Ok(Spi::get_one_with_args("SELECT pg_catalog.to_regclass($1)::oid", &[name.into()])?)
+    super::relation_named(&name)
 }
 
 /// A registration whose view is gone: by schema-qualified name, or by a bare one that is not
 /// ambiguous. Nobody owns it, so whoever could make the view anew may remove it.
 fn missing(schema: Option<String>, name: String) -> Result<ViewName> {
-    binding::reconcile()?;
-    let name = match schema {
-        Some(schema) => ViewName { schema, name },
-        None => {
-            let mut names = registry::missing_named(&name)?;
-            match names.len() {
-                1 => names.remove(0),
-                0 => return Err(Error::NotRegistered { name }),
-                _ => return Err(Error::AmbiguousName { name }),
-            }
+    let mut names = registry::missing_named(&name)?;
+    // To others it says nothing of what is registered.
+    names.retain(|missing| {
+        schema.as_ref().is_none_or(|schema| *schema == missing.schema)
+            && identity::may_create_in(&missing.schema)
+    });
+    match (names.len(), schema) {
+        (1, _) => Ok(names.remove(0)),
+        (0, Some(schema)) => {
+            Err(Error::NotRegistered { name: ViewName { schema, name }.to_string() })
         }
-    };
-    if !registry::is_registered(&name)? {
-        return Err(Error::NotRegistered { name: name.to_string() });
-    }
-    if identity::may_create_in(&name.schema) {
-        Ok(name)
-    } else {
-        Err(Error::NotOwner { name: name.to_string() })
+        (0, None) => Err(Error::NotRegistered { name }),
+        _ => Err(Error::AmbiguousName { name }),
     }
 }
 
@@ -318,10 +323,10 @@ fn changed(view: &View, mut policy: Policy, arguments: Arguments) -> Result<Poli
 /// interval, and when the application says that something has changed.
 fn capture(view: &View, policy: &Policy) -> Result<()> {
     if !policy.on_change {
-        return install::tidy();
+        return install::end(view.oid);
     }
     let uncaptured = install::ensure(view)?;
-    install::tidy()?;
+    install::tidy_own()?;
     if !uncaptured.is_empty() {
         report::warn(
             &format!(

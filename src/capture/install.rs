@@ -14,14 +14,14 @@ use crate::catalog::capture::{self, KeptColumn, Kind, Leaf, Source};
 use crate::catalog::view::View;
 use crate::error::{Error, Result};
 use crate::pg::change_log::{self, Watch};
-use crate::pg::identity::{Restriction, Scope};
+use crate::pg::identity::{self, Restriction, Scope};
 use crate::pg::lock::{self, RelationLock};
 use crate::pg::relation::Relation;
 use crate::pg::{dependency, node_tree, transaction};
 
 /// What a view wants to be told of its sources.
 pub struct Wanted {
-    whole_rows: bool,
+    pub(super) whole_rows: bool,
     needs: HashMap<Oid, BTreeSet<i16>>,
 }
 
@@ -131,11 +131,13 @@ fn create_one(leaf: &Leaf, watch: &Watch) -> Result<()> {
     }
     for column in capture::types_of(leaf.oid, watch.kept.clone())? {
         let KeptColumn { number, type_name, .. } = column;
-        // A column that is there with another type is of an earlier definition of the table.
+        // A column that is there with another type is of an earlier definition of the table. Statistics of
+        // a type can be gathered by a function of whoever made the type, and would run as the log's owner.
         if !leaf.kept.contains(&number) {
             define(&format!(
                 "ALTER TABLE {log} DROP COLUMN IF EXISTS c{number};
-                 ALTER TABLE {log} ADD COLUMN c{number} {type_name}"
+                 ALTER TABLE {log} ADD COLUMN c{number} {type_name},
+                                   ALTER COLUMN c{number} SET STATISTICS 0"
             ))?;
         }
     }
@@ -159,18 +161,33 @@ fn create_one(leaf: &Leaf, watch: &Watch) -> Result<()> {
     Ok(())
 }
 
-/// Removes what nobody needs any more, as far as nobody holds a lock against it: the rest is left for
-/// the next time.
-pub fn tidy() -> Result<()> {
-    for unused in capture::unused()? {
-        // Whoever writes to the source just now is not to be waited for.
-        drop(transaction::run_nested(|| remove(&unused).unwrap_or_else(|error| error.raise())));
+/// Ends the capture for a view, and removes what nobody needs any more of its role's sources.
+pub fn end(view: Oid) -> Result<()> {
+    capture::drop_uses(view, Vec::new())?;
+    capture::distrust(view)?;
+    tidy_own()
+}
+
+/// Removes what nobody needs any more at sources of the current role. What is left at others' is removed by the
+/// scheduler: it locks out their readers, which is not for this role's transaction to do.
+pub fn tidy_own() -> Result<()> {
+    for unused in capture::unused()?.iter().filter(|unused| identity::owns_if_there(unused.oid)) {
+        drop(transaction::run_nested(|| remove(unused).unwrap_or_else(|error| error.raise())));
     }
     Ok(())
 }
 
-fn remove(unused: &Source) -> Result<()> {
+/// What nobody needs any more.
+pub fn leftovers() -> Result<Vec<Source>> {
+    capture::drop_orphaned_uses()?;
+    capture::unused()
+}
+
+/// Removes what is left at one source, if nobody holds a lock against it just now.
+pub fn remove(unused: &Source) -> Result<()> {
     let _scope = scope();
+    // Others would have to wait behind us, readers too.
+    identity::set_locally(c"lock_timeout", c"10");
     let log = format!("_cache_refresher.{}", quote_identifier(change_log::name_of(unused.oid)));
     if unused.is_table {
         let source = quote_qualified_identifier(&unused.schema, &unused.name);

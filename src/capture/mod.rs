@@ -84,6 +84,10 @@ pub fn staleness(
     let Some(basis) = capture::basis(view)? else {
         return Ok((Staleness::Unknown, None));
     };
+    // Whoever looks at all views is not to wait for the owner of one.
+    if !capture::sources(view)?.into_iter().all(change_log::is_free) {
+        return Ok((Staleness::Unknown, None));
+    }
     if let Some(since) = unshown_since(view, &basis.shown)? {
         return Ok((Staleness::Stale, Some(since)));
     }

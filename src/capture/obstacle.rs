@@ -19,11 +19,21 @@ pub fn of(view: Oid) -> Result<Option<Obstacle>> {
             Restless::Sample => Obstacle::Sample,
             Restless::SystemColumn => Obstacle::SystemColumn,
             Restless::Catalog => Obstacle::Catalog,
+            Restless::NoTable(name) => Obstacle::NoTable(name),
         }));
     }
     let wanted = Wanted::by(&relation)?;
+    // Nobody keeps changes for a view of which it is not noted that it needs them.
+    let told_of = capture::sources(view)?;
     for leaf in &capture::leaves(view)? {
-        let obstacle = of_source(leaf, &wanted.of(leaf)?);
+        let name = || pgrx::spi::quote_qualified_identifier(&leaf.schema, &leaf.name);
+        let obstacle = match of_source(leaf, &wanted.of(leaf)?) {
+            None if wanted.whole_rows && leaf.virtual_columns => Some(Obstacle::Virtual(name())),
+            None if !told_of.contains(&leaf.oid) => {
+                Some(Obstacle::Uncaptured { name: name(), allowed: leaf.allowed })
+            }
+            obstacle => obstacle,
+        };
         if obstacle.is_some() {
             return Ok(obstacle);
         }

@@ -1,46 +1,109 @@
 //! Which OID a registered name stands for, kept right when views are renamed, dropped or made anew.
+//!
+//! What has to be done is done one registration at a time. A session touches the rows of the view that it
+//! is about, or of its own role's views: others would have to wait for the end of its transaction.
+
+use pgrx::pg_sys::Oid;
 
 use super::query;
 use super::view::ViewName;
 use crate::error::Result;
+use crate::pg::identity::{self, Restriction, Scope};
+use crate::pg::transaction;
 
-/// A binding whose view is gone.
-const UNBIND_DROPPED: &str = "
-DELETE FROM _cache_refresher.binding b
- WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = b.view AND c.relkind = 'm')
-RETURNING b.view_schema, b.view_name";
+/// Bindings whose view is gone.
+const GONE: &str = "
+SELECT b.view FROM _cache_refresher.binding b
+ WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = b.view AND c.relkind = 'm')";
 
-/// A view that was renamed or moved keeps its registration under the new name, unless that name is
-/// registered already: then the registration stays with the name that it was given to.
-const FOLLOW_RENAMED: &str = "
-UPDATE _cache_refresher.registry r
-   SET view_schema = n.nspname, view_name = c.relname
+/// Bound views that have another name or owner by now.
+const CHANGED: &str = "
+SELECT b.view
   FROM _cache_refresher.binding b
   JOIN pg_class c ON c.oid = b.view
   JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE (b.view_schema, b.view_name) = (r.view_schema, r.view_name)
-   AND (r.view_schema, r.view_name) <> (n.nspname::text, c.relname::text)
-   AND NOT EXISTS (SELECT FROM _cache_refresher.registry other
-                    WHERE (other.view_schema, other.view_name) = (n.nspname::text, c.relname::text))";
+ WHERE (b.view_schema, b.view_name) <> (n.nspname::text, c.relname::text)
+    OR b.owner_name <> pg_get_userbyid(c.relowner)";
 
-/// A registered name that stands for a view again: made anew, restored, or registered just now.
-const BIND: &str = "
-INSERT INTO _cache_refresher.binding (view, view_schema, view_name)
-SELECT c.oid, r.view_schema, r.view_name
+/// Views that a registration may stand for again.
+const UNBOUND: &str = "
+SELECT c.oid
   FROM _cache_refresher.registry r
   JOIN pg_namespace n ON n.nspname = r.view_schema
   JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = r.view_name AND c.relkind = 'm'
  WHERE NOT EXISTS (SELECT FROM _cache_refresher.binding b
                     WHERE (b.view_schema, b.view_name) = (r.view_schema, r.view_name) OR b.view = c.oid)
+   AND coalesce(r.last_owner, pg_get_userbyid(c.relowner)) = pg_get_userbyid(c.relowner)";
+
+/// The view that a name was last seen to stand for, there or not, if it is another one.
+const HOLDER: &str = "
+SELECT b.view
+  FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN _cache_refresher.binding b ON (b.view_schema, b.view_name) = (n.nspname::text, c.relname::text)
+ WHERE c.oid = $1 AND b.view <> c.oid";
+
+/// The registration remembers whose view it was.
+const UNBIND: &str = "
+WITH gone AS (
+    DELETE FROM _cache_refresher.binding b
+     WHERE b.view = $1 AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = b.view AND c.relkind = 'm')
+    RETURNING b.view_schema, b.view_name, b.owner_name
+)
+UPDATE _cache_refresher.registry r SET last_owner = gone.owner_name
+  FROM gone WHERE (gone.view_schema, gone.view_name) = (r.view_schema, r.view_name)
+RETURNING r.view_schema, r.view_name";
+
+/// A view that was renamed or moved keeps its registration under the new name, unless that name is
+/// registered already: then the registration stays with the name that it was given to.
+const FOLLOW: &str = "
+WITH moved AS (
+    SELECT b.view_schema, b.view_name, n.nspname::text AS to_schema, c.relname::text AS to_name
+      FROM _cache_refresher.binding b
+      JOIN pg_class c ON c.oid = b.view
+      JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE b.view = $1
+       AND (b.view_schema, b.view_name) <> (n.nspname::text, c.relname::text)
+       AND NOT EXISTS (SELECT FROM _cache_refresher.registry other
+                        WHERE (other.view_schema, other.view_name) = (n.nspname::text, c.relname::text))
+), granted AS (
+    UPDATE _cache_refresher.refresh_grant g SET view_schema = m.to_schema, view_name = m.to_name
+      FROM moved m WHERE (g.view_schema, g.view_name) = (m.view_schema, m.view_name)
+)
+UPDATE _cache_refresher.registry r SET view_schema = m.to_schema, view_name = m.to_name
+  FROM moved m WHERE (r.view_schema, r.view_name) = (m.view_schema, m.view_name)";
+
+const FOLLOW_OWNER: &str = "
+UPDATE _cache_refresher.binding b SET owner_name = pg_get_userbyid(c.relowner)
+  FROM pg_class c
+ WHERE b.view = $1 AND c.oid = b.view AND b.owner_name <> pg_get_userbyid(c.relowner)";
+
+/// A registered name that stands for a view again: made anew, restored, or registered just now. Somebody
+/// else's view of a name that was dropped has nothing to do with the registration.
+const BIND: &str = "
+INSERT INTO _cache_refresher.binding (view, view_schema, view_name, owner_name)
+SELECT c.oid, r.view_schema, r.view_name, pg_get_userbyid(c.relowner)
+  FROM _cache_refresher.registry r
+  JOIN pg_namespace n ON n.nspname = r.view_schema
+  JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = r.view_name AND c.relkind = 'm'
+ WHERE c.oid = $1
+   AND NOT EXISTS (SELECT FROM _cache_refresher.binding b
+                    WHERE (b.view_schema, b.view_name) = (r.view_schema, r.view_name) OR b.view = c.oid)
+   AND coalesce(r.last_owner, pg_get_userbyid(c.relowner)) = pg_get_userbyid(c.relowner)
 ON CONFLICT DO NOTHING";
 
+/// What somebody else is removing is left to him.
 const FORGET_CONTENT: &str = "
-DELETE FROM _cache_refresher.content k
- WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = k.view AND c.relkind = 'm')";
+DELETE FROM _cache_refresher.content
+ WHERE view IN (SELECT k.view FROM _cache_refresher.content k
+                 WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = k.view AND c.relkind = 'm')
+                   FOR UPDATE SKIP LOCKED)";
 
 const FORGET_ATTEMPTS: &str = "
-DELETE FROM _cache_refresher.attempts a
- WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = a.view AND c.relkind = 'm')";
+DELETE FROM _cache_refresher.attempts
+ WHERE view IN (SELECT a.view FROM _cache_refresher.attempts a
+                 WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = a.view AND c.relkind = 'm')
+                   FOR UPDATE SKIP LOCKED)";
 
 /// Forgets what is known of views that are gone, registered or not.
 pub fn forget_dropped() -> Result<()> {
@@ -48,12 +111,70 @@ pub fn forget_dropped() -> Result<()> {
     query::execute(FORGET_ATTEMPTS, &[]).map(drop)
 }
 
-/// Brings the bindings up to date. Returns the views that were found missing just now.
+/// Brings the binding of one view up to date, and that of another of which it has the name now.
+pub fn reconcile_view(view: Oid) -> Result<()> {
+    for holder in query::select_current(HOLDER, &[view.into()], |row| row.required::<Oid>(1))? {
+        unbind(holder)?;
+        follow(holder)?;
+    }
+    follow(view)?;
+    bind(view)
+}
+
+/// Brings all bindings up to date. Returns the views that were found missing just now.
 pub fn reconcile() -> Result<Vec<ViewName>> {
-    let missing = query::returning(UNBIND_DROPPED, &[], |row| {
-        Ok(ViewName { schema: row.required(1)?, name: row.required(2)? })
-    })?;
-    query::execute(FOLLOW_RENAMED, &[])?;
-    query::execute(BIND, &[])?;
+    let mut missing = Vec::new();
+    each(GONE, |_| true, |view| Ok(missing.extend(unbind(view)?)))?;
+    each(CHANGED, |_| true, follow)?;
+    each(UNBOUND, |_| true, bind)?;
     Ok(missing)
+}
+
+/// Brings the bindings of the current role's views up to date.
+pub fn reconcile_own() -> Result<()> {
+    each(CHANGED, identity::owns, follow)?;
+    each(UNBOUND, identity::owns, bind)
+}
+
+/// Does something for each view of a query, in a subtransaction of its own and without much patience: what
+/// somebody else holds is left for the next time, and holds up no other view.
+fn each(
+    views: &'static str,
+    concerned: impl Fn(Oid) -> bool,
+    mut body: impl FnMut(Oid) -> Result<()>,
+) -> Result<()> {
+    let mut time = c"200";
+    for view in query::select_current(views, &[], |row| row.required::<Oid>(1))? {
+        let done = transaction::run_nested(|| {
+            let _patience = Scope::enter(
+                identity::current_role(),
+                Restriction::LocalUserIdChange,
+                &[(c"lock_timeout", time)],
+            );
+            if concerned(view) {
+                body(view).unwrap_or_else(|error| error.raise());
+            }
+        });
+        match done {
+            Ok(()) => {}
+            Err(caught) if caught.is_cancel() => caught.rethrow(),
+            Err(_) => time = c"1",
+        }
+    }
+    Ok(())
+}
+
+fn unbind(view: Oid) -> Result<Vec<ViewName>> {
+    query::returning(UNBIND, &[view.into()], |row| {
+        Ok(ViewName { schema: row.required(1)?, name: row.required(2)? })
+    })
+}
+
+fn follow(view: Oid) -> Result<()> {
+    query::execute(FOLLOW, &[view.into()])?;
+    query::execute(FOLLOW_OWNER, &[view.into()]).map(drop)
+}
+
+fn bind(view: Oid) -> Result<()> {
+    query::execute(BIND, &[view.into()]).map(drop)
 }

@@ -27,6 +27,8 @@ pub struct Leaf {
     pub kept: Vec<i16>,
     /// Itself and what it is a partition or child of.
     pub family: Vec<Oid>,
+    /// Some column is computed when it is read, and with it the row as a whole.
+    pub virtual_columns: bool,
 }
 
 /// Whether changes of a relation can be captured.
@@ -70,7 +72,8 @@ WITH RECURSIVE source (oid, relkind) AS (
     SELECT oid, relkind FROM source
      UNION
     SELECT c.oid, c.relkind
-      FROM relation l JOIN pg_inherits i ON i.inhparent = l.oid JOIN pg_class c ON c.oid = i.inhrelid
+      FROM relation l JOIN pg_inherits i ON i.inhparent = l.oid AND NOT i.inhdetachpending
+      JOIN pg_class c ON c.oid = i.inhrelid
 )"
     };
 }
@@ -78,8 +81,10 @@ WITH RECURSIVE source (oid, relkind) AS (
 /// Stands for the definition of everything that the rows of a view depend on, and for our triggers: as long
 /// as it is the same, rows change only where a trigger sees it.
 ///
-/// Relations, plain views beneath and functions named there go into it; of a trigger also the transaction
-/// that touched it last, since somebody may disable it and enable it again.
+/// Relations, plain views beneath and functions named there go into it, and that the view is told of the
+/// changes; of what can be changed and changed back also where its row lies and who wrote it. A function of a
+/// user's may call others, by names that nobody can follow: with one come all of them, and with those and with
+/// text search what text search is configured by.
 const FINGERPRINT: &str = concat!(
     relations!(),
     ", line (oid, text) AS (
@@ -92,19 +97,34 @@ const FINGERPRINT: &str = concat!(
                        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
                      CASE WHEN c.oid = $1 THEN (SELECT string_agg(i.indexrelid::text, ',' ORDER BY i.indexrelid) FROM pg_index i
                                                  WHERE i.indrelid = c.oid AND i.indisvalid) END,
-                     (SELECT string_agg(i.inhparent::text, ',' ORDER BY i.inhparent) FROM pg_inherits i WHERE i.inhrelid = c.oid),
+                     (SELECT string_agg(i.inhparent::text, ',' ORDER BY i.inhparent) FROM pg_inherits i
+                       WHERE i.inhrelid = c.oid AND NOT i.inhdetachpending),
+                     EXISTS (SELECT FROM _cache_refresher.capture k WHERE k.view = $1 AND k.source = c.oid),
                      to_regclass('_cache_refresher.changes_' || c.oid)::oid,
-                     (SELECT string_agg(concat_ws(',', t.oid, t.xmin, t.tgenabled), ';' ORDER BY t.oid)
+                     (SELECT string_agg(concat_ws(',', t.oid, t.xmin, t.ctid, t.tgenabled), ';' ORDER BY t.oid)
                         FROM pg_trigger t
                        WHERE t.tgrelid = c.oid AND t.tgname IN ('cache_refresher_capture', 'cache_refresher_truncate')),
                      (SELECT md5(string_agg(w.ev_action::text, ';' ORDER BY w.oid)) FROM pg_rewrite w WHERE w.ev_class = c.oid AND l.relkind = 'v'))
       FROM relation l JOIN pg_class c ON c.oid = l.oid
      UNION ALL
-    SELECT p.oid, concat_ws(' ', p.oid, p.xmin)
+    SELECT p.oid, concat_ws(' ', p.oid, p.xmin, p.ctid)
       FROM source s
       JOIN pg_rewrite w ON w.ev_class = s.oid AND s.relkind = 'v'
       JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_proc'::regclass
       JOIN pg_proc p ON p.oid = d.refobjid
+     UNION ALL
+    SELECT 0::oid, concat_ws(' ',
+           (SELECT md5(string_agg(concat_ws(',', p.oid, p.xmin, p.ctid), ';' ORDER BY p.oid)) FROM pg_proc p
+             WHERE p.oid >= 16384 AND NOT pg_is_other_temp_schema(p.pronamespace) AND p.pronamespace <> pg_my_temp_schema()),
+           (SELECT md5(string_agg(concat_ws(',', t.oid, t.xmin, t.ctid), ';' ORDER BY t.oid)) FROM pg_ts_config t),
+           (SELECT md5(string_agg(concat_ws(',', t.xmin, t.ctid), ';' ORDER BY t.mapcfg, t.maptokentype, t.mapseqno)) FROM pg_ts_config_map t),
+           (SELECT md5(string_agg(concat_ws(',', t.oid, t.xmin, t.ctid), ';' ORDER BY t.oid)) FROM pg_ts_dict t))
+     WHERE EXISTS (
+            SELECT FROM source s
+              JOIN pg_rewrite w ON w.ev_class = s.oid AND s.relkind = 'v'
+              JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
+                              AND (d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass) AND d.refobjid >= 16384
+                                   OR d.refclassid IN ('pg_ts_config'::regclass, 'pg_ts_dict'::regclass)))
 )
 SELECT md5(string_agg(l.text, E'\\n' ORDER BY l.oid, l.text)) FROM line l"
 );
@@ -125,7 +145,7 @@ const LEAVES: &str = concat!(
                       AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid <> 0
       JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
      UNION
-    SELECT i.inhrelid, n.attname FROM named n JOIN pg_inherits i ON i.inhparent = n.oid
+    SELECT i.inhrelid, n.attname FROM named n JOIN pg_inherits i ON i.inhparent = n.oid AND NOT i.inhdetachpending
 )
 SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text,
        c.relrowsecurity OR EXISTS (SELECT FROM pg_inherits i JOIN pg_class u ON u.oid = i.inhparent
@@ -150,7 +170,8 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistenc
               WHERE k.attrelid = to_regclass('_cache_refresher.changes_' || c.oid) AND k.attname ~ '^c[0-9]+$' AND NOT k.attisdropped
               ORDER BY k.attnum),
        EXISTS (SELECT FROM named m JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = m.attname
-                WHERE m.oid = c.oid AND a.attgenerated = 'v')
+                WHERE m.oid = c.oid AND a.attgenerated = 'v'),
+       EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated = 'v')
   FROM (SELECT DISTINCT l.oid FROM relation l WHERE l.relkind IN ('r', 'f', 'm') AND l.oid <> $1) r
   JOIN pg_class c ON c.oid = r.oid
   JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -184,6 +205,7 @@ pub fn leaves(view: Oid) -> Result<Vec<Leaf>> {
             allowed: row.required(9)?,
             kept: kept(oid, row.required(10)?, row.required(12)?)?,
             family: row.required(11)?,
+            virtual_columns: row.required(14)?,
         })
     })
 }
@@ -253,7 +275,8 @@ pub fn drop_uses(view: Oid, keep: Vec<Oid>) -> Result<()> {
     query::execute(DROP_USES, &[view.into(), keep.into()]).map(drop)
 }
 
-/// Nobody keeps their changes for them from then on: what was proved does not hold any more.
+/// Forgets what is known of views that need nothing any more: nobody keeps their changes for them from then on,
+/// and what was proved does not hold any more.
 const DROP_ORPHANED_USES: &str = "
 WITH gone AS (
     DELETE FROM _cache_refresher.capture c
@@ -284,9 +307,13 @@ pub struct Source {
     pub is_table: bool,
 }
 
+/// Forgets the needs of views that are gone or not registered any more.
+pub fn drop_orphaned_uses() -> Result<()> {
+    query::execute(DROP_ORPHANED_USES, &[]).map(drop)
+}
+
 /// What is left that nobody needs any more.
 pub fn unused() -> Result<Vec<Source>> {
-    query::execute(DROP_ORPHANED_USES, &[])?;
     query::select_current(UNUSED, &[], |row| {
         Ok(Source {
             oid: row.required(1)?,

@@ -1,7 +1,7 @@
 //! What a view shows now: the result of its last successful refresh.
 
 use cache_refresher_core::time::Timestamp;
-use pgrx::datum::{JsonB, TimestampWithTimeZone};
+use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys::Oid;
 
 use super::capture::Basis;
@@ -33,10 +33,10 @@ const SAVE: &str = "
 INSERT INTO _cache_refresher.content
        (view, data_as_of, refreshed_at, duration_ms, method, rows_total, summary, snapshot_at,
         shown, fingerprint)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::text::pg_snapshot, $10)
+VALUES ($1, $2, $3, $4, $5, $6, $7::text::jsonb, $8, $9::text::pg_snapshot, $10)
 ON CONFLICT (view) DO UPDATE
    SET data_as_of = $2, refreshed_at = $3, duration_ms = $4, method = $5, rows_total = $6,
-       summary = $7, snapshot_at = $8, shown = $9::text::pg_snapshot, fingerprint = $10";
+       summary = $7::text::jsonb, snapshot_at = $8, shown = $9::text::pg_snapshot, fingerprint = $10";
 
 const OLDEST: &str = "
 SELECT CASE WHEN bool_and(k.data_as_of IS NOT NULL) THEN min(k.data_as_of) END, count(*)
@@ -79,7 +79,7 @@ pub fn save(
     content: &Content,
     basis: &Basis,
     method: &str,
-    summary: Option<serde_json::Value>,
+    summary: Option<String>,
 ) -> Result<()> {
     query::execute(
         SAVE,
@@ -90,7 +90,7 @@ pub fn save(
             content.duration_ms.into(),
             method.into(),
             content.rows_total.into(),
-            summary.map(JsonB).into(),
+            summary.into(),
             clock::to_sql(content.snapshot_at).into(),
             basis.shown.to_string().into(),
             basis.fingerprint.as_deref().into(),

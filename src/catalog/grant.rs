@@ -4,11 +4,11 @@ use pgrx::pg_sys::Oid;
 
 use super::query;
 use super::view::ViewName;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 const INSERT: &str = "
 INSERT INTO _cache_refresher.refresh_grant (view_schema, view_name, role_name)
-VALUES ($1, $2, pg_get_userbyid($3)) ON CONFLICT DO NOTHING";
+SELECT $1, $2, rolname FROM pg_roles WHERE oid = $3 ON CONFLICT DO NOTHING";
 
 const DELETE: &str = "
 DELETE FROM _cache_refresher.refresh_grant
@@ -22,16 +22,18 @@ SELECT true
  WHERE b.view = $1 AND pg_has_role($2, r.oid, 'USAGE')
  LIMIT 1";
 
-const ROLE_NAME: &str = "SELECT pg_get_userbyid($1)::text";
+const ROLE_NAME: &str = "SELECT rolname::text FROM pg_roles WHERE oid = $1";
 
 /// Gives a grant; giving it twice is no error.
 pub fn insert(name: &ViewName, role: Oid) -> Result<()> {
+    role_name(role)?;
     let arguments = [name.schema.as_str().into(), name.name.as_str().into(), role.into()];
     query::execute(INSERT, &arguments).map(drop)
 }
 
 /// Takes a grant back; false if there was none.
 pub fn delete(name: &ViewName, role: Oid) -> Result<bool> {
+    role_name(role)?;
     let arguments = [name.schema.as_str().into(), name.name.as_str().into(), role.into()];
     Ok(query::execute(DELETE, &arguments)? > 0)
 }
@@ -45,5 +47,5 @@ pub fn is_held(view: Oid, role: Oid) -> Result<bool> {
 /// A role's name.
 pub fn role_name(role: Oid) -> Result<String> {
     let rows = query::select(ROLE_NAME, &[role.into()], |row| row.required(1))?;
-    Ok(rows.into_iter().next().unwrap_or_default())
+    rows.into_iter().next().ok_or(Error::NoSuchRole { role: role.to_u32() })
 }

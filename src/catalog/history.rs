@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use cache_refresher_core::outcome::{Outcome, RowCounts};
 use cache_refresher_core::time::Timestamp;
-use pgrx::datum::JsonB;
 use pgrx::pg_sys::Oid;
 
 use super::query;
@@ -27,7 +26,7 @@ pub struct Entry<'a> {
     pub reason: Option<&'a str>,
     pub data_as_of: Option<Timestamp>,
     pub rows: Option<RowCounts>,
-    pub summary: Option<serde_json::Value>,
+    pub summary: Option<String>,
     /// 1 for the first try.
     pub attempt: u32,
     /// On whose behalf.
@@ -41,7 +40,7 @@ INSERT INTO _cache_refresher.history
        (view, view_schema, view_name, outcome, started_at, duration_ms, trigger, method, reason,
         data_as_of, rows_total, rows_inserted, rows_updated, rows_deleted, summary, attempt,
         role_name, sqlstate, message)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15::text::jsonb, $16,
         pg_get_userbyid($17), $18, $19)";
 
 /// SKIP LOCKED: another session's open transaction may be removing the same rows, and nobody should
@@ -78,7 +77,7 @@ pub fn insert(entry: Entry) -> Result<()> {
             changes.map(|changes| changes.inserted).into(),
             changes.map(|changes| changes.updated).into(),
             changes.map(|changes| changes.deleted).into(),
-            entry.summary.map(JsonB).into(),
+            entry.summary.into(),
             i32::try_from(entry.attempt).unwrap_or(i32::MAX).into(),
             entry.role.into(),
             entry.error.map(|(sqlstate, _)| sqlstate).into(),

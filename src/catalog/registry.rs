@@ -84,6 +84,9 @@ const SET_PAUSED: &str = "
 UPDATE _cache_refresher.registry SET paused = $3 WHERE (view_schema, view_name) = ($1, $2)";
 
 const DELETE: &str = "
+WITH granted AS (
+    DELETE FROM _cache_refresher.refresh_grant WHERE (view_schema, view_name) = ($1, $2)
+)
 DELETE FROM _cache_refresher.registry WHERE (view_schema, view_name) = ($1, $2)";
 
 const EXISTS: &str = "
@@ -92,8 +95,9 @@ SELECT true FROM _cache_refresher.registry WHERE (view_schema, view_name) = ($1,
 const NAMED: &str = "
 SELECT r.view_schema, r.view_name
   FROM _cache_refresher.registry r
-  LEFT JOIN _cache_refresher.binding b ON (b.view_schema, b.view_name) = (r.view_schema, r.view_name)
- WHERE r.view_name = $1 AND b.view IS NULL";
+ WHERE r.view_name = $1
+   AND NOT EXISTS (SELECT FROM _cache_refresher.binding b JOIN pg_class c ON c.oid = b.view
+                    WHERE (b.view_schema, b.view_name) = (r.view_schema, r.view_name))";
 
 const REGISTRY_OID: &str = "SELECT '_cache_refresher.registry'::regclass::oid";
 
@@ -136,7 +140,7 @@ impl Registration {
     /// Like [`find`](Self::find), but first follows renames and binds what a restored dump has
     /// brought back; an error if the view is not registered.
     pub fn get(view: Oid, name: &ViewName) -> Result<Self> {
-        binding::reconcile()?;
+        binding::reconcile_view(view)?;
         Self::find(view)?.ok_or_else(|| Error::NotRegistered { name: name.to_string() })
     }
 }
@@ -150,15 +154,19 @@ pub struct Entry {
     pub history: History,
 }
 
-/// All registered views that exist.
-pub fn all() -> Result<Vec<Entry>> {
+/// All registered views that exist; in place of one whose row makes no sense, its OID and what is wrong.
+pub fn all() -> Result<Vec<std::result::Result<Entry, (u32, Error)>>> {
     query::select_current(ALL, &[], |row| {
-        Ok(Entry {
-            view: row.required::<Oid>(17)?.to_u32(),
-            registration: registration(&row)?,
-            populated: row.required(18)?,
-            history: attempts::history(&row, 19)?,
-        })
+        let view = row.required::<Oid>(17)?.to_u32();
+        let entry = |row: &query::Row| {
+            Ok(Entry {
+                view,
+                registration: registration(row)?,
+                populated: row.required(18)?,
+                history: attempts::history(row, 19)?,
+            })
+        };
+        Ok(entry(&row).map_err(|error| (view, error)))
     })
 }
 
@@ -187,10 +195,10 @@ fn write(sql: &'static str, name: &ViewName, policy: &Policy) -> Result<usize> {
 }
 
 /// Registers a view; an error if it is registered already.
-pub fn insert(name: &ViewName, policy: &Policy) -> Result<()> {
+pub fn insert(view: Oid, name: &ViewName, policy: &Policy) -> Result<()> {
     match write(INSERT, name, policy)? {
         0 => Err(Error::AlreadyRegistered { name: name.to_string() }),
-        _ => binding::reconcile().map(drop),
+        _ => binding::reconcile_view(view),
     }
 }
 
@@ -220,7 +228,7 @@ pub fn is_registered(name: &ViewName) -> Result<bool> {
     Ok(!query::select_current(EXISTS, &arguments, |row| row.required::<bool>(1))?.is_empty())
 }
 
-/// Registrations under a bare name whose view does not exist.
+/// Registrations under a name without schema whose view does not exist.
 pub fn missing_named(name: &str) -> Result<Vec<ViewName>> {
     query::select_current(NAMED, &[name.into()], |row| {
         Ok(ViewName { schema: row.required(1)?, name: row.required(2)? })

@@ -66,7 +66,9 @@ const OWN_SETTINGS: &[(&CStr, &CStr)] = &[
     (c"default_transaction_read_only", c"off"),
     (c"default_transaction_deferrable", c"off"),
     (c"statement_timeout", c"0"),
-    (c"lock_timeout", c"0"),
+    // For what we write ourselves: a session may hold a row to the end of a long transaction. Queries of
+    // views have a limit of their own.
+    (c"lock_timeout", c"10s"),
     (c"idle_in_transaction_session_timeout", c"0"),
     // What we write is consistent in itself and can be done again; waiting for a standby that is
     // away would block refreshes and the shutdown of the server.

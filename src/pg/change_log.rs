@@ -15,6 +15,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use super::change_writer;
 use super::relation::{Relation, Scan, blocks_at_least};
 use super::row::{self, Values};
+use super::snapshot::ActiveSnapshot;
 
 /// Columns of a log before those that it keeps of the source.
 pub const HEAD: usize = 3;
@@ -148,6 +149,14 @@ pub(super) fn is_by_xid(index: &Relation) -> bool {
     }
 }
 
+/// Whether a log can be read without waiting for somebody who is changing or removing it.
+pub fn is_free(source: Oid) -> bool {
+    // SAFETY: the lock is the one that readers take.
+    find(source).is_none_or(|log| unsafe {
+        pg_sys::ConditionalLockRelationOid(log, pg_sys::AccessShareLock as i32)
+    })
+}
+
 /// Reads what the active snapshot sees of a log, at least all of transactions from `from` on, until
 /// `body` says that it has enough. Nothing happens if there is no log.
 pub fn read(source: Oid, from: u64, mut body: impl FnMut(Entry) -> bool) {
@@ -210,6 +219,8 @@ pub fn collect(
 /// more; those that somebody else is removing are left to him.
 pub fn prune(source: Oid, from: u64, is_consumed: impl Fn(u64) -> bool) {
     let Some(log) = Log::open(source, pg_sys::RowExclusiveLock) else { return };
+    // Of now: the calling statement does not see what it has removed itself a moment ago.
+    let _snapshot = ActiveSnapshot::take();
     log.each(from, |row| {
         if is_consumed(entry(row.values()).xid) {
             let mut id = row.id();

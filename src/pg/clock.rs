@@ -16,9 +16,11 @@ pub fn now() -> Timestamp {
 
 /// The core's timestamp as an SQL value.
 pub fn to_sql(at: Timestamp) -> TimestampWithTimeZone {
-    // An out-of-range value can only come from saturated arithmetic: it reads as infinity.
-    TimestampWithTimeZone::try_from(at.as_pg())
-        .unwrap_or_else(|_| TimestampWithTimeZone::positive_infinity())
+    // An out-of-range value comes of arithmetic with enormous durations: it reads as infinity.
+    TimestampWithTimeZone::try_from(at.as_pg()).unwrap_or_else(|_| match at.as_pg() {
+        ..0 => TimestampWithTimeZone::negative_infinity(),
+        _ => TimestampWithTimeZone::positive_infinity(),
+    })
 }
 
 /// An SQL timestamp as the core's.

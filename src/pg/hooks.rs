@@ -58,6 +58,8 @@ enum Concern {
     Databases,
     /// When it has committed, this database has other settings.
     Settings(u32),
+    /// It makes a trigger of ours, as a dump does.
+    OwnTrigger,
 }
 
 /// The hook. Deliberately without pgrx's guard: that would catch every error of every statement and
@@ -77,6 +79,10 @@ unsafe extern "C-unwind" fn process_utility(
     // arguments are passed on as they came.
     unsafe {
         let concern = before((*planned).utilityStmt);
+        let planned = match concern {
+            Concern::OwnTrigger => replacing(planned),
+            _ => planned,
+        };
         PREVIOUS_HOOK.unwrap_or(standard_ProcessUtility)(
             planned,
             query,
@@ -111,7 +117,7 @@ unsafe extern "C-unwind" fn after(concern: Concern) {
         Concern::Extension => after_commit(|pending| pending.extension = true),
         Concern::Databases => after_commit(|pending| pending.databases = true),
         Concern::Settings(database) => after_commit(|pending| pending.settings.push(database)),
-        Concern::Hold(_) | Concern::Nothing => {}
+        Concern::Hold(_) | Concern::OwnTrigger | Concern::Nothing => {}
     }
 }
 
@@ -128,6 +134,8 @@ unsafe fn concern(statement: *mut pg_sys::Node) -> Option<Concern> {
             NodeTag::T_CreatedbStmt => {
                 let options = (*statement.cast::<pg_sys::CreatedbStmt>()).options;
                 let template = option(options, c"template")
+                    // TEMPLATE DEFAULT
+                    .filter(|&element| !(*element).arg.is_null())
                     .map(|element| pg_sys::defGetString(element))
                     .and_then(|name| own_database(name));
                 Some(template.map_or(Concern::Databases, Concern::Hold))
@@ -144,9 +152,11 @@ unsafe fn concern(statement: *mut pg_sys::Node) -> Option<Concern> {
                     .map(Concern::Settings)
             }
             NodeTag::T_AlterRoleSetStmt => {
-                // ALTER ROLE ALL IN DATABASE … SET is ALTER DATABASE … SET by another name.
-                database((*statement.cast::<pg_sys::AlterRoleSetStmt>()).database)
-                    .map(Concern::Settings)
+                // ALTER ROLE ALL IN DATABASE … SET is ALTER DATABASE … SET by another name. What a role sets
+                // for itself does not concern our processes.
+                let alter = &*statement.cast::<pg_sys::AlterRoleSetStmt>();
+                let all = alter.role.is_null().then(|| database(alter.database));
+                all.flatten().map(Concern::Settings)
             }
             NodeTag::T_RenameStmt => {
                 let rename = statement.cast::<pg_sys::RenameStmt>();
@@ -175,7 +185,7 @@ unsafe fn concern(statement: *mut pg_sys::Node) -> Option<Concern> {
                     {
                         Some(Concern::Hold(identity::current_database()))
                     }
-                    ObjectType::OBJECT_MATVIEW => Some(Concern::Views),
+                    ObjectType::OBJECT_MATVIEW | ObjectType::OBJECT_TRIGGER => Some(Concern::Views),
                     _ if (*drop).behavior == pg_sys::DropBehavior::DROP_CASCADE => {
                         Some(Concern::Views)
                     }
@@ -186,6 +196,24 @@ unsafe fn concern(statement: *mut pg_sys::Node) -> Option<Concern> {
                 }
             }
             NodeTag::T_DropOwnedStmt => Some(Concern::Views),
+            // What views read, or compute with, may be another thing from now on.
+            NodeTag::T_ViewStmt | NodeTag::T_RuleStmt | NodeTag::T_AlterFunctionStmt => {
+                Some(Concern::Views)
+            }
+            NodeTag::T_CreateFunctionStmt => {
+                let create = statement.cast::<pg_sys::CreateFunctionStmt>();
+                (*create).replace.then_some(Concern::Views)
+            }
+            NodeTag::T_ClusterStmt => Some(Concern::Views),
+            NodeTag::T_VacuumStmt => {
+                let options = (*statement.cast::<pg_sys::VacuumStmt>()).options;
+                option(options, c"full").map(|_| Concern::Views)
+            }
+            NodeTag::T_CreateTrigStmt => {
+                let create = &*statement.cast::<pg_sys::CreateTrigStmt>();
+                (is_ours(create.trigname) && names_capture(create.funcname))
+                    .then_some(Concern::OwnTrigger)
+            }
             NodeTag::T_CreateTableAsStmt => {
                 let create = statement.cast::<pg_sys::CreateTableAsStmt>();
                 ((*create).objtype == ObjectType::OBJECT_MATVIEW).then_some(Concern::Views)
@@ -210,6 +238,47 @@ unsafe fn concern(statement: *mut pg_sys::Node) -> Option<Concern> {
 unsafe fn is_us(name: *const c_char) -> bool {
     // SAFETY: checked for null; a C string otherwise.
     unsafe { !name.is_null() && CStr::from_ptr(name) == c"cache_refresher" }
+}
+
+/// The statement with OR REPLACE: a refresh may have made the trigger before the dump does.
+///
+/// # Safety
+/// A planned CREATE TRIGGER.
+#[pg_guard]
+unsafe extern "C-unwind" fn replacing(
+    planned: *mut pg_sys::PlannedStmt,
+) -> *mut pg_sys::PlannedStmt {
+    // SAFETY: a copy, since the statement may be kept to be run again.
+    unsafe {
+        let copy = pg_sys::copyObjectImpl(planned.cast()).cast::<pg_sys::PlannedStmt>();
+        (*(*copy).utilityStmt.cast::<pg_sys::CreateTrigStmt>()).replace = true;
+        copy
+    }
+}
+
+/// # Safety
+/// `name` must be null or a C string.
+unsafe fn is_ours(name: *const c_char) -> bool {
+    // SAFETY: checked for null; a C string otherwise.
+    unsafe {
+        !name.is_null()
+            && [c"cache_refresher_capture", c"cache_refresher_truncate"]
+                .contains(&CStr::from_ptr(name))
+    }
+}
+
+/// Whether a qualified name is that of the trigger function.
+///
+/// # Safety
+/// `names` must be a list of String nodes.
+unsafe fn names_capture(names: *mut pg_sys::List) -> bool {
+    // SAFETY: as said.
+    unsafe {
+        let names = PgList::<pg_sys::Node>::from_pg(names);
+        let names: Vec<&CStr> =
+            names.iter_ptr().map(|name| CStr::from_ptr(string_value(name))).collect();
+        names == [c"_cache_refresher", c"capture_change"]
+    }
 }
 
 /// # Safety

@@ -29,7 +29,7 @@ impl Scope {
     /// tables with queries that nobody's search_path can bend.
     pub fn internal() -> Self {
         Self::enter(
-            pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID),
+            bootstrap(),
             Restriction::RestrictedOperation,
             &[
                 (c"search_path", c"pg_catalog, pg_temp"),
@@ -43,12 +43,14 @@ impl Scope {
     /// The same where objects are made that stay.
     pub fn internal_with(restriction: Restriction) -> Self {
         Self::enter(
-            pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID),
+            bootstrap(),
             restriction,
             &[
                 (c"search_path", c"pg_catalog, pg_temp"),
                 (c"lock_timeout", c"2000"),
                 (c"client_min_messages", c"warning"),
+                (c"default_tablespace", c""),
+                (c"default_toast_compression", c"pglz"),
             ],
         )
     }
@@ -80,6 +82,42 @@ impl Drop for Scope {
             pg_sys::SetUserIdAndSecContext(self.role, self.context);
         }
     }
+}
+
+/// Makes `session_user` that role until the end of the transaction, in a background worker and outside of all
+/// scopes; the present role stays what it is. Policies and functions of others ask for it: a view's query must
+/// not be taken for the administrator's because a worker runs it.
+pub fn act_for(role: pg_sys::Oid) {
+    set_session_user(role, pg_sys::GucAction::GUC_ACTION_LOCAL);
+}
+
+/// Gives this background worker a `session_user` by name, to which the end of a transaction goes back.
+/// Inside a transaction.
+pub fn begin_session() {
+    set_session_user(bootstrap(), pg_sys::GucAction::GUC_ACTION_SET);
+}
+
+fn set_session_user(role: pg_sys::Oid, action: pg_sys::GucAction::Type) {
+    // SAFETY: the name is copied; the session has been authenticated as a superuser, who may be anybody. The
+    // parameter sets the present role as well, which is put back.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(role, false);
+        pg_sys::set_config_option(
+            c"session_authorization".as_ptr(),
+            name,
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            action,
+            true,
+            0,
+            false,
+        );
+        pg_sys::SetUserIdAndSecContext(bootstrap(), 0);
+    }
+}
+
+fn bootstrap() -> pg_sys::Oid {
+    pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID)
 }
 
 /// Sets a parameter until the innermost scope ends.
@@ -155,6 +193,13 @@ pub fn owns(relation: pg_sys::Oid) -> bool {
         #[cfg(not(any(feature = "pg14", feature = "pg15")))]
         pg_sys::object_ownercheck(pg_sys::RelationRelationId, relation, current_role())
     }
+}
+
+/// The same; false if the relation is gone.
+pub fn owns_if_there(relation: pg_sys::Oid) -> bool {
+    // SAFETY: looks up the catalog.
+    let kind = unsafe { pg_sys::get_rel_relkind(relation) };
+    kind != 0 && owns(relation)
 }
 
 /// Whether the current role has the rights of the owner of a database.

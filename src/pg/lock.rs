@@ -50,6 +50,12 @@ impl RefreshLock {
     }
 }
 
+/// Gives back all advisory locks of this process. Outside a transaction.
+pub fn release_advisory() {
+    // SAFETY: what pg_advisory_unlock_all does.
+    unsafe { pg_sys::LockReleaseAll(pg_sys::USER_LOCKMETHOD as _, true) };
+}
+
 /// Strength of a lock on a relation.
 #[derive(Clone, Copy)]
 #[repr(i32)]

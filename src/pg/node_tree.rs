@@ -43,6 +43,8 @@ pub enum Restless {
     /// It reads a table of the server itself: such have no triggers, and are not even named by what
     /// the server notes of dependencies.
     Catalog,
+    /// It reads something that is neither a table nor a view, such as a sequence.
+    NoTable(String),
 }
 
 /// What is found in a query, as far as it matters to capture.
@@ -186,6 +188,9 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
                 let relation = entry.rtekind == pg_sys::RTEKind::RTE_RELATION;
                 if relation && entry.relid.to_u32() < pg_sys::FirstNormalObjectId {
                     findings.restless = Some(Restless::Catalog);
+                } else if relation && !is_table_or_view(entry.relkind as u8) {
+                    let name = Relation::open_shared(entry.relid).name();
+                    findings.restless = Some(Restless::NoTable(name));
                 }
                 // What is in it is where the caller goes.
                 return false;
@@ -202,7 +207,10 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
             NodeTag::T_NextValueExpr => {
                 findings.restless = Some(Restless::Function("nextval".to_owned()));
             }
-            // They turn values of any type into text.
+            // They turn values of any type into text, or read them from it.
+            NodeTag::T_XmlExpr | NodeTag::T_TableFunc => {
+                findings.restless = Some(Restless::Function("a constructor of XML".to_owned()));
+            }
             #[cfg(not(any(feature = "pg14", feature = "pg15")))]
             NodeTag::T_JsonConstructorExpr => {
                 findings.restless = Some(Restless::Function("a constructor of JSON".to_owned()));
@@ -219,6 +227,17 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
         }
         expression_tree_walker(node, walk, context)
     }
+}
+
+const fn is_table_or_view(kind: u8) -> bool {
+    matches!(
+        kind,
+        pg_sys::RELKIND_RELATION
+            | pg_sys::RELKIND_PARTITIONED_TABLE
+            | pg_sys::RELKIND_VIEW
+            | pg_sys::RELKIND_MATVIEW
+            | pg_sys::RELKIND_FOREIGN_TABLE
+    )
 }
 
 /// Calls `body` with each variable of a query, wherever in it or in its subqueries it stands; it may change them.

@@ -61,15 +61,27 @@ pub struct Caught {
     pub detail: Option<String>,
     /// The hint, if there was one.
     pub hint: Option<String>,
+    cancel: bool,
 }
 
+/// Bytes of an error's text that are kept and logged.
+const MOST_MESSAGE: usize = 1000;
+
+/// Where the server raises what an interrupt asks for.
+const INTERRUPTS: &str = "postgres.c";
+
 impl Caught {
-    /// Message and detail in one text, as it is logged.
+    /// Message and detail in one text, as it is logged: the beginning, where somebody raises megabytes.
     pub fn full_message(&self) -> String {
-        match &self.detail {
+        let mut text = match &self.detail {
             Some(detail) => format!("{}: {detail}", self.message),
             None => self.message.clone(),
+        };
+        if text.len() > MOST_MESSAGE {
+            text.truncate(text.floor_char_boundary(MOST_MESSAGE));
+            text.push_str("...");
         }
+        text
     }
 
     /// The five characters of the SQLSTATE.
@@ -93,9 +105,10 @@ impl Caught {
         unreachable!("an ERROR does not return")
     }
 
-    /// True for a cancelled query: by pg_cancel_backend, a timeout or the end of the process.
-    pub fn is_cancel(&self) -> bool {
-        self.code == PgSqlErrorCode::ERRCODE_QUERY_CANCELED
+    /// True for a cancelled query: by pg_cancel_backend, a timeout or the end of the process; not for an
+    /// error to which a view's own code has given that SQLSTATE.
+    pub const fn is_cancel(&self) -> bool {
+        self.cancel
     }
 }
 
@@ -113,6 +126,8 @@ impl From<&CaughtError> for Caught {
             message: report.message().to_owned(),
             detail: report.detail().map(|detail| detail.trim().to_owned()),
             hint: report.hint().map(str::to_owned),
+            cancel: code == PgSqlErrorCode::ERRCODE_QUERY_CANCELED
+                && report.file().ends_with(INTERRUPTS),
         }
     }
 }

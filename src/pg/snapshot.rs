@@ -4,6 +4,12 @@ use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
 
+/// Whether this server is a standby, or recovering from a crash.
+pub fn is_in_recovery() -> bool {
+    // SAFETY: reads shared memory.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
 /// An active snapshot, popped when dropped. After an ERROR the abort of the transaction pops it.
 pub struct ActiveSnapshot(());
 
@@ -97,7 +103,7 @@ pub fn is_read_committed() -> bool {
 /// An error on a standby and in a read-only transaction; `what` completes "cannot …".
 pub fn require_writable(what: &'static str) -> Result<()> {
     // SAFETY: reads shared memory that exists in every server process.
-    if unsafe { pg_sys::RecoveryInProgress() } {
+    if is_in_recovery() {
         return Err(Error::Recovery { what });
     }
     // SAFETY: a variable of this process.

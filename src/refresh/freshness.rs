@@ -1,5 +1,6 @@
 //! How stale a view is: what it rests on, compared with what has been committed.
 
+use cache_refresher_core::obstacle::Obstacle;
 use cache_refresher_core::staleness::Staleness;
 use cache_refresher_core::time::Timestamp;
 use pgrx::pg_sys::Oid;
@@ -47,7 +48,11 @@ pub fn stale_since(view: Oid) -> Result<Option<Timestamp>> {
     if staleness != Staleness::Unknown {
         return Ok(since);
     }
-    let provable = obstacle::of(view)?.is_none();
+    let provable = match obstacle::of(view)? {
+        None => true,
+        // A refresh by a worker mends that.
+        Some(obstacle) => matches!(obstacle, Obstacle::Uncaptured { allowed: true, .. }),
+    };
     let basis = catalog::capture::basis(view)?;
     let lost = basis.is_none_or(|basis| basis.fingerprint.is_some());
     Ok((provable || lost).then(clock::now))

@@ -17,7 +17,7 @@ use crate::catalog::view::{self, View};
 use crate::error::{Error, Result};
 use crate::guc::RefreshSettings;
 use crate::pg::deadline::Deadline;
-use crate::pg::lock::RefreshLock;
+use crate::pg::lock::{self, RefreshLock};
 use crate::pg::report::{self, Caught};
 use crate::pg::shared::{Job, Report};
 use crate::pg::{background_worker, clock, hooks, identity, signals, transaction};
@@ -78,6 +78,8 @@ pub fn execute(job: Job, settings: &RefreshSettings) -> Report {
     if foreign.get() {
         disconnect();
     }
+    // What a view's own functions have locked for the session is not for the views after it.
+    lock::release_advisory();
     background_worker::report_activity("");
     background_worker::report_statistics();
     report
@@ -135,6 +137,7 @@ fn refresh(
     known.set(Some(Known { registration: registration.clone(), history }));
     let request =
         Request { trigger: job.why.as_str(), method: None, role: identity::current_role() };
+    identity::act_for(View::find(oid)?.owner);
     let view = (oid, &registration.name);
     let done = run(view, Some(&registration), request, settings, |reads| foreign.set(reads))?;
     let finished_at = done.started_at.plus(done.duration);

@@ -41,20 +41,21 @@ fn refresh_locked(view: &View, keys: &AnyArray, settings: &RefreshSettings) -> R
         role: identity::current_role(),
     };
     let named = (view.oid, &view.name);
-    let refresh = Refresh::begin(named, registration.as_ref(), request, settings);
+    let refresh = Refresh::begin(named, registration.as_ref(), request, settings)?;
     refresh.limited(|| {
         let locked = refresh.lock()?;
         let view = &locked.view;
-        let (sets, named) = sets(view, keys)?;
         let (total, data_as_of) = match content::find_current(view.oid)? {
             Some(content) => (content.rows_total, content.data_as_of),
             None => (None, None),
         };
-        let (before, changes) = {
+        let (before, changes, named) = {
             let _snapshot = ActiveSnapshot::take();
             let pinned = settings::pinned(settings.lock_timeout)?;
             let restriction = Restriction::RestrictedOperation;
             let _scope = Scope::enter(view.owner, restriction, &settings::refs(&pinned));
+            // Within the scope: to read a key can call functions of whoever made its type.
+            let (sets, named) = sets(view, keys)?;
             let before = match total {
                 Some(total) => total,
                 None => delta::count(view),
@@ -63,7 +64,7 @@ fn refresh_locked(view: &View, keys: &AnyArray, settings: &RefreshSettings) -> R
                 true => RowChanges::default(),
                 false => delta::refresh_units(view, &sets, &refresh.running)?,
             };
-            (before, changes)
+            (before, changes, named)
         };
         let rows = RowCounts {
             total: before + changes.inserted - changes.deleted,

@@ -19,9 +19,11 @@ mod settings;
 mod statistics;
 pub mod summary;
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use self::delta::Attempt;
+pub use self::summary::MOST_BYTES as MOST_SUMMARY;
 
 use cache_refresher_core::duration;
 use cache_refresher_core::method::{self, Choice, Facts, Method, Requested};
@@ -77,7 +79,7 @@ pub struct Done {
     pub captured: bool,
     /// The view had no content before.
     pub first: bool,
-    pub summary: Option<serde_json::Value>,
+    pub summary: Option<String>,
 }
 
 impl Done {
@@ -95,6 +97,7 @@ struct Refresh<'a> {
     request: Request<'a>,
     settings: &'a RefreshSettings,
     running: RunningMark,
+    _under_way: UnderWay,
     started_at: Timestamp,
 }
 
@@ -115,7 +118,7 @@ fn run(
     settings: &RefreshSettings,
     on_sources: impl FnOnce(bool),
 ) -> Result<Done> {
-    let refresh = Refresh::begin((oid, name), registration, request, settings);
+    let refresh = Refresh::begin((oid, name), registration, request, settings)?;
     refresh.limited(|| {
         let locked = refresh.lock()?;
         on_sources(locked.sources.iter().any(|source| source.foreign));
@@ -125,18 +128,52 @@ fn run(
     })
 }
 
+thread_local! {
+    static UNDER_WAY: RefCell<Vec<Oid>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A view that this session is refreshing: code that its own refresh calls must not refresh it once more, which
+/// the refresh lock of the session would let happen.
+struct UnderWay(Oid);
+
+impl UnderWay {
+    fn begin(view: Oid, name: &ViewName) -> Result<Self> {
+        if UNDER_WAY.with_borrow(|views| views.contains(&view)) {
+            return Err(Error::UnderWay { name: name.to_string() });
+        }
+        UNDER_WAY.with_borrow_mut(|views| views.push(view));
+        Ok(Self(view))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        UNDER_WAY.with_borrow_mut(|views| views.retain(|view| *view != self.0));
+    }
+}
+
 impl<'a> Refresh<'a> {
     fn begin(
         (oid, name): (Oid, &'a ViewName),
         registration: Option<&'a Registration>,
         request: Request<'a>,
         settings: &'a RefreshSettings,
-    ) -> Self {
+    ) -> Result<Self> {
+        let under_way = UnderWay::begin(oid, name)?;
         let started_at = clock::now();
         let role = request.role.to_u32();
         let running =
             RunningMark::set(identity::current_database(), oid.to_u32(), role, started_at);
-        Self { oid, name, registration, request, settings, running, started_at }
+        Ok(Self {
+            oid,
+            name,
+            registration,
+            request,
+            settings,
+            running,
+            _under_way: under_way,
+            started_at,
+        })
     }
 
     /// Runs a part of the refresh under the time limit of the view.
@@ -158,7 +195,11 @@ impl<'a> Refresh<'a> {
     }
 
     fn decide(&self, view: &View) -> Result<Choice> {
-        let requested = self.requested();
+        let requested = match self.request.method {
+            // How it is registered to be refreshed does not matter before it has content.
+            None if !view.populated => Requested::Auto,
+            _ => self.requested(),
+        };
         method::choose(requested, facts(view, self.settings.auto_full)?)
             .map_err(|refusal| refused(&view.name.to_string(), requested, refusal))
     }

@@ -113,7 +113,7 @@ pub fn refresh_together(
     let mut refreshes = Vec::with_capacity(oids.len());
     for (view, registration) in views.iter().zip(&registrations) {
         let refresh =
-            Refresh::begin((view.oid, &view.name), registration.as_ref(), request, settings);
+            Refresh::begin((view.oid, &view.name), registration.as_ref(), request, settings)?;
         let locked = logging_failure(view.oid, called_at, || refresh.limited(|| refresh.lock()))?;
         refreshes.push((refresh, locked));
     }
@@ -188,6 +188,9 @@ fn recorded(
     if before.suspended {
         // Nothing was scheduled, and perhaps no scheduler runs.
         hooks::registry_changed();
+    } else if done.captured && done.basis.fingerprint.is_none() {
+        // Something is in the way of a proof, which a worker may be able to mend.
+        hooks::registry_changed();
     } else if registered {
         hooks::view_refreshed();
     }
@@ -210,7 +213,7 @@ pub(super) fn find_registration(oid: Oid) -> Result<Option<Registration>> {
         None => {
             let name = View::find(oid)?.name;
             if registry::is_registered(&name)? {
-                binding::reconcile()?;
+                binding::reconcile_view(oid)?;
             }
             Registration::find(oid)
         }

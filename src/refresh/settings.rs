@@ -19,7 +19,14 @@ const FIXED: &[(&CStr, &CStr)] = &[
     (c"extra_float_digits", c"1"),
     (c"bytea_output", c"hex"),
     (c"row_security", c"on"),
+    (c"quote_all_identifiers", c"off"),
+    (c"xmlbinary", c"base64"),
+    (c"xmloption", c"content"),
 ];
+
+/// Those that configuration decides.
+const NAMES: [&CStr; 6] =
+    [c"TimeZone", c"DateStyle", c"IntervalStyle", c"lc_time", c"lc_numeric", c"lc_monetary"];
 
 /// What is set while a view's query runs.
 pub fn pinned(lock_timeout: Duration) -> Result<Settings> {
@@ -32,6 +39,9 @@ pub fn pinned(lock_timeout: Duration) -> Result<Settings> {
             (c"TimeZone", defaults.time_zone.as_str()),
             (c"DateStyle", defaults.date_style.as_str()),
             (c"IntervalStyle", defaults.interval_style.as_str()),
+            (c"lc_time", defaults.lc_time.as_str()),
+            (c"lc_numeric", defaults.lc_numeric.as_str()),
+            (c"lc_monetary", defaults.lc_monetary.as_str()),
         ];
         for (name, server) in of_server {
             let database = of_database
@@ -48,7 +58,7 @@ pub fn pinned(lock_timeout: Duration) -> Result<Settings> {
 
 /// Those of them on which the result of a query may depend, as a text.
 pub fn text(settings: &Settings) -> String {
-    let relevant = [c"TimeZone", c"DateStyle", c"IntervalStyle"].map(|name| {
+    let relevant = NAMES.map(|name| {
         let pinned = settings.iter().find(|(set, _)| *set == name).map(|(_, value)| value.clone());
         pinned.or_else(|| identity::setting(name)).unwrap_or_default()
     });

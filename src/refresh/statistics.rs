@@ -3,7 +3,7 @@
 
 use super::Done;
 use crate::catalog::view::View;
-use crate::pg::identity::{Restriction, Scope};
+use crate::pg::identity::{self, Restriction, Scope};
 use crate::pg::{report, statement, transaction};
 
 /// Analyzes a view whose refresh has committed, in a transaction of its own, if that has changed much.
@@ -12,7 +12,10 @@ pub fn renew(done: &Done) {
     if !done.first && !done.rows.outdate_statistics() {
         return;
     }
-    let analyzed = transaction::run(|| analyze(&done.view));
+    let analyzed = transaction::run(|| {
+        identity::act_for(done.view.owner);
+        analyze(&done.view);
+    });
     if let Err(caught) = analyzed {
         let message =
             format!("cache_refresher: cannot analyze {}: {}", done.view.name, caught.message);

@@ -3,7 +3,6 @@
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use pgrx::datum::JsonB;
 use pgrx::{PgTryBuilder, Spi};
 
 use super::settings;
@@ -14,19 +13,23 @@ use crate::pg::report::Caught;
 use crate::pg::snapshot::{ActiveSnapshot, ReadOnly};
 use crate::pg::statement;
 
+/// A summary is kept with each refresh: no more than this.
+pub const MOST_BYTES: usize = 64 * 1024;
+
 /// Runs the query as the view's owner, read only, on what this transaction sees now; its one row as
-/// JSON. An error of the query itself passes through.
-pub fn run(view: &View, query: &str, lock_timeout: Duration) -> Result<serde_json::Value> {
+/// the text of a JSON object, in which numbers keep all their digits. An error of the query itself passes through.
+pub fn run(view: &View, query: &str, lock_timeout: Duration) -> Result<String> {
     naming_the_summary(view, || one_row(view, query, lock_timeout))
 }
 
-fn one_row(view: &View, query: &str, lock_timeout: Duration) -> Result<serde_json::Value> {
+fn one_row(view: &View, query: &str, lock_timeout: Duration) -> Result<String> {
     if !statement::is_single_select(query) {
         return Err(Error::SummaryNotSelect);
     }
     // A text that is one complete SELECT can stand between parentheses; the line breaks end a
     // comment that it may end with.
-    let wrapped = format!("SELECT pg_catalog.to_jsonb(summary) FROM (\n{query}\n) AS summary");
+    let wrapped =
+        format!("SELECT pg_catalog.to_jsonb(summary)::text FROM (\n{query}\n) AS summary");
     let _snapshot = ActiveSnapshot::take();
     let pinned = settings::pinned(lock_timeout)?;
     let _read_only = ReadOnly::begin();
@@ -39,8 +42,11 @@ fn one_row(view: &View, query: &str, lock_timeout: Duration) -> Result<serde_jso
         match table.len() {
             0 => Err(wrong("none")),
             1 => {
-                let row: Option<JsonB> = table.first().get_one()?;
-                row.map(|JsonB(row)| row).ok_or_else(|| wrong("none"))
+                let row: String = table.first().get_one()?.ok_or_else(|| wrong("none"))?;
+                match row.len() {
+                    ..=MOST_BYTES => Ok(row),
+                    bytes => Err(Error::SummarySize { name: view.name.to_string(), bytes }),
+                }
             }
             _ => Err(wrong("several")),
         }

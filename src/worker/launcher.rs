@@ -59,6 +59,9 @@ fn publish_defaults() {
         time_zone: value(c"TimeZone"),
         date_style: value(c"DateStyle"),
         interval_style: value(c"IntervalStyle"),
+        lc_time: value(c"lc_time"),
+        lc_numeric: value(c"lc_numeric"),
+        lc_monetary: value(c"lc_monetary"),
     });
 }
 
@@ -66,6 +69,11 @@ fn publish_defaults() {
 fn rescan(known: &mut HashMap<u32, DatabaseRow>) {
     match transaction::run(crate::pg::databases::list) {
         Ok(rows) => {
+            // Those that were closed to connections, or made templates, since.
+            let closed = rows.iter().filter(|row| !row.is_connectable).map(|row| row.oid);
+            closed
+                .filter(|&oid| !shared::processes_in(oid).is_empty())
+                .for_each(shared::replace_processes);
             known.clear();
             known.extend(rows.into_iter().map(|row| (row.oid, row)));
             let oids: Vec<u32> = known.keys().copied().collect();

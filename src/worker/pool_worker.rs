@@ -5,7 +5,7 @@ use cache_refresher_core::time::Timestamp;
 
 use crate::guc;
 use crate::pg::shared::{self, Worker};
-use crate::pg::{background_worker, clock, latch, signals};
+use crate::pg::{background_worker, clock, identity, latch, signals, transaction};
 use crate::refresh::job;
 
 /// Entry point of the process; the argument is its place in the pool.
@@ -19,6 +19,9 @@ pub fn main(argument: i64) {
     };
     shared::forget_worker_at_end(slot);
     background_worker::connect(Some(database));
+    if transaction::run(identity::begin_session).is_err() {
+        return;
+    }
     let mut idle_since = clock::now();
     while !signals::terminate_requested() {
         match shared::update_worker(slot, |place| place.worker) {

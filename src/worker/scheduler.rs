@@ -28,6 +28,9 @@ use crate::refresh::{freshness, policy, session};
 const START_TIMEOUT: Duration = Duration::from_secs(15);
 /// When to look again at a view that somebody else is refreshing, or whose worker was lost.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Between two readings of the registry passes so many times what one takes, at most `MOST_CALM`.
+const RELOAD_SPACING: u32 = 4;
+const MOST_CALM: Duration = Duration::from_secs(2);
 /// When to ask again for a background worker after the server had none.
 const NO_SLOT_PAUSE: Duration = Duration::from_secs(5);
 /// Something due wakes us earlier, and so does whoever has something to say.
@@ -62,6 +65,8 @@ pub fn main(argument: i64) {
         active_at: clock::now(),
         waiting: false,
         no_slot_until: None,
+        reloaded_at: Timestamp::from_pg(0),
+        reload_took: Duration::ZERO,
         bounded_at: None,
         deaf_until: None,
         changes_wait: None,
@@ -84,6 +89,9 @@ struct Process {
     waiting: bool,
     /// The server had no free background worker: wait until then.
     no_slot_until: Option<Timestamp>,
+    /// When the registry was read last, and how long that took.
+    reloaded_at: Timestamp,
+    reload_took: Duration,
     /// When logs of changes were looked at last.
     bounded_at: Option<Timestamp>,
     /// No changes are taken before this time.
@@ -105,9 +113,20 @@ impl Process {
         self.reload_at = Some(clock::now());
         while !signals::terminate_requested() {
             let now = clock::now();
-            if shared::take_poke(self.database) || self.reload_at.is_some_and(|at| at <= now) {
+            if shared::take_poke(self.database) {
+                // Somebody who changes definitions all the time must not keep us from everything else.
+                let calm = self
+                    .reloaded_at
+                    .plus(self.reload_took * RELOAD_SPACING)
+                    .min(now.plus(MOST_CALM));
+                self.reload_at = Some(self.reload_at.map_or(calm, |at| at.min(calm)));
+            }
+            if self.reload_at.is_some_and(|at| at <= now) {
                 self.active_at = now;
-                if !self.reload() {
+                let goes_on = self.reload();
+                self.reloaded_at = clock::now();
+                self.reload_took = self.reloaded_at.since(now);
+                if !goes_on {
                     if self.leave(Leave::Absent) {
                         return;
                     }
@@ -190,12 +209,7 @@ impl Process {
             Ok(missing) => missing.iter().for_each(log_missing),
             Err(caught) => self.try_again("follow renamed views", &caught),
         }
-        if let Err(caught) = transaction::run(|| {
-            let _patience = patience(PATIENCE);
-            install::tidy().unwrap_or_else(|error| error.raise());
-        }) {
-            self.try_again("remove what is left of capture", &caught);
-        }
+        self.tidy();
         match transaction::run(|| entries().unwrap_or_else(|error| error.raise())) {
             Ok(mut entries) => {
                 self.look_for_changes(&mut entries);
@@ -205,6 +219,24 @@ impl Process {
             Err(caught) => self.try_again("read the registry", &caught),
         }
         true
+    }
+
+    /// Removes what is left of capture that has ended, each in a transaction of its own: it locks out everybody
+    /// else for a moment.
+    fn tidy(&mut self) {
+        let mut removed = transaction::run(|| {
+            let _patience = patience(PATIENCE);
+            install::leftovers().unwrap_or_else(|error| error.raise())
+        });
+        for left in removed.as_mut().map(std::mem::take).unwrap_or_default() {
+            let done = transaction::run(|| {
+                install::remove(&left).unwrap_or_else(|error| error.raise());
+            });
+            removed = removed.and_then(|rest| done.map(|()| rest));
+        }
+        if let Err(caught) = removed {
+            self.try_again("remove what is left of capture", &caught);
+        }
     }
 
     /// Learns what was changed while nobody listened. That takes locks on what the views read, so each view gets
@@ -331,10 +363,7 @@ impl Process {
     /// Hands out what is due, as far as there are workers.
     fn start_due(&mut self) {
         let now = clock::now();
-        if self.no_slot_until.is_some_and(|until| until > now) {
-            return;
-        }
-        self.no_slot_until = None;
+        self.no_slot_until = self.no_slot_until.filter(|until| *until > now);
         let all_placed =
             self.board.due(now, shared::MAX_WORKERS).into_iter().all(|due| self.place(due, now));
         if all_placed && std::mem::take(&mut self.waiting) {
@@ -347,7 +376,8 @@ impl Process {
     /// Gives one refresh to a worker. False if there is none to be had now.
     fn place(&mut self, due: Due, now: Timestamp) -> bool {
         let job = Job { view: due.id, why: due.why, due_at: due.due_at };
-        let (placement, pid) = shared::place_job(self.database, guc::max_workers(), job, now);
+        let limits = (guc::max_workers(), self.no_slot_until.is_none());
+        let (placement, pid) = shared::place_job(self.database, limits, job, now);
         match placement {
             Placement::Reuse(_) => latch::wake(pid),
             Placement::Start(slot) => {
@@ -431,6 +461,17 @@ fn entries() -> Result<Vec<ViewEntry>> {
     }
     let mut entries = Vec::new();
     for entry in registry::all()? {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err((view, error)) => {
+                report::log(
+                    &format!("cache_refresher: the view with OID {view} is not scheduled: {error}"),
+                    None,
+                    None,
+                );
+                continue;
+            }
+        };
         match policy::of(&entry.registration, &settings.intervals, settings.failures) {
             Ok(policy) => entries.push(ViewEntry {
                 id: entry.view,

@@ -322,7 +322,7 @@ impl Board {
             due = following(due, &entry.history, changed_at.filter(|at| *at <= now));
         }
         if let Some(reaction) = entry.reaction {
-            due = reacting(due, reaction, *change);
+            due = reacting(due, reaction, *change, &entry.history, entry.policy.retry);
         }
         if let Some(view) = self.views.get_mut(&id) {
             view.due = due;

@@ -1,5 +1,6 @@
 //! The setting `cache_refresher.intervals`: refresh intervals for views by name.
 
+use std::collections::HashSet;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -64,11 +65,11 @@ impl FromStr for IntervalList {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut list = Self::default();
+        let mut names = HashSet::new();
         for text in identifiers::entries(text) {
             let entry = parse_entry(text)
                 .map_err(|problem| IntervalListError::Entry { entry: text.to_owned(), problem })?;
-            let same = |other: &Entry| other.schema == entry.schema && other.name == entry.name;
-            if list.entries.iter().any(same) {
+            if !names.insert((entry.schema.clone(), entry.name.clone())) {
                 return Err(IntervalListError::Duplicate { name: entry.display_name() });
             }
             list.entries.push(entry);

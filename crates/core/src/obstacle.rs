@@ -17,6 +17,8 @@ pub enum Obstacle {
     SystemColumn,
     /// The query reads tables of the server itself.
     Catalog,
+    /// The query reads something that is neither a table nor a view, such as a sequence.
+    NoTable(String),
     /// A source is on another server.
     Foreign(String),
     /// A source is emptied by a crash, unseen.
@@ -103,6 +105,7 @@ impl Obstacle {
             Self::Sample,
             Self::SystemColumn,
             Self::Catalog,
+            Self::NoTable(name()),
             Self::Foreign(name()),
             Self::Unlogged(name()),
             Self::RowSecurity(name()),
@@ -139,6 +142,7 @@ impl Obstacle {
             Self::Sample => "it takes a sample of a table".to_owned(),
             Self::SystemColumn => "it reads system columns".to_owned(),
             Self::Catalog => "it reads system catalogs".to_owned(),
+            Self::NoTable(name) => format!("{name} is neither a table nor a view"),
             Self::Foreign(name) => format!("{name} is a foreign table"),
             Self::Unlogged(name) => format!("{name} is unlogged: a crash empties it unseen"),
             Self::RowSecurity(name) => {
@@ -183,7 +187,11 @@ impl Obstacle {
     pub fn remedy(&self) -> String {
         match self {
             Self::NotCaptured => "Register it with on_change => true.".to_owned(),
-            Self::Restless(_) | Self::Sample | Self::SystemColumn | Self::Catalog => {
+            Self::Restless(_)
+            | Self::Sample
+            | Self::SystemColumn
+            | Self::Catalog
+            | Self::NoTable(_) => {
                 "Leave that out of the view's query, or let the interval do its work.".to_owned()
             }
             Self::Foreign(_) | Self::RowSecurity(_) => {

@@ -63,8 +63,9 @@ pub fn make_room(slots: &[Slot], database: u32) -> Placement {
     }
 }
 
-/// Decides where a refresh in `database` is to run.
-pub fn decide(slots: &[Slot], max_workers: usize, database: u32) -> Placement {
+/// Decides where a refresh in `database` is to run. Unless `may_start`, no process can be had for a new worker:
+/// others have taken them.
+pub fn decide(slots: &[Slot], max_workers: usize, may_start: bool, database: u32) -> Placement {
     let count =
         |wanted: fn(SlotState) -> bool| slots.iter().filter(|slot| wanted(slot.state)).count();
     let working = count(|state| matches!(state, SlotState::Starting | SlotState::Busy));
@@ -77,7 +78,8 @@ pub fn decide(slots: &[Slot], max_workers: usize, database: u32) -> Placement {
         return Placement::Reuse(own);
     }
     let taken = count(|state| state != SlotState::Free);
-    if taken < max_workers
+    if may_start
+        && taken < max_workers
         && let Some(free) = slots.iter().position(|slot| slot.state == SlotState::Free)
     {
         return Placement::Start(free);
@@ -101,7 +103,7 @@ mod tests {
     #[test]
     fn an_idle_worker_of_the_same_database_is_preferred_to_a_free_place() {
         let slots = slots(&[(0, Free), (2, Idle), (1, Idle)]);
-        assert_eq!(decide(&slots, 3, 1), Placement::Reuse(2));
+        assert_eq!(decide(&slots, 3, true, 1), Placement::Reuse(2));
     }
 
     #[test]
@@ -125,32 +127,41 @@ mod tests {
     #[test]
     fn a_free_place_is_taken_only_below_the_maximum() {
         let slots = slots(&[(2, Busy), (0, Free), (0, Free)]);
-        assert_eq!(decide(&slots, 2, 1), Placement::Start(1));
-        assert_eq!(decide(&slots, 1, 1), Placement::Wait);
-        assert_eq!(decide(&[], 1, 1), Placement::Wait);
-        assert_eq!(decide(&slots, 0, 1), Placement::Wait);
+        assert_eq!(decide(&slots, 2, true, 1), Placement::Start(1));
+        assert_eq!(decide(&slots, 1, true, 1), Placement::Wait);
+        assert_eq!(decide(&[], 1, true, 1), Placement::Wait);
+        assert_eq!(decide(&slots, 0, true, 1), Placement::Wait);
     }
 
     #[test]
     fn a_leaving_worker_still_takes_its_place() {
         let slots = slots(&[(2, Stopping), (0, Free)]);
-        assert_eq!(decide(&slots, 1, 1), Placement::Wait);
-        assert_eq!(decide(&slots, 2, 1), Placement::Start(1));
+        assert_eq!(decide(&slots, 1, true, 1), Placement::Wait);
+        assert_eq!(decide(&slots, 2, true, 1), Placement::Start(1));
     }
 
     #[test]
     fn an_idle_worker_of_another_database_gives_way_one_at_a_time() {
-        assert_eq!(decide(&slots(&[(2, Busy), (3, Idle)]), 2, 1), Placement::Evict(1));
-        assert_eq!(decide(&slots(&[(2, Stopping), (3, Idle)]), 2, 1), Placement::Wait);
+        assert_eq!(decide(&slots(&[(2, Busy), (3, Idle)]), 2, true, 1), Placement::Evict(1));
+        assert_eq!(decide(&slots(&[(2, Stopping), (3, Idle)]), 2, true, 1), Placement::Wait);
+    }
+
+    #[test]
+    fn where_no_process_is_to_be_had_those_that_are_there_go_on() {
+        let pool = slots(&[(1, Idle), (0, Free)]);
+        assert_eq!(decide(&pool, 2, false, 1), Placement::Reuse(0));
+        assert_eq!(decide(&pool, 2, false, 2), Placement::Evict(0));
+        let pool = slots(&[(1, Busy), (0, Free)]);
+        assert_eq!(decide(&pool, 2, false, 1), Placement::Wait);
     }
 
     #[test]
     fn busy_and_starting_workers_are_left_alone() {
-        assert_eq!(decide(&slots(&[(2, Busy), (1, Starting)]), 2, 1), Placement::Wait);
+        assert_eq!(decide(&slots(&[(2, Busy), (1, Starting)]), 2, true, 1), Placement::Wait);
     }
 
     #[test]
     fn a_lowered_maximum_holds_for_idle_workers_too() {
-        assert_eq!(decide(&slots(&[(1, Busy), (1, Idle)]), 1, 1), Placement::Wait);
+        assert_eq!(decide(&slots(&[(1, Busy), (1, Idle)]), 1, true, 1), Placement::Wait);
     }
 }

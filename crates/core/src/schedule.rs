@@ -98,6 +98,16 @@ pub enum CronError {
         /// What was given.
         time_zone: String,
     },
+    /// Longer than any that makes sense: to read it again and again would take time from other views.
+    #[error("a {what} of {length} bytes is too long, at most {limit} are allowed")]
+    TooLong {
+        /// Which of the two.
+        what: &'static str,
+        /// Bytes given.
+        length: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
     /// The expression can be read, but matches no time, such as 30 February.
     #[error("cron expression \"{expression}\" never matches")]
     NeverFires {
@@ -106,11 +116,24 @@ pub enum CronError {
     },
 }
 
+/// Bytes of an expression at most.
+const MOST_EXPRESSION: usize = 1000;
+/// Bytes of the name of a time zone at most.
+const MOST_TIME_ZONE: usize = 100;
+
 impl CronSchedule {
     /// Reads an expression of five fields (minute, hour, day of month, month, day of week), or of
     /// six with seconds in front, or a nickname such as `@hourly`. The time zone is a name of the
     /// IANA database, in upper or lower case; the database is the one compiled in.
     pub fn parse(expression: &str, time_zone: &str) -> Result<Self, CronError> {
+        for (what, text, limit) in [
+            ("cron expression", expression, MOST_EXPRESSION),
+            ("time zone", time_zone, MOST_TIME_ZONE),
+        ] {
+            if text.len() > limit {
+                return Err(CronError::TooLong { what, length: text.len(), limit });
+            }
+        }
         // No year field: a schedule that ends is a view that silently goes stale.
         let parser =
             CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build();

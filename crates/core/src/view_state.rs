@@ -233,15 +233,43 @@ pub fn following(due: NextDue, history: &History, changed_at: Option<Timestamp>)
 
 /// When a view is due that reacts to changes of what it reads: after they have come to rest, at the
 /// latest when its content may not be staler. What it has to wait for by its own history, it waits for.
+///
+/// While it fails, what had changed before its last attempt is left to retries and slots, and what has changed
+/// since may be what mends it, but is not worth an attempt sooner than a retry would be.
 #[must_use]
-pub fn reacting(due: NextDue, reaction: Reaction, change: Option<Change>) -> NextDue {
+pub fn reacting(
+    due: NextDue,
+    reaction: Reaction,
+    change: Option<Change>,
+    history: &History,
+    retry: RetryPolicy,
+) -> NextDue {
+    let failed = history.last_started.zip(history.last_finished);
+    let failed = failed.filter(|_| history.consecutive_failures > 0);
+    let change = match failed {
+        Some((started, _)) => change.and_then(|change| change.since(started)),
+        None => change,
+    };
     let Some(Change { first, last }) = change else { return due };
-    let at = last.plus(reaction.debounce).min(first.plus(reaction.max_staleness));
+    let mut at = last.plus(reaction.debounce).min(first.plus(reaction.max_staleness));
+    if let Some((_, finished)) = failed {
+        at = at.max(finished.plus(retry.ceiling(history.consecutive_failures)));
+    }
     match due {
         NextDue::At(slot, Why::Interval | Why::Schedule | Why::Parent) if at < slot => {
             NextDue::At(at, Why::Change)
         }
         _ => due,
+    }
+}
+
+impl History {
+    /// Whether there are failures that could be forgotten.
+    pub const fn has_failed(&self) -> bool {
+        self.retry_at.is_some()
+            || self.failed_rounds > 0
+            || self.consecutive_failures > 0
+            || self.suspended
     }
 }
 
@@ -400,22 +428,50 @@ mod tests {
     }
 
     #[test]
+    fn while_a_view_fails_only_what_is_new_brings_an_attempt_and_none_too_soon() {
+        let reaction = Reaction { debounce: Duration::ZERO, max_staleness: SECOND };
+        let at = |seconds| slot().plus(SECOND * seconds);
+        let interval = NextDue::At(at(600), Why::Interval);
+        let failed = History {
+            last_started: Some(at(10)),
+            last_finished: Some(at(11)),
+            consecutive_failures: 3,
+            ..History::default()
+        };
+        let change = |first, last| Some(Change { first: at(first), last: at(last) });
+        let due = |change| reacting(interval, reaction, change, &failed, policy().retry);
+        assert_eq!(due(change(1, 9)), interval, "what it has failed to show");
+        let wait = policy().retry.ceiling(3);
+        assert!(wait > SECOND);
+        assert_eq!(due(change(1, 12)), NextDue::At(at(11).plus(wait), Why::Change));
+        let late = NextDue::At(at(500), Why::Change);
+        assert_eq!(due(change(500, 500)), late);
+    }
+
+    #[test]
     fn a_change_waits_for_quiet_but_not_for_ever() {
         let reaction = Reaction { debounce: SECOND * 2, max_staleness: SECOND * 5 };
         let at = |seconds| slot().plus(SECOND * seconds);
         let interval = NextDue::At(at(60), Why::Interval);
         let due = |first, last| {
             let change = Change { first: at(first), last: at(last) };
-            reacting(interval, reaction, Some(change))
+            reacting(interval, reaction, Some(change), &History::default(), policy().retry)
         };
-        assert_eq!(reacting(interval, reaction, None), interval);
+        assert_eq!(
+            reacting(interval, reaction, None, &History::default(), policy().retry),
+            interval
+        );
         assert_eq!(due(1, 1), NextDue::At(at(3), Why::Change));
         assert_eq!(due(1, 3), NextDue::At(at(5), Why::Change));
         assert_eq!(due(1, 30), NextDue::At(at(6), Why::Change), "max_staleness");
         assert_eq!(due(59, 59), interval, "the slot comes earlier");
         let change = Some(Change { first: at(1), last: at(1) });
         for other in [NextDue::Never, NextDue::At(at(30), Why::Retry)] {
-            assert_eq!(reacting(other, reaction, change), other, "what it has to wait for");
+            assert_eq!(
+                reacting(other, reaction, change, &History::default(), policy().retry),
+                other,
+                "what it has to wait for"
+            );
         }
     }
 

@@ -92,7 +92,7 @@ fn a_change_during_a_refresh_asks_for_another_one() {
 }
 
 #[test]
-fn a_failure_forgets_no_change_and_keeps_its_pace() {
+fn a_failure_waits_for_its_retries_and_then_for_what_is_new() {
     let mut board = board();
     board.changed(SOURCE, at(10));
     board.start(1);
@@ -105,7 +105,9 @@ fn a_failure_forgets_no_change_and_keeps_its_pace() {
     let (given_up, _) = after_failure(&policy(), &failed, at(79), at(80), 7);
     let over = History { retry_at: None, ..given_up };
     board.apply(1, over, true, at(80));
-    assert_eq!(ids(&board.due(at(81), 10)), [1], "it is as unshown as it was");
+    assert!(board.due(at(500), 10).is_empty(), "it has failed to show that, and would again");
+    board.changed(SOURCE, at(501));
+    assert_eq!(ids(&board.due(at(502), 10)), [1], "that may be what mends it");
 }
 
 #[test]

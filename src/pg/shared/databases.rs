@@ -113,6 +113,12 @@ pub struct ServerDefaults {
     pub date_style: Text<32>,
     /// IntervalStyle.
     pub interval_style: Text<32>,
+    /// lc_time.
+    pub lc_time: Text<64>,
+    /// lc_numeric.
+    pub lc_numeric: Text<64>,
+    /// lc_monetary.
+    pub lc_monetary: Text<64>,
 }
 
 /// Registers this process as the launcher and tells what settings a new session would have.

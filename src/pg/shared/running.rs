@@ -23,6 +23,8 @@ pub struct Running {
     pub started_at: Timestamp,
     /// How far it is.
     pub progress: Progress,
+    /// How many refreshes of that process are under way: those of a group, or one inside another.
+    depth: u32,
 }
 
 impl Running {
@@ -33,12 +35,15 @@ impl Running {
         pid: 0,
         started_at: Timestamp::from_pg(0),
         progress: Progress::begin(Phase::Locking, None),
+        depth: 0,
     };
 }
 
-/// Marks a refresh as running until dropped.
+/// Marks a refresh as running until dropped. A process has one place, however many refreshes it has under way:
+/// what is shown is the one that was begun or has reported last.
 pub struct RunningMark {
     view: u32,
+    started_at: Timestamp,
     pid: i32,
 }
 
@@ -49,14 +54,18 @@ impl RunningMark {
         let pid = my_pid();
         write(
             |shared| {
-                if let Some(place) = shared.running.iter_mut().find(|place| place.view == 0) {
+                let places = &mut shared.running;
+                let own = places.iter().position(|place| place.view != 0 && place.pid == pid);
+                let free = || places.iter().position(|place| place.view == 0);
+                if let Some(place) = own.or_else(free).map(|place| &mut places[place]) {
+                    let depth = if own.is_some() { place.depth + 1 } else { 1 };
                     let progress = Progress::default();
-                    *place = Running { database, view, role, pid, started_at, progress };
+                    *place = Running { database, view, role, pid, started_at, progress, depth };
                 }
             },
             (),
         );
-        Self { view, pid }
+        Self { view, started_at, pid }
     }
 
     /// Tells how far the refresh is.
@@ -64,6 +73,7 @@ impl RunningMark {
         write(
             |shared| {
                 if let Some(place) = self.place(shared) {
+                    (place.view, place.started_at) = (self.view, self.started_at);
                     place.progress = progress;
                 }
             },
@@ -73,7 +83,7 @@ impl RunningMark {
 
     fn place<'a>(&self, shared: &'a mut Shared) -> Option<&'a mut Running> {
         let mut places = shared.running.iter_mut();
-        places.find(|place| place.view == self.view && place.pid == self.pid)
+        places.find(|place| place.view != 0 && place.pid == self.pid)
     }
 }
 
@@ -82,7 +92,10 @@ impl Drop for RunningMark {
         write(
             |shared| {
                 if let Some(place) = self.place(shared) {
-                    place.view = 0;
+                    place.depth -= 1;
+                    if place.depth == 0 {
+                        place.view = 0;
+                    }
                 }
             },
             (),

@@ -86,7 +86,14 @@ pub fn workers() -> Vec<WorkerSlot> {
 /// Gives a job to a worker: the pool is looked at, decided upon and changed under one lock, so that
 /// schedulers of several databases never exceed `max_workers` together. What remains to be done
 /// (start a process, wake one, ask one to leave) is the caller's, by the returned placement.
-pub fn place_job(database: u32, max_workers: usize, job: Job, now: Timestamp) -> (Placement, i32) {
+///
+/// Where there is no process to be had (`may_start`), those that are there go on.
+pub fn place_job(
+    database: u32,
+    (max_workers, may_start): (usize, bool),
+    job: Job,
+    now: Timestamp,
+) -> (Placement, i32) {
     write(
         |shared| {
             let slots: Vec<Slot> = shared.workers.iter().map(WorkerSlot::summary).collect();
@@ -99,7 +106,7 @@ pub fn place_job(database: u32, max_workers: usize, job: Job, now: Timestamp) ->
             ) {
                 pool::make_room(&slots, database)
             } else {
-                pool::decide(&slots, max_workers, database)
+                pool::decide(&slots, max_workers, may_start, database)
             };
             let waits = matches!(placement, Placement::Evict(_) | Placement::Wait);
             if let Some(database) = shared.database(database) {

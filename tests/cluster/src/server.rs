@@ -155,6 +155,16 @@ impl Server {
         kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
     }
 
+    /// The same, if the process is still there.
+    pub fn try_kill(&self, pid: i32, signal: Signal) -> bool {
+        kill_process(Pid::from_raw(pid).unwrap(), signal).is_ok()
+    }
+
+    /// Lets the server own a file or folder.
+    pub fn give(&self, path: &Path) {
+        self.installation.give(path);
+    }
+
     /// The processes of the extension.
     pub fn processes(&self) -> Vec<Process> {
         self.connect("postgres")
