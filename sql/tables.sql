@@ -24,7 +24,7 @@ CREATE TABLE _cache_refresher.registry (
     CONSTRAINT registry_interval_or_schedule CHECK (refresh_interval IS NULL OR schedule IS NULL),
     CONSTRAINT registry_time_zone_needs_schedule CHECK (time_zone IS NULL OR schedule IS NOT NULL),
     CONSTRAINT registry_intervals_bounded CHECK (
-        refresh_interval <= interval '10 years' AND max_interval <= interval '10 years'
+        refresh_interval <= interval '3660 days' AND max_interval <= interval '3660 days'
         AND timeout < interval '500000 years' AND debounce < interval '500000 years'
         AND max_staleness < interval '500000 years'),
     CONSTRAINT registry_texts_bounded CHECK (

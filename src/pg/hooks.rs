@@ -104,8 +104,11 @@ unsafe extern "C-unwind" fn before(statement: *mut pg_sys::Node) -> Concern {
     }
     // SAFETY: passed on to the caller.
     let concern = unsafe { concern(statement) }.unwrap_or(Concern::Nothing);
-    if let Concern::Hold(database) = concern {
-        empty_database(database);
+    match concern {
+        Concern::Hold(database) => empty_database(database),
+        // Some statements commit on their way, and may fail after that.
+        Concern::Views => after_commit(|pending| pending.views = true),
+        _ => {}
     }
     concern
 }

@@ -1,7 +1,9 @@
 //! What tests that break things have in common: a database under load whose views can be checked.
 
+mod honesty;
 mod load;
 
+pub use honesty::{assert_honest, capture, settle, state, stays_honest};
 pub use load::{Load, Written, check, create_views, wait_until_right};
 
 /// A number from the environment, for runs longer than CI's.
