@@ -161,7 +161,8 @@ impl Load {
                     session.batch_execute("ROLLBACK")?;
                     return Ok(0);
                 }
-                std::thread::sleep(millis(rng.u64(0..20)));
+                // Now and then there is quiet, in which views can become fresh.
+                std::thread::sleep(millis(if rng.u32(0..12) == 0 { 500 } else { rng.u64(0..20) }));
                 Ok(1)
             });
         }

