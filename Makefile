@@ -5,10 +5,10 @@ PG_CONFIG ?= pg_config
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup build test test-core test-docker test-pg test-regress test-cluster lint install package demo bench clean
+.PHONY: help setup build test test-core test-docker test-pg test-regress test-cluster test-adversity test-faults test-definitions test-dumps test-hostile-users test-hostile-input test-server-life test-load lint install package demo bench clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo 'PG_MAJOR=$(PG_MAJOR) chooses the server for tests (15, 17, 18), PG_CONFIG the one to install into.'
 
@@ -18,7 +18,7 @@ setup: ## Install what building and testing need (Debian packages, cargo-pgrx, a
 build: setup ## Compile the extension for PG_MAJOR
 	cargo build --no-default-features --features pg$(PG_MAJOR)
 
-test: lint test-core test-docker test-pg test-regress test-cluster ## All checks and tests, against the server of PG_MAJOR
+test: lint test-core test-docker test-pg test-regress test-cluster test-adversity ## All checks and tests, against the server of PG_MAJOR
 
 test-core: setup ## Tests of the pure core, without a server
 	cargo test -p cache_refresher_core
@@ -34,6 +34,30 @@ test-regress: setup ## SQL and interleaving tests (ACCEPT=1 takes over their out
 
 test-cluster: setup ## Tests on whole servers: crashes, promotion, several databases
 	scripts/test-cluster.sh $(PG_MAJOR)
+
+test-adversity: setup ## Tests that break things on purpose: all that follow
+	scripts/test-adversity.sh $(PG_MAJOR)
+
+test-faults: setup ## Processes that die, disks that are full, workers that are taken
+	scripts/test-adversity.sh $(PG_MAJOR) faults
+
+test-definitions: setup ## Views and what they read change under us
+	scripts/test-adversity.sh $(PG_MAJOR) definitions
+
+test-dumps: setup ## Dump, restore and copies of databases
+	scripts/test-adversity.sh $(PG_MAJOR) dumps
+
+test-hostile-users: setup ## Roles that want more than they have
+	scripts/test-adversity.sh $(PG_MAJOR) hostile_users
+
+test-hostile-input: setup ## Arguments, settings and states that nobody expects
+	scripts/test-adversity.sh $(PG_MAJOR) hostile_input
+
+test-server-life: setup ## Standbys, promotions, closed databases
+	scripts/test-adversity.sh $(PG_MAJOR) server_life
+
+test-load: setup ## Thousands of views, and a long time (CACHE_REFRESHER_SOAK=1800 seconds)
+	scripts/test-adversity.sh $(PG_MAJOR) load
 
 lint: setup ## Formatting, clippy, documentation build, shellcheck
 	scripts/lint.sh $(PG_MAJOR)

@@ -54,6 +54,12 @@ pub fn my_pid() -> i32 {
     unsafe { pg_sys::MyProcPid }
 }
 
+/// Whether this process is a background worker, rather than somebody's session.
+pub fn is_one() -> bool {
+    // SAFETY: a variable of this process.
+    unsafe { !pg_sys::MyBgworkerEntry.is_null() }
+}
+
 /// The argument that a worker was started with.
 pub fn argument(datum: pg_sys::Datum) -> i64 {
     datum.value() as i64

@@ -20,6 +20,7 @@ use super::change_log::{HEAD, Kind, is_by_xid};
 use super::hooks;
 use super::relation::Relation;
 use super::row::{self, Values};
+use super::snapshot::ActiveSnapshot;
 
 /// As many rows as are written at once, at most.
 const MOST_ROWS: usize = 256;
@@ -252,6 +253,10 @@ impl Waiting {
         unsafe {
             let log = pg_sys::try_table_open(self.outlet.log, pg_sys::RowExclusiveLock as i32);
             if !log.is_null() {
+                // What is long goes out of line, for which the server wants a snapshot; at commit there is none.
+                let long = (*(*log).rd_rel).reltoastrelid != pg_sys::InvalidOid;
+                let _snapshot =
+                    (long && !pg_sys::ActiveSnapshotSet()).then(ActiveSnapshot::take_present);
                 let mut context = PgMemoryContexts::For(self.context);
                 let mut slots: Vec<_> = context.switch_to(|_| {
                     let slot = |&row: &pg_sys::HeapTuple| {

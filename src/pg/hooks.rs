@@ -199,6 +199,10 @@ unsafe fn concern(statement: *mut pg_sys::Node) -> Option<Concern> {
                 }
             }
             NodeTag::T_DropOwnedStmt => Some(Concern::Views),
+            // By hand: nothing is proved of the view then. What a worker does it tells by itself.
+            NodeTag::T_RefreshMatViewStmt => {
+                (!super::background_worker::is_one()).then_some(Concern::Views)
+            }
             // What views read, or compute with, may be another thing from now on.
             NodeTag::T_ViewStmt | NodeTag::T_RuleStmt | NodeTag::T_AlterFunctionStmt => {
                 Some(Concern::Views)

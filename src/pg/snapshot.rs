@@ -25,6 +25,13 @@ impl ActiveSnapshot {
         }
         Self(())
     }
+
+    /// The same without making what was done so far visible, for code that looks at nothing.
+    pub(super) fn take_present() -> Self {
+        // SAFETY: as above.
+        unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+        Self(())
+    }
 }
 
 /// A snapshot for several steps of one transaction: each sees what was committed when it was taken,

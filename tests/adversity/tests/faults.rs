@@ -134,7 +134,7 @@ fn a_session_that_ends_itself_inside_a_refresh_takes_nobody_with_it() {
 fn memory_and_stack_that_run_out_are_errors_like_others() {
     let (server, mut db) = start(&[]);
     db.run(
-        "CREATE FUNCTION deep(n int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN deep(n + 1); END $$;
+        "CREATE FUNCTION deep(n int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN public.deep(n + 1); END $$;
          CREATE TABLE fuse (lit bool); INSERT INTO fuse VALUES (false);
          CREATE MATERIALIZED VIEW greedy AS SELECT 1 AS id, length(repeat('x', CASE WHEN lit THEN 1073741824 ELSE 1 END)) AS long FROM fuse;
          CREATE MATERIALIZED VIEW deep_view AS SELECT 1 AS id, CASE WHEN lit THEN deep(1) END AS depth FROM fuse;

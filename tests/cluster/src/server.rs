@@ -257,8 +257,19 @@ impl Server {
         command
     }
 
-    pub(crate) fn data(&self) -> PathBuf {
+    /// The folder of its socket and its log.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Its data folder.
+    pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
+    }
+
+    /// Writes its settings again, after something has replaced its data folder.
+    pub fn restore_settings(&self) {
+        self.write_settings();
     }
 
     fn log_path(&self) -> PathBuf {

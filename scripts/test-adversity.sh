@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Runs the tests that break things on purpose: processes, disks, definitions,
+# dumps, and the patience of whoever uses the server.
+#
+# Usage: scripts/test-adversity.sh MAJOR [GROUP...]
+# Groups: definitions, dumps, faults, hostile_input, hostile_users, load,
+# server_life; all of them without any. CACHE_REFRESHER_FAULTS=1000,
+# CACHE_REFRESHER_SOAK=1800 (seconds), CACHE_REFRESHER_DUMPS=20 and
+# CACHE_REFRESHER_VIEWS=20000 make them longer than CI has time for.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/common.sh
+. scripts/common.sh
+
+major="${1:-}"
+require_major "$major"
+shift
+PG_CONFIG="$(scripts/pg-config.sh "$major")"
+export PG_CONFIG
+
+scripts/install-for-tests.sh "$major"
+groups=()
+for group in "$@"; do groups+=(--test "$group"); done
+# Each starts servers of its own and keeps them busy: two at once are enough.
+cargo test -p adversity_tests --no-fail-fast "${groups[@]}" -- --test-threads=2 --show-output

@@ -1,0 +1,200 @@
+//! Very many views, and a long time: what is kept in memory and on disk has a bound.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use adversity_tests::{Load, check, create_views, number, wait_until_right};
+use cluster_tests::{LAUNCHER, SCHEDULER, Server, Session, WORKER, millis, seconds, seeds};
+use fastrand::Rng;
+
+/// Private and shared memory of a process that nobody else maps, in MB.
+fn memory(pid: i32) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss_Anon:")).unwrap_or("0");
+    line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
+}
+
+fn open_files(pid: i32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).map(Iterator::count).unwrap_or_default()
+}
+
+#[test]
+fn five_thousand_views_in_one_database() {
+    let views = number("CACHE_REFRESHER_VIEWS", 5000);
+    let server = Server::builder()
+        .setting("shared_buffers", "128MB")
+        .setting("max_locks_per_transaction", "512")
+        .setting("cache_refresher.worker_linger", "10min")
+        .setting("cache_refresher.log_min_duration", "1h")
+        .start();
+    let mut db = server.create_database("app");
+    db.run("SET statement_timeout = 0; CREATE TABLE t (id int PRIMARY KEY, value int); INSERT INTO t VALUES (1, 1)");
+    for first in (0..views).step_by(250) {
+        db.run(&format!(
+            "DO $$ BEGIN FOR i IN {first} .. {} LOOP
+                 EXECUTE format('CREATE MATERIALIZED VIEW v%s AS SELECT id, value FROM t', i);
+                 PERFORM cache_refresher.register(format('v%s', i)::regclass, refresh_interval => '30 s', method => CASE WHEN i % 10 = 0 THEN 'diff' ELSE 'full' END);
+             END LOOP; END $$",
+            (first + 250).min(views) - 1
+        ));
+    }
+    db.run("ANALYZE");
+    let begun = Instant::now();
+    db.wait_for(
+        "each has been refreshed",
+        seconds(240),
+        &format!("SELECT count(*) = {views} FROM _cache_refresher.content"),
+    );
+    let all = begun.elapsed();
+    // Another round, in which none is left out.
+    let since: String = db.get("SELECT now()::text");
+    db.wait_for(
+        "each has been refreshed again",
+        seconds(240),
+        &format!(
+            "SELECT count(*) = {views} FROM _cache_refresher.content WHERE refreshed_at > '{since}'"
+        ),
+    );
+    let asked = Instant::now();
+    assert_eq!(
+        db.get::<i64>("SELECT count(*) FROM (SELECT s.* FROM cache_refresher.status s) s"),
+        i64::from(views)
+    );
+    let asked = asked.elapsed();
+    assert_eq!(
+        db.get::<i64>(
+            "SELECT count(*) FROM cache_refresher.refresh_log WHERE outcome <> 'refreshed'"
+        ),
+        0
+    );
+    for (kind, ceiling) in [(LAUNCHER, 10.0), (SCHEDULER, 40.0), (WORKER, 80.0)] {
+        for pid in server.pids_of(kind) {
+            let used = memory(pid);
+            println!("{kind}: {used:.1} MB");
+            assert!(used < ceiling, "{kind} uses {used:.1} MB");
+        }
+    }
+    println!("{views} views: {all:?} for the first round; status in {asked:?}");
+    assert!(db.get::<bool>("SELECT cache_refresher.healthy()"));
+    // Dropping it takes a lock for each log and table, not for each view.
+    let begun = Instant::now();
+    db.run("DROP EXTENSION cache_refresher");
+    assert!(begun.elapsed() < seconds(10));
+}
+
+#[test]
+fn fifty_databases() {
+    let databases = number("CACHE_REFRESHER_DATABASES", 50);
+    let server = Server::builder()
+        .setting("cache_refresher.worker_linger", "200ms")
+        .setting("max_worker_processes", "16")
+        .start();
+    for number in 0..databases {
+        let mut db = server.create_database(&format!("db{number}"));
+        db.create_view("v", 5);
+        db.register("v", "5 s");
+    }
+    let mut late: Vec<String> = (0..databases).map(|number| format!("db{number}")).collect();
+    let begun = Instant::now();
+    while !late.is_empty() {
+        late.retain(|name| server.connect(name).refreshes("v") < 2);
+        assert!(begun.elapsed() < seconds(120), "not refreshed twice: {late:?}\n{}", server.log());
+        std::thread::sleep(millis(200));
+    }
+    println!("{databases} databases: two refreshes in each after {:?}", begun.elapsed());
+    assert_eq!(server.fatal_lines(), [""; 0]);
+}
+
+/// What must not grow.
+#[derive(Debug)]
+struct Size {
+    scheduler: f64,
+    files: usize,
+    logs: i64,
+    dead: i64,
+    history: i64,
+}
+
+fn size(server: &Server, db: &mut Session) -> Size {
+    let scheduler = server.pids_of(SCHEDULER).first().copied().unwrap_or_default();
+    db.run("VACUUM");
+    Size {
+        scheduler: memory(scheduler),
+        files: server.processes().iter().map(|process| open_files(process.pid)).max().unwrap_or_default(),
+        logs: db.get(
+            "SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::int8 FROM pg_class c WHERE c.relname ~ '^changes_[0-9]+$'",
+        ),
+        dead: db.get("SELECT coalesce(sum(n_dead_tup), 0)::int8 FROM pg_stat_user_tables WHERE schemaname = '_cache_refresher'"),
+        history: db.get("SELECT count(*) FROM _cache_refresher.history"),
+    }
+}
+
+#[test]
+fn nothing_grows_in_a_long_run_of_writes_refreshes_definitions_and_faults() {
+    let time = Duration::from_secs(u64::from(number("CACHE_REFRESHER_SOAK", 45)));
+    for seed in seeds(1) {
+        let mut rng = Rng::with_seed(seed);
+        let server = Arc::new(
+            Server::builder()
+                .setting("autovacuum_naptime", "5s")
+                .setting("cache_refresher.log_max_rows", "200")
+                .setting("cache_refresher.retry_base_delay", "100ms")
+                .setting("cache_refresher.retry_max_delay", "500ms")
+                .setting("cache_refresher.worker_linger", "10min")
+                .start(),
+        );
+        let mut db = server.create_database("app");
+        create_views(&mut db);
+        let load = Load::start(&server, "app", 2, seed);
+        let begun = Instant::now();
+        let mut first = None;
+        let mut changes = 0;
+        while begun.elapsed() < time {
+            std::thread::sleep(millis(rng.u64(50..400)));
+            let statement = match rng.u32(0..9) {
+                0 => "CREATE OR REPLACE VIEW unrelated AS SELECT 1 AS x",
+                1 => "ALTER TABLE item ADD COLUMN extra int; ALTER TABLE item DROP COLUMN extra",
+                2 => "CREATE INDEX IF NOT EXISTS soon_gone ON item (note); DROP INDEX soon_gone",
+                3 => "SELECT cache_refresher.refresh('joined', 'diff')",
+                4 => "SELECT cache_refresher.alter('ticking', refresh_interval => '350 ms')",
+                5 => "REFRESH MATERIALIZED VIEW CONCURRENTLY grouped",
+                6 => "SELECT count(*) FROM cache_refresher.refresh_all()",
+                7 => "VACUUM item",
+                _ => {
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'cache_refresher worker' ORDER BY random() LIMIT 1"
+                }
+            };
+            // Deadlocks and timeouts are what such a mix brings.
+            if db.batch_execute(statement).is_ok() {
+                changes += 1;
+            } else {
+                drop(db.batch_execute("ROLLBACK"));
+            }
+            if first.is_none() && begun.elapsed() > time / 3 {
+                first = Some(size(&server, &mut db));
+            }
+        }
+        let written = load.stop();
+        wait_until_right(&mut db, seconds(30));
+        check(&mut db).unwrap();
+        let first = first.unwrap();
+        let last = size(&server, &mut db);
+        println!(
+            "{written:?}, {changes} statements beside; after a third {first:?}, at the end {last:?}"
+        );
+        assert!(written.compared > 10, "{written:?}");
+        assert!(last.scheduler < first.scheduler * 1.3 + 3.0, "{first:?} {last:?}");
+        assert!(last.files <= first.files + 20, "{first:?} {last:?}");
+        assert!(last.logs < (16 << 20), "{last:?}");
+        assert!(last.dead < 50_000, "{last:?}");
+        // For each view so many, and a few until it is looked at again.
+        assert!(last.history < 7 * 300, "{last:?}");
+        assert_eq!(
+            server.log_lines(&["TRAP:"])
+                + server.log_lines(&["PANIC:"])
+                + server.log_lines(&["terminated by signal"]),
+            0
+        );
+        assert_eq!(server.log_lines(&["still referenced"]), 0);
+    }
+}
