@@ -124,7 +124,11 @@ pub fn reconcile_view(view: Oid) -> Result<()> {
 /// Brings all bindings up to date. Returns the views that were found missing just now.
 pub fn reconcile() -> Result<Vec<ViewName>> {
     let mut missing = Vec::new();
-    each(GONE, |_| true, |view| Ok(missing.extend(unbind(view)?)))?;
+    let unbind_one = |view| {
+        missing.extend(unbind(view)?);
+        Ok(())
+    };
+    each(GONE, |_| true, unbind_one)?;
     each(CHANGED, |_| true, follow)?;
     each(UNBOUND, |_| true, bind)?;
     Ok(missing)
