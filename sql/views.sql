@@ -133,7 +133,7 @@ SELECT h.id,
        h.rows_inserted,
        h.rows_updated,
        h.rows_deleted,
-       h.summary,
+       CASE WHEN coalesce(pg_catalog.has_table_privilege(h.view, 'SELECT'), true) THEN h.summary END AS summary,
        h.attempt,
        h.role_name,
        h.sqlstate,
@@ -145,6 +145,7 @@ SELECT h.id,
 COMMENT ON VIEW cache_refresher.refresh_log IS 'one row per refresh, failed ones too';
 COMMENT ON COLUMN cache_refresher.refresh_log.trigger IS 'why the refresh ran';
 COMMENT ON COLUMN cache_refresher.refresh_log.reason IS 'why this method was taken';
+COMMENT ON COLUMN cache_refresher.refresh_log.summary IS 'what the summary query returned; shown to those who may read the view';
 COMMENT ON COLUMN cache_refresher.refresh_log.message IS 'shown to those with the rights of the view''s owner';
 
 CREATE VIEW cache_refresher.materialized_view_refresh_log WITH (security_barrier) AS
@@ -154,7 +155,7 @@ SELECT CASE WHEN count(*) OVER (PARTITION BY c.relname) = 1
        k.refreshed_at AS last_refreshed_at,
        pg_catalog.round(k.duration_ms)::integer AS refresh_duration_ms,
        k.rows_total AS total_rows,
-       k.summary
+       CASE WHEN pg_catalog.has_table_privilege(k.view, 'SELECT') THEN k.summary END AS summary
   FROM _cache_refresher.content k
   JOIN pg_catalog.pg_class c ON c.oid = k.view AND c.relkind = 'm'
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace

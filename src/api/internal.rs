@@ -198,7 +198,7 @@ fn server_checks() -> TableIterator<
 fn checks(now: Timestamp) -> Vec<Check> {
     let mut checks = vec![library()];
     if shared::is_available() {
-        checks.extend([launcher(), scheduling(), scheduler(now), slots(now), workers()]);
+        checks.extend([launcher(), scheduling(), scheduler(now), slots(now), workers(now)]);
     }
     checks
 }
@@ -290,9 +290,24 @@ fn slots(now: Timestamp) -> Check {
     }
 }
 
-fn workers() -> Check {
+/// A refresh that has waited for a worker for so long is worth a look.
+const LONG_WAIT: Duration = Duration::from_secs(60);
+
+fn workers(now: Timestamp) -> Check {
     let pool = shared::workers();
     let taken = pool.iter().filter(|slot| !matches!(slot.worker, Worker::Free)).count();
     let busy = pool.iter().filter(|slot| matches!(slot.worker, Worker::Busy(_))).count();
-    ok("workers", format!("{busy} of {taken} busy, at most {}", guc::max_workers()))
+    let detail = format!("{busy} of {taken} busy, at most {}", guc::max_workers());
+    let waiting =
+        shared::databases().into_iter().filter_map(|(database, _)| database.waiting_since);
+    match waiting.min() {
+        Some(since) if since.plus(LONG_WAIT) < now => {
+            let hint = "See cache_refresher.progress. Cancel what does not end, set \
+                        cache_refresher.timeout, or raise cache_refresher.max_workers.";
+            let seconds = now.since(since).as_secs();
+            let detail = format!("{detail}; a refresh has waited for one for {seconds} s");
+            ("workers", "warning", detail, Some(hint.to_owned()))
+        }
+        _ => ok("workers", detail),
+    }
 }

@@ -403,6 +403,21 @@ fn who_may_not_know_learns_nothing() {
         );
     }
     alice.run("SELECT cache_refresher.unregister('missing')");
+    // A summary can hold what is in a view, which those who watch may not read.
+    alice.run(
+        "CREATE MATERIALIZED VIEW a.v AS SELECT 42 AS secret;
+         SELECT cache_refresher.register('a.v', '1 hour', summary_query => 'SELECT max(secret) AS top FROM a.v'); SELECT cache_refresher.refresh('a.v')",
+    );
+    admin.run("GRANT pg_monitor TO nobody");
+    let mut monitor = server.connect_as("app", "nobody");
+    for log in ["refresh_log", "materialized_view_refresh_log"] {
+        let seen = format!(
+            "SELECT count(*), count(summary) FROM cache_refresher.{log} WHERE view_name = 'v'"
+        );
+        let row = monitor.row(&seen);
+        assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (1, 0), "{log}");
+        assert_eq!(alice.row(&seen).get::<_, i64>(1), 1, "{log}");
+    }
     // The log of changes lies where the extension wants it.
     let folder = server.new_folder("closed");
     admin.run(&format!("CREATE TABLESPACE closed LOCATION '{}'", folder.display()));
