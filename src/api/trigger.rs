@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use pgrx::AllocatedByPostgres;
 use pgrx::prelude::*;
 
-use crate::pg::hooks;
+use crate::pg::announcements;
 
 /// For each row: however a registration comes or goes, by our functions, from a dump that is restored
 /// or by an administrator's own hand, the scheduler learns of it.
@@ -13,6 +13,6 @@ use crate::pg::hooks;
 fn registry_changed<'a>(
     _trigger: &'a PgTrigger<'a>,
 ) -> Result<Option<PgHeapTuple<'a, AllocatedByPostgres>>, Infallible> {
-    hooks::registry_changed();
+    announcements::registry_changed();
     Ok(None)
 }

@@ -19,7 +19,7 @@ use crate::catalog::registry;
 use crate::error::Result;
 use crate::pg::capture_trigger::ViewLog;
 use crate::pg::lock::RefreshLock;
-use crate::pg::{change_log, hooks};
+use crate::pg::{announcements, change_log};
 
 /// What is known about the changes of a view's sources, under the active snapshot.
 #[derive(Debug, Clone)]
@@ -161,7 +161,7 @@ fn begin(view: Oid) -> Result<()> {
 /// Marks a view as stale because somebody says so, from the commit of this transaction on.
 pub fn invalidate(view: Oid) -> Result<()> {
     capture::invalidate(view)?;
-    hooks::source_changed(view);
+    announcements::source_changed(view);
     Ok(())
 }
 

@@ -16,8 +16,8 @@ use pgrx::itemptr::item_pointer_get_block_number;
 use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::{PgMemoryContexts, pg_guard};
 
+use super::announcements;
 use super::change_log::{HEAD, Kind, is_by_xid};
-use super::hooks;
 use super::relation::Relation;
 use super::row::{self, Values};
 use super::snapshot::ActiveSnapshot;
@@ -116,7 +116,7 @@ pub(super) unsafe fn write(outlet: &Rc<Outlet>, source: Oid, kind: Kind, row: Op
         let known = mine.position(|waiting| Rc::ptr_eq(&waiting.outlet, outlet));
         let place = known.map_or(all.len(), |from_end| all.len() - 1 - from_end);
         if known.is_none() {
-            hooks::source_changed(source);
+            announcements::source_changed(source);
             // SAFETY: the caller vouches for the transaction.
             all.extend(unsafe { Waiting::new(outlet, here) });
         }

@@ -5,13 +5,13 @@
 //! them a hold keeps our processes out until the transaction ends. Others change what is scheduled:
 //! schedulers are told when they commit.
 
-use std::cell::RefCell;
 use std::ffi::{CStr, c_char};
 use std::time::Duration;
 
 use cache_refresher_core::time::Timestamp;
 use pgrx::{PgList, pg_guard, pg_sys};
 
+use super::announcements::after_commit;
 use super::{clock, identity, latch, shared, signals, transaction};
 
 /// How long a statement waits for our processes to leave; then it runs into the server's own error.
@@ -389,73 +389,4 @@ fn empty_database(oid: u32) {
 
 fn has_passed(at: Timestamp) -> bool {
     clock::now() >= at
-}
-
-/// What is to be told when the current transaction has committed.
-#[derive(Default)]
-struct Pending {
-    refreshed: bool,
-    views: bool,
-    extension: bool,
-    databases: bool,
-    settings: Vec<u32>,
-    sources: Vec<u32>,
-}
-
-thread_local! {
-    static PENDING: RefCell<Pending> = RefCell::new(Pending::default());
-}
-
-fn after_commit(note: impl FnOnce(&mut Pending)) {
-    // A statement that ends its own transaction (COMMIT PREPARED, CREATE DATABASE) is told of at
-    // once or at the end of the transaction that the server opens for it.
-    PENDING.with_borrow_mut(note);
-    if transaction::is_usable() {
-        transaction::once_at_commit(tell, || drop(PENDING.take()));
-    } else {
-        tell();
-    }
-}
-
-/// Has the scheduler of this database look at the registry again once this transaction commits.
-pub fn registry_changed() {
-    if shared::is_available() {
-        after_commit(|pending| pending.extension = true);
-    }
-}
-
-/// Has the scheduler of this database learn of a refresh once this transaction commits.
-pub fn view_refreshed() {
-    if shared::is_available() {
-        after_commit(|pending| pending.refreshed = true);
-    }
-}
-
-/// Has the scheduler of this database learn of a change once this transaction commits: of a table, or
-/// by its own OID of a view about which somebody said so.
-pub fn source_changed(source: pg_sys::Oid) {
-    let source = source.to_u32();
-    let known = PENDING.with_borrow(|pending| pending.sources.contains(&source));
-    if shared::is_available() && !known {
-        after_commit(|pending| pending.sources.push(source));
-    }
-}
-
-fn tell() {
-    let pending = PENDING.take();
-    let here = identity::current_database();
-    shared::sources_changed(here, &pending.sources);
-    if pending.extension {
-        shared::poke(here);
-    } else if pending.views {
-        shared::nudge(here);
-    } else if pending.refreshed {
-        shared::poke_running(here);
-    }
-    if pending.databases {
-        shared::request_rescan();
-    }
-    for database in pending.settings {
-        shared::replace_processes(database);
-    }
 }

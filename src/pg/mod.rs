@@ -2,6 +2,7 @@
 //! The rest of the extension is ordinary safe Rust on top of these.
 #![allow(unsafe_code)]
 
+pub mod announcements;
 pub mod background_worker;
 pub mod capture_trigger;
 pub mod change_log;

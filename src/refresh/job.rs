@@ -20,7 +20,7 @@ use crate::pg::deadline::Deadline;
 use crate::pg::lock::{self, RefreshLock};
 use crate::pg::report::{self, Caught};
 use crate::pg::shared::{Job, Report};
-use crate::pg::{background_worker, clock, hooks, identity, signals, transaction};
+use crate::pg::{announcements, background_worker, clock, identity, signals, transaction};
 
 /// What became of the job inside its transaction.
 enum End {
@@ -106,7 +106,7 @@ fn complete(view: &View) -> Result<()> {
     if install::is_incomplete(view.oid)? {
         install::ensure(view)?;
         capture::invalidate(view.oid)?;
-        hooks::registry_changed();
+        announcements::registry_changed();
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ use crate::pg::lock::RefreshLock;
 use crate::pg::relation::Relation;
 use crate::pg::snapshot::ActiveSnapshot;
 use crate::pg::units::{self, UnitColumn, Units};
-use crate::pg::{clock, hooks, identity};
+use crate::pg::{announcements, clock, identity};
 
 /// Refreshes the rows of a view that have one of these keys.
 pub fn refresh(oid: Oid, keys: &AnyArray, settings: &RefreshSettings) -> Result<Answer> {
@@ -87,7 +87,7 @@ fn refresh_locked(view: &View, keys: &AnyArray, settings: &RefreshSettings) -> R
         };
         record::partial(view, &answer, rows, (refresh.started_at, duration), request, settings)?;
         if registration.is_some() {
-            hooks::view_refreshed();
+            announcements::view_refreshed();
         }
         Ok(answer)
     })

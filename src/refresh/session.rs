@@ -20,7 +20,7 @@ use crate::pg::lock::RefreshLock;
 use crate::pg::report::Caught;
 use crate::pg::shared::{self, Failure, Text};
 use crate::pg::snapshot::SharedSnapshot;
-use crate::pg::{change_writer, clock, hooks, identity, snapshot, transaction};
+use crate::pg::{announcements, change_writer, clock, identity, snapshot, transaction};
 
 /// What a caller is told.
 #[derive(Debug, Clone)]
@@ -187,12 +187,12 @@ fn recorded(
     record::log_success(done, settings);
     if before.suspended {
         // Nothing was scheduled, and perhaps no scheduler runs.
-        hooks::registry_changed();
+        announcements::registry_changed();
     } else if done.captured && done.basis.fingerprint.is_none() {
         // Something is in the way of a proof, which a worker may be able to mend.
-        hooks::registry_changed();
+        announcements::registry_changed();
     } else if registered {
-        hooks::view_refreshed();
+        announcements::view_refreshed();
     }
     Ok(Answer {
         view: done.view.oid,
