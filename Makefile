@@ -5,7 +5,7 @@ PG_CONFIG ?= pg_config
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup build test test-core test-docker test-pg test-regress test-cluster test-adversity test-faults test-definitions test-dumps test-hostile-users test-hostile-input test-server-life test-load lint install package demo bench clean
+.PHONY: help setup build test test-core test-docker test-pg test-regress test-cluster test-adversity test-faults test-definitions test-dumps test-hostile-users test-hostile-input test-server-life test-upgrades test-load lint install package demo bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ test-hostile-input: setup ## Arguments, settings and states that nobody expects
 
 test-server-life: setup ## Standbys, promotions, closed databases
 	scripts/test-adversity.sh $(PG_MAJOR) server_life
+
+test-upgrades: setup ## pg_upgrade from an older server with the extension
+	scripts/test-adversity.sh $(PG_MAJOR) upgrades
 
 test-load: setup ## Thousands of views, and a long time (CACHE_REFRESHER_SOAK=1800 seconds)
 	scripts/test-adversity.sh $(PG_MAJOR) load

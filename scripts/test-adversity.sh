@@ -4,7 +4,7 @@
 #
 # Usage: scripts/test-adversity.sh MAJOR [GROUP...]
 # Groups: definitions, dumps, faults, hostile_input, hostile_users, load,
-# server_life; all of them without any. CACHE_REFRESHER_FAULTS=1000,
+# server_life, upgrades; all of them without any. CACHE_REFRESHER_FAULTS=1000,
 # CACHE_REFRESHER_SOAK=1800 (seconds), CACHE_REFRESHER_DUMPS=20 and
 # CACHE_REFRESHER_VIEWS=20000 make them longer than CI has time for.
 set -euo pipefail
@@ -19,6 +19,14 @@ PG_CONFIG="$(scripts/pg-config.sh "$major")"
 export PG_CONFIG
 
 scripts/install-for-tests.sh "$major"
+# An older server that the tests have installed the extension into before, if
+# there is one.
+for older in 15 17; do
+  if [ "$older" -lt "$major" ] && from="$(find_pg_config "$older")" \
+    && [ -e "$("$from" --sharedir)/extension/cache_refresher.control" ]; then
+    export CACHE_REFRESHER_FROM="$from"
+  fi
+done
 groups=()
 for group in "$@"; do groups+=(--test "$group"); done
 # Each starts servers of its own and keeps them busy: two at once are enough.

@@ -28,6 +28,7 @@ fn cancel(view: Option<Oid>) -> Result<bool, ErrorReport> {
         pids = lock_holder::active(view.oid)?;
     }
     for &pid in &pids {
+        shared::note_cancel(pid, view.oid.to_u32());
         signals::send(pid, Signal::Cancel);
     }
     Ok(!pids.is_empty())

@@ -15,7 +15,7 @@ use crate::catalog::view::{self, View};
 use crate::catalog::{binding, history::milliseconds, registry};
 use crate::error::{Error, Result};
 use crate::guc;
-use crate::pg::{clock, report, snapshot, transaction};
+use crate::pg::{clock, report, shared, snapshot, transaction};
 use crate::refresh::session::{self, Answer};
 use crate::refresh::{explain as methods, keys as partial, privilege};
 
@@ -249,10 +249,15 @@ fn each(
         });
         rows.push(match answer {
             Ok(answer) => row(answer),
-            Err(caught) if caught.is_cancel() => caught.rethrow(),
             Err(caught) => {
+                let cancelled = caught.is_cancel();
+                // Whoever cancels one view does not mean the others.
+                if cancelled && !shared::take_cancelled(view) {
+                    caught.rethrow();
+                }
                 report::warn(&caught.message, caught.hint.as_deref());
-                failed_row(oid, caught.message)
+                let outcome = if cancelled { Outcome::Cancelled } else { Outcome::Failed };
+                failed_row(oid, outcome, caught.message)
             }
         });
     }
@@ -278,7 +283,6 @@ fn row(answer: Answer) -> Row {
     )
 }
 
-fn failed_row(view: Oid, message: String) -> Row {
-    let outcome = Outcome::Failed.as_str();
-    (view, outcome, None, Some(message), None, None, None, None, None, None)
+fn failed_row(view: Oid, outcome: Outcome, message: String) -> Row {
+    (view, outcome.as_str(), None, Some(message), None, None, None, None, None, None)
 }

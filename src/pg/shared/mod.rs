@@ -25,7 +25,8 @@ use holds::Hold;
 pub use holds::{hold, processes_in, release_holds};
 pub use process_end::*;
 pub use running::{
-    Failure, Running, RunningMark, push_failure, put_back_failures, running, take_failures,
+    Failure, Running, RunningMark, note_cancel, push_failure, put_back_failures, running,
+    take_cancelled, take_failures,
 };
 pub use text::Text;
 pub use workers::*;

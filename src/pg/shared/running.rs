@@ -1,5 +1,7 @@
 //! Refreshes that run now, and those of sessions that failed.
 
+use std::cell::Cell;
+
 use cache_refresher_core::progress::{Phase, Progress};
 use cache_refresher_core::time::Timestamp;
 
@@ -25,6 +27,8 @@ pub struct Running {
     pub progress: Progress,
     /// How many refreshes of that process are under way: those of a group, or one inside another.
     depth: u32,
+    /// Somebody has cancelled the refresh of this view, rather than what the process is doing.
+    cancelled: bool,
 }
 
 impl Running {
@@ -36,6 +40,7 @@ impl Running {
         started_at: Timestamp::from_pg(0),
         progress: Progress::begin(Phase::Locking, None),
         depth: 0,
+        cancelled: false,
     };
 }
 
@@ -60,7 +65,16 @@ impl RunningMark {
                 if let Some(place) = own.or_else(free).map(|place| &mut places[place]) {
                     let depth = if own.is_some() { place.depth + 1 } else { 1 };
                     let progress = Progress::default();
-                    *place = Running { database, view, role, pid, started_at, progress, depth };
+                    *place = Running {
+                        database,
+                        view,
+                        role,
+                        pid,
+                        started_at,
+                        progress,
+                        depth,
+                        cancelled: false,
+                    };
                 }
             },
             (),
@@ -92,6 +106,10 @@ impl Drop for RunningMark {
         write(
             |shared| {
                 if let Some(place) = self.place(shared) {
+                    if place.cancelled && place.view == self.view {
+                        CANCELLED.set(self.view);
+                    }
+                    place.cancelled = false;
                     place.depth -= 1;
                     if place.depth == 0 {
                         place.view = 0;
@@ -101,6 +119,30 @@ impl Drop for RunningMark {
             (),
         );
     }
+}
+
+thread_local! {
+    /// The view whose refresh by this process was cancelled last.
+    static CANCELLED: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Whether it was the refresh of this view that somebody has cancelled, rather than all that this session does.
+/// Asked once.
+pub fn take_cancelled(view: u32) -> bool {
+    CANCELLED.replace(0) == view
+}
+
+/// Notes that a process is to be cancelled because of its refresh of a view.
+pub fn note_cancel(pid: i32, view: u32) {
+    write(
+        |shared| {
+            let mut places = shared.running.iter_mut();
+            if let Some(place) = places.find(|place| place.pid == pid && place.view == view) {
+                place.cancelled = true;
+            }
+        },
+        (),
+    );
 }
 
 /// Forgets what a process that is ending has marked.

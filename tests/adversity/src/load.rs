@@ -199,9 +199,9 @@ impl Load {
     }
 
     /// Ends it; panics if one of the threads has met something that must not be.
-    pub fn stop(self) -> Written {
+    pub fn stop(mut self) -> Written {
         self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads {
+        for thread in self.threads.drain(..) {
             if let Err(panic) = thread.join() {
                 std::panic::resume_unwind(panic);
             }
@@ -210,6 +210,14 @@ impl Load {
             committed: self.committed.load(Ordering::Relaxed),
             compared: self.compared.load(Ordering::Relaxed),
         }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // Of a test that has failed: its threads keep the server.
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.drain(..).for_each(|thread| drop(thread.join()));
     }
 }
 

@@ -313,6 +313,24 @@ fn a_view_cannot_end_the_refreshes_of_others() {
         "SELECT string_agg(outcome, ',' ORDER BY view::text) FROM cache_refresher.refresh_all()",
     );
     assert_eq!(outcomes, "failed,refreshed");
+    // Whoever cancels one view does not mean the others.
+    db.run(
+        "CREATE MATERIALIZED VIEW a_slow AS SELECT 1 AS id, pg_sleep(600)::text AS slept WITH NO DATA;
+         SELECT cache_refresher.register('a_slow', '1 day'); SELECT cache_refresher.pause('a_slow')",
+    );
+    let all = db.server().background(
+        "ends_others",
+        "CREATE TABLE seen AS SELECT view::text, outcome FROM cache_refresher.refresh_all()",
+    );
+    db.wait(
+        "it is being refreshed",
+        "SELECT count(*) = 1 FROM cache_refresher.progress WHERE view::text = 'a_slow'",
+    );
+    assert!(db.get::<bool>("SELECT cache_refresher.cancel('a_slow')"));
+    all.join().unwrap().unwrap();
+    let outcomes: String = db.get("SELECT string_agg(outcome, ',' ORDER BY view) FROM seen");
+    assert_eq!(outcomes, "failed,cancelled,refreshed");
+    db.run("SELECT cache_refresher.unregister('a_slow')");
     // In a worker it is a failure like others, which is retried and not for ever.
     db.run("SELECT cache_refresher.alter('a_bad', refresh_interval => '200 ms'), cache_refresher.resume('a_bad')");
     db.wait("it counts as failed", "SELECT count(*) > 0 FROM cache_refresher.refresh_log WHERE view_name = 'a_bad' AND outcome = 'failed' AND trigger <> 'manual'");

@@ -92,7 +92,8 @@ impl<'a> Builder<'a> {
     }
 }
 
-fn free_port() -> u16 {
+/// A TCP port that nobody listens on just now.
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }

@@ -32,17 +32,27 @@ impl Installation {
             let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/pg-config.sh");
             output(Command::new(script).arg(major))
         });
+        Self::of(Path::new(&pg_config))
+    }
+
+    /// The installation that a pg_config belongs to.
+    pub fn of(pg_config: &Path) -> Self {
         let is_root = rustix::process::getuid().is_root();
         Self {
-            bin_dir: output(Command::new(&pg_config).arg("--bindir")).into(),
+            bin_dir: output(Command::new(pg_config).arg("--bindir")).into(),
             user: is_root.then(|| User { uid: id("-u"), gid: id("-g") }),
-            version: output(Command::new(&pg_config).arg("--version")),
+            version: output(Command::new(pg_config).arg("--version")),
         }
     }
 
     /// What `pg_config --version` says, and where the programs are: tells installations apart.
     pub fn identity(&self) -> String {
         format!("{} in {}", self.version, self.bin_dir.display())
+    }
+
+    /// Where its programs are.
+    pub fn bin_dir(&self) -> &Path {
+        &self.bin_dir
     }
 
     /// The major version.

@@ -18,9 +18,9 @@ mod views;
 
 use std::time::{Duration, Instant};
 
-pub use builder::Builder;
+pub use builder::{Builder, free_port};
 pub use diff::{Counts, diff_statement};
-pub use installation::Installation;
+pub use installation::{Installation, output};
 pub use rustix::process::Signal;
 pub use scratch::Scratch;
 pub use script::Script;
