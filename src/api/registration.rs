@@ -93,7 +93,7 @@ fn register(
     let policy = changed(&view, Policy::default(), arguments)?;
     // Of another's view, which is gone: neither what it says nor who was allowed to refresh it is of any
     // concern to this one.
-    registry::delete(&view.name)?;
+    registry::delete_unbound(&view.name)?;
     registry::insert(view.oid, &view.name, &policy)?;
     capture(&view, &policy).map_err(Into::into)
 }

@@ -92,6 +92,12 @@ SELECT c.oid, r.view_schema, r.view_name, pg_get_userbyid(c.relowner)
    AND coalesce(r.last_owner, pg_get_userbyid(c.relowner)) = pg_get_userbyid(c.relowner)
 ON CONFLICT DO NOTHING";
 
+/// Whose it was matters only while it is missing.
+const FOUND_AGAIN: &str = "
+UPDATE _cache_refresher.registry r SET last_owner = NULL
+  FROM _cache_refresher.binding b
+ WHERE b.view = $1 AND (b.view_schema, b.view_name) = (r.view_schema, r.view_name) AND r.last_owner IS NOT NULL";
+
 /// What somebody else is removing is left to him.
 const FORGET_CONTENT: &str = "
 DELETE FROM _cache_refresher.content
@@ -121,32 +127,34 @@ pub fn reconcile_view(view: Oid) -> Result<()> {
     bind(view)
 }
 
-/// Brings all bindings up to date. Returns the views that were found missing just now.
-pub fn reconcile() -> Result<Vec<ViewName>> {
+/// Brings all bindings up to date. Returns the views that were found missing just now, and whether all could be
+/// done.
+pub fn reconcile() -> Result<(Vec<ViewName>, bool)> {
     let mut missing = Vec::new();
     let unbind_one = |view| {
         missing.extend(unbind(view)?);
         Ok(())
     };
-    each(GONE, |_| true, unbind_one)?;
-    each(CHANGED, |_| true, follow)?;
-    each(UNBOUND, |_| true, bind)?;
-    Ok(missing)
+    let mut done = each(GONE, |_| true, unbind_one)?;
+    done &= each(CHANGED, |_| true, follow)?;
+    done &= each(UNBOUND, |_| true, bind)?;
+    Ok((missing, done))
 }
 
 /// Brings the bindings of the current role's views up to date.
 pub fn reconcile_own() -> Result<()> {
     each(CHANGED, identity::owns, follow)?;
-    each(UNBOUND, identity::owns, bind)
+    each(UNBOUND, identity::owns, bind).map(drop)
 }
 
 /// Does something for each view of a query, in a subtransaction of its own and without much patience: what
-/// somebody else holds is left for the next time, and holds up no other view.
+/// somebody else holds is left for the next time, and holds up no other view. False if something was left.
 fn each(
     views: &'static str,
     concerned: impl Fn(Oid) -> bool,
     mut body: impl FnMut(Oid) -> Result<()>,
-) -> Result<()> {
+) -> Result<bool> {
+    let mut all = true;
     let mut time = c"200";
     for view in query::select_current(views, &[], |row| row.required::<Oid>(1))? {
         let done = transaction::run_nested(|| {
@@ -162,10 +170,10 @@ fn each(
         match done {
             Ok(()) => {}
             Err(caught) if caught.is_cancel() => caught.rethrow(),
-            Err(_) => time = c"1",
+            Err(_) => (time, all) = (c"1", false),
         }
     }
-    Ok(())
+    Ok(all)
 }
 
 fn unbind(view: Oid) -> Result<Vec<ViewName>> {
@@ -180,5 +188,6 @@ fn follow(view: Oid) -> Result<()> {
 }
 
 fn bind(view: Oid) -> Result<()> {
-    query::execute(BIND, &[view.into()]).map(drop)
+    query::execute(BIND, &[view.into()])?;
+    query::execute(FOUND_AGAIN, &[view.into()]).map(drop)
 }

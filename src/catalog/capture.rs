@@ -505,12 +505,15 @@ pub fn logs_larger_than(bytes: i64) -> Result<Vec<Source>> {
 }
 
 const RELEASE: &str = "
-UPDATE _cache_refresher.content k SET fingerprint = NULL
- WHERE k.view IN (SELECT c.view FROM _cache_refresher.capture c WHERE c.source = $1)
-   AND k.fingerprint IS NOT NULL
-RETURNING k.view";
+WITH released AS (
+    UPDATE _cache_refresher.content k SET fingerprint = NULL
+     WHERE k.view IN (SELECT c.view FROM _cache_refresher.capture c WHERE c.source = $1)
+       AND k.fingerprint IS NOT NULL
+)
+SELECT c.view FROM _cache_refresher.capture c WHERE c.source = $1";
 
-/// Takes the ground from the views that need a source's log; which they were.
+/// Takes the ground from the views that need a source's log; all who may, also those that are being refreshed
+/// just now.
 pub fn release(source: Oid) -> Result<Vec<Oid>> {
     query::returning(RELEASE, &[source.into()], |row| row.required(1))
 }

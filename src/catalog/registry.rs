@@ -89,6 +89,17 @@ WITH granted AS (
 )
 DELETE FROM _cache_refresher.registry WHERE (view_schema, view_name) = ($1, $2)";
 
+const DELETE_UNBOUND: &str = "
+WITH gone AS (
+    DELETE FROM _cache_refresher.registry r
+     WHERE (r.view_schema, r.view_name) = ($1, $2)
+       AND NOT EXISTS (SELECT FROM _cache_refresher.binding b
+                        WHERE (b.view_schema, b.view_name) = (r.view_schema, r.view_name))
+    RETURNING r.view_schema, r.view_name
+)
+DELETE FROM _cache_refresher.refresh_grant g USING gone
+ WHERE (g.view_schema, g.view_name) = (gone.view_schema, gone.view_name)";
+
 const EXISTS: &str = "
 SELECT true FROM _cache_refresher.registry WHERE (view_schema, view_name) = ($1, $2)";
 
@@ -220,6 +231,12 @@ pub fn set_paused(name: &ViewName, paused: bool) -> Result<()> {
 pub fn delete(name: &ViewName) -> Result<()> {
     let arguments = [name.schema.as_str().into(), name.name.as_str().into()];
     query::execute(DELETE, &arguments).map(drop)
+}
+
+/// Ends a registration that stands for no view.
+pub fn delete_unbound(name: &ViewName) -> Result<()> {
+    let arguments = [name.schema.as_str().into(), name.name.as_str().into()];
+    query::execute(DELETE_UNBOUND, &arguments).map(drop)
 }
 
 /// Whether a name is registered, whether or not there is such a view.

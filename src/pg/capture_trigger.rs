@@ -95,7 +95,11 @@ unsafe fn settled_plan(
         loop {
             let plan = plan(relation, trigger)?;
             // Whoever waits for a lock learns of what has changed meanwhile, and so do we by `forget`.
+            // It belongs to the (sub)transaction, as the rows that wait do: a cursor may end before it.
+            let owner = pg_sys::CurrentResourceOwner;
+            pg_sys::CurrentResourceOwner = pg_sys::CurTransactionResourceOwner;
             pg_sys::LockRelationOid(plan.outlet.log(), pg_sys::RowExclusiveLock as i32);
+            pg_sys::CurrentResourceOwner = owner;
             let holds = PLANS.with_borrow(|plans| {
                 plans
                     .get(&source)

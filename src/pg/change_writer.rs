@@ -55,6 +55,10 @@ pub struct Outlet {
     /// Block and writer of the last row that has an entry in the indexes: others of that writer in that block
     /// need none.
     indexed: Cell<Option<(u32, Writer)>>,
+    /// The log's columns, copied into a context of their own: a transaction that changes a single row is not to
+    /// do that each time.
+    descriptor: pg_sys::TupleDesc,
+    context: pg_sys::MemoryContext,
 }
 
 impl Outlet {
@@ -62,7 +66,15 @@ impl Outlet {
     pub(super) fn of(log: &Relation, kept: Vec<Option<usize>>) -> Self {
         let mut indexes = log.indexes();
         indexes.retain(|&index| is_by_xid(&Relation::open_index(index, pg_sys::RowExclusiveLock)));
-        Self { log: log.oid(), indexes, kept, indexed: Cell::new(None) }
+        // SAFETY: the context lives as long as this; the descriptor is that of an open relation.
+        let (descriptor, context) = unsafe {
+            let context = new_context(pg_sys::CacheMemoryContext);
+            let copy = PgMemoryContexts::For(context)
+                .switch_to(|_| pg_sys::CreateTupleDescCopy(log.descriptor()));
+            (copy, context)
+        };
+        let indexed = Cell::new(None);
+        Self { log: log.oid(), indexes, kept, indexed, descriptor, context }
     }
 
     pub fn log(&self) -> Oid {
@@ -75,14 +87,104 @@ impl Outlet {
     }
 }
 
+impl Outlet {
+    /// A row of the log, in that memory context and complete in itself.
+    ///
+    /// # Safety
+    /// Inside a transaction that may write; the row has the columns that are kept.
+    unsafe fn form_row(
+        &self,
+        context: pg_sys::MemoryContext,
+        since: pg_sys::TimestampTz,
+        kind: Kind,
+        row: Option<Values>,
+    ) -> pg_sys::HeapTuple {
+        // SAFETY: the descriptor is that of the log; the caller vouches for the row.
+        unsafe {
+            let columns = usize::try_from((*self.descriptor).natts).unwrap_or_default();
+            // Most logs have few columns: no need to allocate for those.
+            let (mut few, mut none) = ([Datum::from(0); 16], [true; 16]);
+            let (mut many, mut absent);
+            let (datums, nulls): (&mut [Datum], &mut [bool]) = if columns <= few.len() {
+                (&mut few[..columns], &mut none[..columns])
+            } else {
+                (many, absent) = (vec![Datum::from(0); columns], vec![true; columns]);
+                (&mut many, &mut absent)
+            };
+            let head = [
+                Datum::from(pg_sys::GetTopFullTransactionId().value),
+                Datum::from(since),
+                Datum::from(kind.letter()),
+            ];
+            for (place, value) in head.into_iter().enumerate() {
+                (datums[place], nulls[place]) = (value, false);
+            }
+            if let Some(row) = row {
+                for (place, column) in (HEAD..columns).zip(&self.kept) {
+                    if let Some(column) = *column {
+                        (datums[place], nulls[place]) = (row.datums[column], row.nulls[column]);
+                    }
+                }
+            }
+            let tuple = self.form(context, datums, nulls);
+            if u32::from((*(*tuple).t_data).t_infomask) & pg_sys::HEAP_HASEXTERNAL == 0 {
+                return tuple;
+            }
+            // What lies out of line may be gone when this is written.
+            for place in (HEAD..columns).filter(|&place| !nulls[place]) {
+                let column = &*row::attribute(self.descriptor, place as i32);
+                datums[place] = row::copy_value(column.attbyval, column.attlen, datums[place]);
+            }
+            self.form(context, datums, nulls)
+        }
+    }
+
+    /// # Safety
+    /// Values of the log's columns.
+    unsafe fn form(
+        &self,
+        context: pg_sys::MemoryContext,
+        datums: &mut [Datum],
+        nulls: &mut [bool],
+    ) -> pg_sys::HeapTuple {
+        // SAFETY: the caller vouches for the values.
+        unsafe {
+            PgMemoryContexts::For(context).switch_to(|_| {
+                pg_sys::heap_form_tuple(self.descriptor, datums.as_mut_ptr(), nulls.as_mut_ptr())
+            })
+        }
+    }
+}
+
+impl Drop for Outlet {
+    fn drop(&mut self) {
+        // SAFETY: made by `of`, and nobody else's.
+        unsafe { pg_sys::MemoryContextDelete(self.context) };
+    }
+}
+
+/// # Safety
+/// A context that outlives what is to lie in the new one.
+unsafe fn new_context(parent: pg_sys::MemoryContext) -> pg_sys::MemoryContext {
+    // SAFETY: the name is a constant, as it must be.
+    unsafe {
+        pg_sys::AllocSetContextCreateInternal(
+            parent,
+            c"cache_refresher changes".as_ptr(),
+            pg_sys::ALLOCSET_SMALL_MINSIZE as usize,
+            pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
+            pg_sys::ALLOCSET_SMALL_MAXSIZE as usize,
+        )
+    }
+}
+
 /// Rows of one log that one subtransaction has not written yet.
 struct Waiting {
     subtransaction: u32,
     outlet: Rc<Outlet>,
     since: pg_sys::TimestampTz,
-    /// Where all of this lies.
+    /// Where the rows lie.
     context: pg_sys::MemoryContext,
-    descriptor: pg_sys::TupleDesc,
     rows: Vec<pg_sys::HeapTuple>,
     bytes: usize,
 }
@@ -111,18 +213,28 @@ pub(super) unsafe fn write(outlet: &Rc<Outlet>, source: Oid, kind: Kind, row: Op
     });
     // SAFETY: inside a transaction.
     let here = unsafe { pg_sys::GetCurrentSubTransactionId() };
-    let is_full = WAITING.with_borrow_mut(|all| {
-        let mut mine = all.iter().rev().take_while(|waiting| waiting.subtransaction == here);
-        let known = mine.position(|waiting| Rc::ptr_eq(&waiting.outlet, outlet));
-        let place = known.map_or(all.len(), |from_end| all.len() - 1 - from_end);
-        if known.is_none() {
-            announcements::source_changed(source);
-            // SAFETY: the caller vouches for the transaction.
-            all.extend(unsafe { Waiting::new(outlet, here) });
-        }
-        // SAFETY: the caller vouches for the row.
-        all.get_mut(place).is_some_and(|waiting| unsafe { waiting.push(kind, row) })
+    let find = || {
+        WAITING.with_borrow(|all| {
+            let mut mine = all.iter().rev().take_while(|waiting| waiting.subtransaction == here);
+            let from_end = mine.position(|waiting| Rc::ptr_eq(&waiting.outlet, outlet))?;
+            let waiting = &all[all.len() - 1 - from_end];
+            Some((all.len() - 1 - from_end, waiting.context, waiting.since))
+        })
+    };
+    let known = find().or_else(|| {
+        announcements::source_changed(source);
+        // SAFETY: the caller vouches for the transaction.
+        let waiting = unsafe { Waiting::new(outlet, here) };
+        WAITING.with_borrow_mut(|all| all.push(waiting));
+        find()
     });
+    let Some((place, context, since)) = known else { return };
+    // The server may end this process while it fetches what lies out of line, and call us back for that: nothing
+    // is borrowed meanwhile.
+    // SAFETY: the caller vouches for the row.
+    let tuple = unsafe { outlet.form_row(context, since, kind, row) };
+    let is_full =
+        WAITING.with_borrow_mut(|all| all.get_mut(place).is_some_and(|waiting| waiting.add(tuple)));
     if is_full || COMMITTING.get() {
         flush();
     }
@@ -157,139 +269,99 @@ fn take_from(subtransaction: u32) -> Vec<Waiting> {
 }
 
 impl Waiting {
-    /// Nothing, if the log is not there any more.
-    ///
     /// # Safety
     /// Inside a transaction.
-    unsafe fn new(outlet: &Rc<Outlet>, subtransaction: u32) -> Option<Self> {
-        let log = Relation::open_locked(outlet.log, pg_sys::RowExclusiveLock)?;
-        // SAFETY: the context ends with the transaction at the latest; the descriptor is copied.
+    unsafe fn new(outlet: &Rc<Outlet>, subtransaction: u32) -> Self {
+        // SAFETY: the context ends with the transaction at the latest.
         unsafe {
-            let context = pg_sys::AllocSetContextCreateInternal(
-                pg_sys::TopTransactionContext,
-                c"cache_refresher changes".as_ptr(),
-                pg_sys::ALLOCSET_SMALL_MINSIZE as usize,
-                pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
-                pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
-            );
-            let descriptor = PgMemoryContexts::For(context)
-                .switch_to(|_| pg_sys::CreateTupleDescCopy(log.descriptor()));
-            Some(Self {
+            Self {
                 subtransaction,
                 outlet: outlet.clone(),
                 since: pg_sys::GetCurrentTimestamp(),
-                context,
-                descriptor,
+                context: new_context(pg_sys::TopTransactionContext),
                 rows: Vec::new(),
                 bytes: 0,
-            })
+            }
         }
     }
 
     /// Adds a row; true if it is time to write.
-    ///
-    /// # Safety
-    /// As for `write` of this module.
-    unsafe fn push(&mut self, kind: Kind, row: Option<Values>) -> bool {
-        // SAFETY: the descriptor is that of the log; the row has the columns that are kept.
-        unsafe {
-            let columns = usize::try_from((*self.descriptor).natts).unwrap_or_default();
-            // Most logs have few columns: no need to allocate for those.
-            let (mut few, mut none) = ([Datum::from(0); 16], [true; 16]);
-            let (mut many, mut absent);
-            let (datums, nulls): (&mut [Datum], &mut [bool]) = if columns <= few.len() {
-                (&mut few[..columns], &mut none[..columns])
-            } else {
-                (many, absent) = (vec![Datum::from(0); columns], vec![true; columns]);
-                (&mut many, &mut absent)
-            };
-            let head = [
-                Datum::from(pg_sys::GetTopFullTransactionId().value),
-                Datum::from(self.since),
-                Datum::from(kind.letter()),
-            ];
-            for (place, value) in head.into_iter().enumerate() {
-                (datums[place], nulls[place]) = (value, false);
-            }
-            if let Some(row) = row {
-                for (place, column) in (HEAD..columns).zip(&self.outlet.kept) {
-                    if let Some(column) = *column {
-                        (datums[place], nulls[place]) = (row.datums[column], row.nulls[column]);
-                    }
-                }
-            }
-            let mut tuple = self.form(datums, nulls);
-            if u32::from((*(*tuple).t_data).t_infomask) & pg_sys::HEAP_HASEXTERNAL != 0 {
-                // What lies out of line may be gone when this is written.
-                for place in (HEAD..columns).filter(|&place| !nulls[place]) {
-                    let column = &*row::attribute(self.descriptor, place as i32);
-                    datums[place] = row::copy_value(column.attbyval, column.attlen, datums[place]);
-                }
-                tuple = self.form(datums, nulls);
-            }
-            self.bytes += (*tuple).t_len as usize;
-            self.rows.push(tuple);
-        }
+    fn add(&mut self, row: pg_sys::HeapTuple) -> bool {
+        // SAFETY: formed by `form_row`.
+        self.bytes += unsafe { (*row).t_len } as usize;
+        self.rows.push(row);
         self.rows.len() >= MOST_ROWS || self.bytes >= MOST_BYTES
-    }
-
-    /// # Safety
-    /// Values of the log's columns.
-    unsafe fn form(&self, datums: &mut [Datum], nulls: &mut [bool]) -> pg_sys::HeapTuple {
-        // SAFETY: the caller vouches for the values.
-        unsafe {
-            PgMemoryContexts::For(self.context).switch_to(|_| {
-                pg_sys::heap_form_tuple(self.descriptor, datums.as_mut_ptr(), nulls.as_mut_ptr())
-            })
-        }
     }
 
     /// # Safety
     /// In the subtransaction that has noted the changes.
     unsafe fn write(self) {
-        let by = current();
-        // SAFETY: the rows were formed for the log; what has been added to it since is NULL in them. Slots
-        // and rows lie in our own context, and go with it.
+        // SAFETY: whoever noted a change has locked the log, to the end of the transaction; it is gone only if
+        // this transaction has dropped it.
         unsafe {
-            let log = pg_sys::try_table_open(self.outlet.log, pg_sys::RowExclusiveLock as i32);
+            let log = pg_sys::try_table_open(self.outlet.log, pg_sys::NoLock as i32);
             if !log.is_null() {
                 // What is long goes out of line, for which the server wants a snapshot; at commit there is none.
                 let long = (*(*log).rd_rel).reltoastrelid != pg_sys::InvalidOid;
                 let _snapshot =
                     (long && !pg_sys::ActiveSnapshotSet()).then(ActiveSnapshot::take_present);
-                let mut context = PgMemoryContexts::For(self.context);
-                let mut slots: Vec<_> = context.switch_to(|_| {
-                    let slot = |&row: &pg_sys::HeapTuple| {
-                        let slot = pg_sys::MakeSingleTupleTableSlot(
-                            self.descriptor,
-                            &raw const pg_sys::TTSOpsHeapTuple,
-                        );
-                        pg_sys::ExecStoreHeapTuple(row, slot, true)
-                    };
-                    self.rows.iter().map(slot).collect()
-                });
-                context.switch_to(|_| {
-                    pg_sys::heap_multi_insert(
-                        log,
-                        slots.as_mut_ptr(),
-                        i32::try_from(slots.len()).unwrap_or_default(),
-                        pg_sys::GetCurrentCommandId(true),
-                        0,
-                        std::ptr::null_mut(),
-                    );
-                });
-                for slot in slots {
-                    let place = &raw mut (*slot).tts_tid;
-                    let here = Some((item_pointer_get_block_number(place), by));
-                    if self.outlet.indexed.replace(here) != here {
-                        for &index in &self.outlet.indexes {
-                            index_row(index, by.transaction, place, log);
-                        }
+                match self.rows[..] {
+                    [row] => {
+                        pg_sys::simple_heap_insert(log, row);
+                        self.index(&raw mut (*row).t_self, log);
                     }
+                    _ => self.write_together(log),
                 }
                 pg_sys::table_close(log, pg_sys::NoLock as i32);
             }
             self.forget();
+        }
+    }
+
+    /// # Safety
+    /// As for `write`, to the open log.
+    unsafe fn write_together(&self, log: pg_sys::Relation) {
+        // SAFETY: the rows were formed for the log; what has been added to it since is NULL in them. Slots and
+        // rows lie in our own context, and go with it.
+        unsafe {
+            let mut context = PgMemoryContexts::For(self.context);
+            let slot = |&row: &pg_sys::HeapTuple| {
+                let slot = pg_sys::MakeSingleTupleTableSlot(
+                    self.outlet.descriptor,
+                    &raw const pg_sys::TTSOpsHeapTuple,
+                );
+                pg_sys::ExecStoreHeapTuple(row, slot, true)
+            };
+            let slots = context.switch_to(|_| {
+                let mut slots: Vec<_> = self.rows.iter().map(slot).collect();
+                pg_sys::heap_multi_insert(
+                    log,
+                    slots.as_mut_ptr(),
+                    i32::try_from(slots.len()).unwrap_or_default(),
+                    pg_sys::GetCurrentCommandId(true),
+                    0,
+                    std::ptr::null_mut(),
+                );
+                slots
+            });
+            slots.into_iter().for_each(|slot| self.index(&raw mut (*slot).tts_tid, log));
+        }
+    }
+
+    /// Adds an entry to the indexes for a row that was just stored, unless its block has one already.
+    ///
+    /// # Safety
+    /// The place of such a row in the open log.
+    unsafe fn index(&self, place: pg_sys::ItemPointer, log: pg_sys::Relation) {
+        // SAFETY: the caller vouches for both.
+        unsafe {
+            let by = current();
+            let here = Some((item_pointer_get_block_number(place), by));
+            if self.outlet.indexed.replace(here) != here {
+                for &index in &self.outlet.indexes {
+                    index_row(index, by.transaction, place, log);
+                }
+            }
         }
     }
 

@@ -206,7 +206,12 @@ impl Process {
             let _patience = patience(PATIENCE);
             binding::reconcile().unwrap_or_else(|error| error.raise())
         }) {
-            Ok(missing) => missing.iter().for_each(log_missing),
+            Ok((missing, done)) => {
+                missing.iter().for_each(log_missing);
+                if !done {
+                    self.reload_at = Some(clock::now().plus(RELOAD_PAUSE));
+                }
+            }
             Err(caught) => self.try_again("follow renamed views", &caught),
         }
         self.tidy();

@@ -78,8 +78,10 @@ pub fn decide(slots: &[Slot], max_workers: usize, may_start: bool, database: u32
         return Placement::Reuse(own);
     }
     let taken = count(|state| state != SlotState::Free);
-    if may_start
-        && taken < max_workers
+    if !may_start {
+        return Placement::Wait;
+    }
+    if taken < max_workers
         && let Some(free) = slots.iter().position(|slot| slot.state == SlotState::Free)
     {
         return Placement::Start(free);
@@ -150,7 +152,7 @@ mod tests {
     fn where_no_process_is_to_be_had_those_that_are_there_go_on() {
         let pool = slots(&[(1, Idle), (0, Free)]);
         assert_eq!(decide(&pool, 2, false, 1), Placement::Reuse(0));
-        assert_eq!(decide(&pool, 2, false, 2), Placement::Evict(0));
+        assert_eq!(decide(&pool, 2, false, 2), Placement::Wait, "its place would be of no use");
         let pool = slots(&[(1, Busy), (0, Free)]);
         assert_eq!(decide(&pool, 2, false, 1), Placement::Wait);
     }

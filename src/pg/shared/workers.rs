@@ -108,7 +108,8 @@ pub fn place_job(
             } else {
                 pool::decide(&slots, max_workers, may_start, database)
             };
-            let waits = matches!(placement, Placement::Evict(_) | Placement::Wait);
+            // Who cannot start one anyway need not have others make room.
+            let waits = may_start && matches!(placement, Placement::Evict(_) | Placement::Wait);
             if let Some(database) = shared.database(database) {
                 database.waiting_since = waits.then_some(job.due_at);
             }

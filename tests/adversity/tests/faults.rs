@@ -131,6 +131,31 @@ fn a_session_that_ends_itself_inside_a_refresh_takes_nobody_with_it() {
 }
 
 #[test]
+fn writers_that_are_terminated_while_they_note_long_values_end_alone() {
+    let (server, mut db) = start(&[]);
+    db.run(
+        "CREATE TABLE a (id int PRIMARY KEY, k text); CREATE TABLE b (k text, v int);
+         ALTER TABLE a ALTER k SET STORAGE EXTERNAL; ALTER TABLE b ALTER k SET STORAGE EXTERNAL;
+         INSERT INTO a SELECT i, repeat('x', 200000) || i FROM generate_series(1, 30) i; INSERT INTO b SELECT k, id FROM a;
+         CREATE MATERIALIZED VIEW long AS SELECT a.id, b.v FROM a JOIN b ON a.k = b.k; CREATE UNIQUE INDEX ON long (id);
+         SELECT cache_refresher.register('long', refresh_interval => '1 hour', on_change => true, debounce => '1 hour', max_staleness => '1 day')",
+    );
+    for round in 0..30 {
+        let writer =
+            server.background("app", "UPDATE b SET k = k || '.', v = v + 1; SELECT pg_sleep(5)");
+        std::thread::sleep(millis(round * 4));
+        db.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'UPDATE b SET%' AND pid <> pg_backend_pid()");
+        drop(writer.join());
+    }
+    assert_eq!(server.log_lines(&["terminated by signal"]), 0, "somebody has crashed");
+    db.wait("their locks are gone", "SELECT count(*) = 0 FROM pg_locks WHERE relation = 'b'::regclass AND pid <> pg_backend_pid()");
+    db.run("UPDATE b SET v = v + 1");
+    db.refresh("long");
+    assert_eq!(db.get::<i64>("SELECT count(*) FROM long FULL JOIN (SELECT a.id, b.v FROM a JOIN b ON a.k = b.k) q USING (id) WHERE long.v IS DISTINCT FROM q.v"), 0);
+    recovered(&server);
+}
+
+#[test]
 fn memory_and_stack_that_run_out_are_errors_like_others() {
     let (server, mut db) = start(&[]);
     db.run(

@@ -152,9 +152,7 @@ fn a_worker_is_not_taken_for_the_administrator() {
              CREATE UNIQUE INDEX ON m.of_{method} (id);
              SELECT cache_refresher.register('m.of_{method}', refresh_interval => '300 ms', method => '{method}')"
         ));
-        let before = mallory.refreshes(&format!("of_{method}"));
         mallory.wait_for_refreshes(&format!("of_{method}"), 2);
-        assert_eq!(before, 0);
         let row = mallory.row(&format!(
             "SELECT string_agg(who, ','), min(session), min(me), min(super) FROM m.of_{method}"
         ));
@@ -295,6 +293,10 @@ fn a_registration_and_its_grants_are_for_views_of_the_same_owner() {
     alice.run("SELECT cache_refresher.grant_refresh('shared.report', 'nobody');
                DROP MATERIALIZED VIEW shared.report; CREATE MATERIALIZED VIEW shared.report AS SELECT id, v FROM shared.src; CREATE UNIQUE INDEX ON shared.report (id)");
     alice.wait("it is taken up again", "SELECT state <> 'missing' FROM cache_refresher.status");
+    assert!(
+        db.get::<bool>("SELECT last_owner IS NULL FROM _cache_refresher.registry"),
+        "a dump would take it along"
+    );
     server.connect_as("squatted", "nobody").run("SELECT cache_refresher.refresh('shared.report')");
     db.run("DROP OWNED BY alice, mallory");
 }
