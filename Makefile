@@ -5,7 +5,7 @@ PG_CONFIG ?= pg_config
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup build test test-core test-docker test-pg test-regress test-cluster test-adversity test-faults test-definitions test-dumps test-hostile-users test-hostile-input test-server-life test-upgrades test-load lint install package demo bench clean
+.PHONY: help setup build test test-core test-docker test-pg test-regress test-cluster test-adversity test-faults test-definitions test-dumps test-hostile-users test-hostile-input test-privileges test-server-life test-upgrades test-load lint install package demo bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ test-hostile-users: setup ## Roles that want more than they have
 
 test-hostile-input: setup ## Arguments, settings and states that nobody expects
 	scripts/test-adversity.sh $(PG_MAJOR) hostile_input
+
+test-privileges: setup ## Every role against every function, view and table
+	scripts/test-adversity.sh $(PG_MAJOR) privileges
 
 test-server-life: setup ## Standbys, promotions, closed databases
 	scripts/test-adversity.sh $(PG_MAJOR) server_life

@@ -4,7 +4,7 @@
 #
 # Usage: scripts/test-adversity.sh MAJOR [GROUP...]
 # Groups: definitions, dumps, faults, hostile_input, hostile_users, load,
-# server_life, upgrades; all of them without any. CACHE_REFRESHER_FAULTS=1000,
+# privileges, server_life, upgrades; all of them without any. CACHE_REFRESHER_FAULTS=1000,
 # CACHE_REFRESHER_SOAK=1800 (seconds), CACHE_REFRESHER_DUMPS=20 and
 # CACHE_REFRESHER_VIEWS=20000 make them longer than CI has time for.
 set -euo pipefail

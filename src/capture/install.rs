@@ -172,7 +172,13 @@ pub fn end(view: Oid) -> Result<()> {
 /// scheduler: it locks out their readers, which is not for this role's transaction to do.
 pub fn tidy_own() -> Result<()> {
     for unused in capture::unused()?.iter().filter(|unused| identity::owns_if_there(unused.oid)) {
-        drop(transaction::run_nested(|| remove(unused).unwrap_or_else(|error| error.raise())));
+        let done = transaction::run_nested(|| {
+            remove(unused).unwrap_or_else(|error| error.raise());
+        });
+        match done {
+            Err(caught) if caught.is_cancel() => caught.rethrow(),
+            Ok(()) | Err(_) => {}
+        }
     }
     Ok(())
 }
@@ -184,10 +190,18 @@ pub fn leftovers() -> Result<Vec<Source>> {
 }
 
 /// Removes what is left at one source, if nobody holds a lock against it just now.
-pub fn remove(unused: &Source) -> Result<()> {
+pub fn remove(source: &Source) -> Result<()> {
     let _scope = scope();
     // Others would have to wait behind us, readers too.
     identity::set_locally(c"lock_timeout", c"10");
+    if source.is_table {
+        lock::relation(source.oid, RelationLock::AccessExclusive);
+    }
+    // Under the lock its name is what it is now, and nobody begins to need it.
+    let Some(unused) = capture::unused()?.into_iter().find(|unused| unused.oid == source.oid)
+    else {
+        return Ok(());
+    };
     let log = format!("_cache_refresher.{}", quote_identifier(change_log::name_of(unused.oid)));
     if unused.is_table {
         let source = quote_qualified_identifier(&unused.schema, &unused.name);

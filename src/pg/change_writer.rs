@@ -272,13 +272,13 @@ impl Waiting {
     /// # Safety
     /// Inside a transaction.
     unsafe fn new(outlet: &Rc<Outlet>, subtransaction: u32) -> Self {
-        // SAFETY: the context ends with the transaction at the latest.
+        // SAFETY: the context ends with the subtransaction at the latest.
         unsafe {
             Self {
                 subtransaction,
                 outlet: outlet.clone(),
                 since: pg_sys::GetCurrentTimestamp(),
-                context: new_context(pg_sys::TopTransactionContext),
+                context: new_context(pg_sys::CurTransactionContext),
                 rows: Vec::new(),
                 bytes: 0,
             }

@@ -176,12 +176,12 @@ fn memory_and_stack_that_run_out_are_errors_like_others() {
                  WHERE view_name = '{view}' AND outcome = 'failed' AND sqlstate = '{state}'"
             ),
         );
-        assert_eq!(
-            db.get::<Option<String>>(&format!(
-                "SELECT state FROM cache_refresher.status WHERE view_name = '{view}'"
-            ))
-            .as_deref(),
-            Some("retrying")
+        db.wait(
+            "status says so",
+            &format!(
+                "SELECT consecutive_failures > 0 AND last_error IS NOT NULL FROM cache_refresher.status
+                 WHERE view_name = '{view}'"
+            ),
         );
     }
     db.run("UPDATE fuse SET lit = false");
