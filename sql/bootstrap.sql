@@ -8,7 +8,8 @@ BEGIN
     IF pg_catalog.getdatabaseencoding() <> 'UTF8' THEN
         RAISE EXCEPTION 'cache_refresher needs a database with encoding UTF8'
             USING ERRCODE = 'feature_not_supported',
-                  DETAIL = pg_catalog.format('The encoding of this one is %s.', pg_catalog.getdatabaseencoding());
+                  DETAIL = pg_catalog.format('The encoding of this one is %s.', pg_catalog.getdatabaseencoding()),
+                  HINT = 'CREATE DATABASE ... ENCODING ''UTF8'' TEMPLATE template0, and move there.';
     END IF;
 END $$;
 

@@ -22,6 +22,7 @@ impl Cluster<'_> {
         self.programs.give(&self.folder);
         let mut command = self.programs.command("initdb");
         command.args(["--auth=trust", "--no-sync", "--username=postgres"]);
+        command.args(["--encoding=UTF8", "--locale=C"]);
         if self.programs.major() >= 18 {
             // They are on by default from 18 on, and both must agree.
             command.arg("--no-data-checksums");
