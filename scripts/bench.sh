@@ -11,10 +11,8 @@ cd "$(dirname "$0")/.."
 . scripts/common.sh
 
 major="${1:-}"
-require_major "$major"
+use_server "$major"
 shift
-PG_CONFIG="$(scripts/pg-config.sh "$major")"
-export PG_CONFIG
 
 install_extension "$PG_CONFIG" --release
 cargo run --quiet --release -p benches -- "$@"

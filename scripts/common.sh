@@ -34,6 +34,13 @@ require_major() {
   esac
 }
 
+# Has what follows work with the server of that major version, if it is usable.
+use_server() {
+  require_major "$1"
+  PG_CONFIG="$(scripts/pg-config.sh "$1")"
+  export PG_CONFIG
+}
+
 # The major version of the server that a pg_config belongs to.
 major_of() { "$1" --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/'; }
 

@@ -13,10 +13,8 @@ cd "$(dirname "$0")/.."
 . scripts/common.sh
 
 major="${1:-}"
-require_major "$major"
+use_server "$major"
 shift
-PG_CONFIG="$(scripts/pg-config.sh "$major")"
-export PG_CONFIG
 
 scripts/install-for-tests.sh "$major"
 # An older server that the tests have installed the extension into before, if

@@ -9,10 +9,8 @@ cd "$(dirname "$0")/.."
 . scripts/common.sh
 
 major="${1:-}"
-require_major "$major"
+use_server "$major"
 shift
-PG_CONFIG="$(scripts/pg-config.sh "$major")"
-export PG_CONFIG
 
 scripts/install-for-tests.sh "$major"
 # The tests mostly wait for something to happen, so several fit on one core; those

@@ -15,15 +15,21 @@ pub fn capture(db: &mut Session, name: &str, key: &str, query: &str) {
     settle(db, name, query);
 }
 
+/// How many rows differ between a view and what its query returns.
+pub(crate) fn wrong(db: &mut Session, name: &str, query: &str) -> Result<i64, postgres::Error> {
+    let question = format!(
+        "SELECT count(*) FROM ((TABLE {name} EXCEPT ALL ({query})) UNION ALL (({query}) EXCEPT ALL TABLE {name})) x"
+    );
+    Ok(db.query_one(&question, &[])?.get(0))
+}
+
 /// Whether a view is called fresh, and how many rows differ from what its query returns, in one snapshot.
 pub fn state(db: &mut Session, name: &str, query: &str) -> (bool, i64) {
     db.run("BEGIN ISOLATION LEVEL REPEATABLE READ");
     let fresh = db.get(&format!(
         "SELECT coalesce(cache_refresher.freshness('{name}') ->> 'staleness' = 'fresh', false)"
     ));
-    let wrong = db.get(&format!(
-        "SELECT count(*) FROM ((TABLE {name} EXCEPT ALL ({query})) UNION ALL (({query}) EXCEPT ALL TABLE {name})) x"
-    ));
+    let wrong = wrong(db, name, query).unwrap();
     db.run("COMMIT");
     (fresh, wrong)
 }

@@ -8,42 +8,34 @@ use std::time::{Duration, Instant};
 use cluster_tests::{Server, Session, describe, millis};
 use fastrand::Rng;
 
+use crate::honesty::wrong;
+
 /// Each view, with its query and how it is refreshed.
-const VIEWS: [(&str, &str, &str, &str); 6] = [
-    (
-        "plain",
-        "id",
-        "SELECT id, value, note FROM item",
-        "refresh_interval => '400 ms', method => 'full'",
-    ),
+const VIEWS: [(&str, &str, &str); 6] = [
+    ("plain", "SELECT id, value, note FROM item", "refresh_interval => '400 ms', method => 'full'"),
     (
         "ticking",
-        "id",
         "SELECT id, value, note FROM item WHERE value % 2 = 0",
         "refresh_interval => '300 ms'",
     ),
     (
         "concurrent",
-        "id",
         "SELECT id, name FROM parent",
         "refresh_interval => '700 ms', method => 'concurrent'",
     ),
     (
         "joined",
-        "id",
         "SELECT i.id, i.value, p.name FROM item i LEFT JOIN parent p ON p.id = i.parent_id",
         "refresh_interval => '1 hour', on_change => true, debounce => '0'",
     ),
     (
         "grouped",
-        "id",
         "SELECT p.id, p.name, count(i.id) AS items, sum(i.value) AS value
            FROM parent p JOIN item i ON i.parent_id = p.id GROUP BY p.id, p.name",
         "refresh_interval => '1 hour', on_change => true, debounce => '100 ms'",
     ),
     (
         "of_view",
-        "id",
         "SELECT g.id, g.items FROM grouped g WHERE g.items > 2",
         "refresh_interval => '1 hour', on_change => true, debounce => '0'",
     ),
@@ -58,22 +50,14 @@ pub fn create_views(db: &mut Session) {
          INSERT INTO parent SELECT i, 'parent ' || i FROM generate_series(1, 100) i;
          INSERT INTO item SELECT i, i % 100 + 1, i, 'item ' || i FROM generate_series(1, 1000) i",
     );
-    for (name, key, query, _) in VIEWS {
+    for (name, query, _) in VIEWS {
         db.run(&format!(
-            "CREATE MATERIALIZED VIEW {name} AS {query}; CREATE UNIQUE INDEX ON {name} ({key})"
+            "CREATE MATERIALIZED VIEW {name} AS {query}; CREATE UNIQUE INDEX ON {name} (id)"
         ));
     }
-    for (name, _, _, how) in VIEWS {
+    for (name, _, how) in VIEWS {
         db.run(&format!("SELECT cache_refresher.register('{name}', {how})"));
     }
-}
-
-/// How many rows differ between a view and what its query returns.
-fn wrong(db: &mut Session, name: &str, query: &str) -> Result<i64, postgres::Error> {
-    let question = format!(
-        "SELECT count(*) FROM ((TABLE {name} EXCEPT ALL ({query})) UNION ALL (({query}) EXCEPT ALL TABLE {name})) x"
-    );
-    Ok(db.query_one(&question, &[])?.get(0))
 }
 
 /// Looks at all views in one snapshot: whoever is called fresh has to be right. Returns how many were fresh; an
@@ -81,7 +65,7 @@ fn wrong(db: &mut Session, name: &str, query: &str) -> Result<i64, postgres::Err
 pub fn check(db: &mut Session) -> Result<u32, postgres::Error> {
     db.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ")?;
     let mut fresh = 0;
-    for (name, _, query, _) in VIEWS {
+    for (name, query, _) in VIEWS {
         let staleness: Option<String> = db
             .query_one(
                 "SELECT staleness FROM cache_refresher.status WHERE view_name = $1",
@@ -104,7 +88,7 @@ pub fn wait_until_right(db: &mut Session, patience: Duration) {
     loop {
         let wrong: Vec<(&str, i64)> = VIEWS
             .iter()
-            .map(|(name, _, query, _)| (*name, wrong(db, name, query).unwrap()))
+            .map(|(name, query, _)| (*name, wrong(db, name, query).unwrap()))
             .filter(|(_, wrong)| *wrong > 0)
             .collect();
         if wrong.is_empty() {

@@ -96,7 +96,7 @@ fn a_primary_that_becomes_a_standby_schedules_nothing_any_more() {
         .unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     // pg_rewind has taken over the other one's port.
-    primary.restore_settings();
+    primary.write_settings();
     primary.start();
     let mut old = primary.connect("app");
     assert!(old.get::<bool>("SELECT pg_is_in_recovery()"));

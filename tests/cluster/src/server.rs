@@ -152,7 +152,7 @@ impl Server {
 
     /// Sends a signal to one of its processes.
     pub fn kill(&self, pid: i32, signal: Signal) {
-        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+        assert!(self.try_kill(pid, signal), "no process {pid}");
     }
 
     /// The same, if the process is still there.
@@ -267,11 +267,6 @@ impl Server {
         self.folder.path().join("data")
     }
 
-    /// Writes its settings again, after something has replaced its data folder.
-    pub fn restore_settings(&self) {
-        self.write_settings();
-    }
-
     fn log_path(&self) -> PathBuf {
         self.folder.path().join("log")
     }
@@ -289,7 +284,8 @@ impl Server {
         );
     }
 
-    pub(crate) fn write_settings(&self) {
+    /// Writes its settings; `set` does, too. Something may have replaced its data folder.
+    pub fn write_settings(&self) {
         let lines: String = lock(&self.settings)
             .iter()
             .map(|(name, value)| format!("{name} = '{}'\n", value.replace('\'', "''")))
