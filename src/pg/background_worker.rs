@@ -1,12 +1,14 @@
 //! Registering background workers, and the first steps of each.
 
 use std::ffi::CStr;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::{IntoDatum, pg_sys};
 
-use super::identity;
+use super::memory::MemoryContext;
+use super::{identity, signals};
 
 /// How long the postmaster waits before it starts a launcher that ended.
 const LAUNCHER_RESTART: Duration = Duration::from_secs(1);
@@ -97,6 +99,15 @@ pub fn connect(database: Option<u32>) {
     }
     #[cfg(any(feature = "pg17", feature = "pg18"))]
     identity::override_setting(c"transaction_timeout", c"0");
+}
+
+/// Runs the loop of a process until it is asked to end, or a turn breaks. What a turn allocates outside of
+/// transactions, for a line of the log for instance, is freed when it ends: the process may live for months.
+pub fn run_loop(mut turn: impl FnMut() -> ControlFlow<()>) -> ControlFlow<()> {
+    while !signals::terminate_requested() {
+        MemoryContext::new().run(&mut turn)?;
+    }
+    ControlFlow::Continue(())
 }
 
 /// Ends this process so that the postmaster starts it again: a return from the main function would

@@ -12,7 +12,7 @@ impl MemoryContext {
         unsafe {
             Self(pg_sys::AllocSetContextCreateInternal(
                 pg_sys::CurrentMemoryContext,
-                c"cache_refresher diff".as_ptr(),
+                c"cache_refresher".as_ptr(),
                 pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
                 pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
                 pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
@@ -67,4 +67,10 @@ impl Caller {
 pub fn work_mem() -> usize {
     // SAFETY: a variable of this process.
     usize::try_from(unsafe { pg_sys::work_mem }).unwrap_or(64) * 1024
+}
+
+/// What this process has allocated in memory contexts, in bytes.
+pub fn allocated() -> usize {
+    // SAFETY: the context of which all others are children.
+    unsafe { pg_sys::MemoryContextMemAllocated(pg_sys::TopMemoryContext, true) }
 }

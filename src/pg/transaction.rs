@@ -12,6 +12,8 @@ use super::report::Caught;
 /// Runs `body` in a transaction of its own and commits. An error, ours or the server's, aborts the
 /// transaction and comes back as a value, so that it never ends the process.
 pub fn run<R>(body: impl FnOnce() -> R) -> Result<R, Caught> {
+    // SAFETY: a variable of this process. The server leaves its longest-lived context behind.
+    let context = unsafe { pg_sys::CurrentMemoryContext };
     let outcome = PgTryBuilder::new(AssertUnwindSafe(|| {
         // SAFETY: called outside a transaction, by a process with a database connection.
         unsafe {
@@ -35,8 +37,11 @@ pub fn run<R>(body: impl FnOnce() -> R) -> Result<R, Caught> {
         unsafe { pg_sys::AbortCurrentTransaction() };
     }
     // Waiting for a lock uses up wake-ups that were meant for our own loop: have it look again.
-    // SAFETY: this process's own latch.
-    unsafe { pg_sys::SetLatch(pg_sys::MyLatch) };
+    // SAFETY: this process's own latch; the context outlives what the caller runs.
+    unsafe {
+        pg_sys::SetLatch(pg_sys::MyLatch);
+        pg_sys::MemoryContextSwitchTo(context);
+    }
     outcome
 }
 

@@ -3,6 +3,7 @@
 //! It is connected to no database and sleeps until the earliest deadline or a wake-up.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use cache_refresher_core::databases::{self, DatabaseView, Knowledge, SchedulerState};
@@ -31,7 +32,7 @@ pub fn main(_argument: i64) {
     report::log("cache_refresher launcher started", None, None);
     let mut known = HashMap::new();
     let mut looked_at = clock::now();
-    while !signals::terminate_requested() {
+    let _ = background_worker::run_loop(|| {
         publish_defaults();
         // Deadlines are computed from settings and the clock: they are void when either is changed.
         let clock_went_back = clock::now() < looked_at;
@@ -44,7 +45,8 @@ pub fn main(_argument: i64) {
         }
         let sleep = start_schedulers(&known);
         latch::wait(sleep);
-    }
+        ControlFlow::Continue(())
+    });
     report::log("cache_refresher launcher stopped", None, None);
     background_worker::exit_for_restart()
 }

@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use cache_refresher_core::board::{Board, Due, ViewEntry};
@@ -111,60 +112,56 @@ enum Leave {
 impl Process {
     fn run(mut self) {
         self.reload_at = Some(clock::now());
-        while !signals::terminate_requested() {
-            let now = clock::now();
-            if shared::take_poke(self.database) {
-                // Somebody who changes definitions all the time must not keep us from everything else.
-                let calm = self
-                    .reloaded_at
-                    .plus(self.reload_took * RELOAD_SPACING)
-                    .min(now.plus(MOST_CALM));
-                self.reload_at = Some(self.reload_at.map_or(calm, |at| at.min(calm)));
-            }
-            if self.reload_at.is_some_and(|at| at <= now) {
-                self.active_at = now;
-                let goes_on = self.reload();
-                self.reloaded_at = clock::now();
-                self.reload_took = self.reloaded_at.since(now);
-                if !goes_on {
-                    if self.leave(Leave::Absent) {
-                        return;
-                    }
-                    continue;
-                }
-            }
-            if self.take_reports() {
-                self.reload_at = Some(now);
-                continue;
-            }
-            self.take_changes();
-            if !guc::enabled() || !guc::databases().contains(&self.name) {
-                break;
-            }
-            self.start_due();
-            let now = clock::now();
-            if !self.running.is_empty() {
-                self.active_at = now;
-            }
-            let linger = guc::worker_linger();
-            let leave_at = self.active_at.plus(linger);
-            let due = self.board.wake_at();
-            let idle =
-                self.running.is_empty() && self.reload_at.is_none() && self.changes_wait.is_none();
-            if idle && now >= leave_at && due.is_none_or(|at| at > now.plus(linger)) {
-                if self.leave(Leave::Until(due)) {
-                    return;
-                }
-                continue;
-            }
-            let look_at = if now < leave_at { leave_at } else { now.plus(LONGEST_SLEEP) };
-            let next = [self.next_look(now), self.reload_at, self.changes_wait]
-                .into_iter()
-                .flatten()
-                .min();
-            latch::wait(next.map_or(look_at, |at| at.min(look_at)).since(now));
+        if background_worker::run_loop(|| self.turn()).is_continue() {
+            self.withdraw();
         }
-        self.withdraw();
+    }
+
+    /// One look at what there is to do. Breaks where this process has left.
+    fn turn(&mut self) -> ControlFlow<()> {
+        let now = clock::now();
+        if shared::take_poke(self.database) {
+            // Somebody who changes definitions all the time must not keep us from everything else.
+            let calm =
+                self.reloaded_at.plus(self.reload_took * RELOAD_SPACING).min(now.plus(MOST_CALM));
+            self.reload_at = Some(self.reload_at.map_or(calm, |at| at.min(calm)));
+        }
+        if self.reload_at.is_some_and(|at| at <= now) {
+            self.active_at = now;
+            let goes_on = self.reload();
+            self.reloaded_at = clock::now();
+            self.reload_took = self.reloaded_at.since(now);
+            if !goes_on {
+                return self.leave(Leave::Absent);
+            }
+        }
+        if self.take_reports() {
+            self.reload_at = Some(now);
+            return ControlFlow::Continue(());
+        }
+        self.take_changes();
+        if !guc::enabled() || !guc::databases().contains(&self.name) {
+            self.withdraw();
+            return ControlFlow::Break(());
+        }
+        self.start_due();
+        let now = clock::now();
+        if !self.running.is_empty() {
+            self.active_at = now;
+        }
+        let linger = guc::worker_linger();
+        let leave_at = self.active_at.plus(linger);
+        let due = self.board.wake_at();
+        let idle =
+            self.running.is_empty() && self.reload_at.is_none() && self.changes_wait.is_none();
+        if idle && now >= leave_at && due.is_none_or(|at| at > now.plus(linger)) {
+            return self.leave(Leave::Until(due));
+        }
+        let look_at = if now < leave_at { leave_at } else { now.plus(LONGEST_SLEEP) };
+        let next =
+            [self.next_look(now), self.reload_at, self.changes_wait].into_iter().flatten().min();
+        latch::wait(next.map_or(look_at, |at| at.min(look_at)).since(now));
+        ControlFlow::Continue(())
     }
 
     /// When there is something to do next, by the clock.
@@ -407,18 +404,18 @@ impl Process {
         true
     }
 
-    /// Leaves for good reason; false if somebody has poked meanwhile, and there is more to do.
-    fn leave(&self, leave: Leave) -> bool {
+    /// Leaves for good reason, unless somebody has poked meanwhile, and there is more to do.
+    fn leave(&self, leave: Leave) -> ControlFlow<()> {
         let (knowledge, deadline) = match leave {
             Leave::Absent => (Knowledge::Absent, None),
             Leave::Until(deadline) => (Knowledge::Present, deadline),
         };
-        let left = shared::detach_scheduler(self.database, knowledge, deadline);
-        if left {
-            // The launcher has to know the deadline.
-            latch::wake(shared::launcher());
+        if !shared::detach_scheduler(self.database, knowledge, deadline) {
+            return ControlFlow::Continue(());
         }
-        left
+        // The launcher has to know the deadline.
+        latch::wake(shared::launcher());
+        ControlFlow::Break(())
     }
 
     /// Leaves because it was told to: the launcher decides whether and when there is a next one.

@@ -50,7 +50,7 @@ pub enum Worker {
 pub struct WorkerSlot {
     /// What the worker is doing.
     pub worker: Worker,
-    /// Its database; 0 in a free place.
+    /// Its database; in a free place, that of the report.
     pub database: u32,
     /// Its process, once it has started.
     pub pid: i32,
@@ -208,12 +208,14 @@ pub fn attach_worker(slot: usize, pid: i32) -> Option<u32> {
     )
 }
 
-/// Leaves the pool; wakes all schedulers, since one of them may be waiting for a place.
+/// Leaves the pool; wakes all schedulers, since one of them may be waiting for a place. The outcome of the last
+/// job stays.
 pub fn free_worker(slot: usize) {
     let schedulers = write(
         |shared| {
             if let Some(place) = shared.workers.get_mut(slot) {
-                *place = WorkerSlot::FREE;
+                let &mut WorkerSlot { database, report, .. } = place;
+                *place = WorkerSlot { database, report, ..WorkerSlot::FREE };
             }
             running_schedulers(shared)
         },
@@ -263,7 +265,7 @@ pub fn finish_job(slot: usize, view: u32, report: Report) {
     schedulers.into_iter().for_each(latch::wake);
 }
 
-/// Takes the reports of the workers of a database. A worker that left keeps none.
+/// Takes the reports of the workers of a database, and of those that have left.
 pub fn take_reports(oid: u32) -> Vec<(u32, Report)> {
     write(
         |shared| {
