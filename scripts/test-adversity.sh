@@ -6,7 +6,9 @@
 # Groups: definitions, dumps, faults, hostile_input, hostile_users, load,
 # privileges, server_life, upgrades; all of them without any. CACHE_REFRESHER_FAULTS=1000,
 # CACHE_REFRESHER_SOAK=1800 (seconds), CACHE_REFRESHER_DUMPS=20 and
-# CACHE_REFRESHER_VIEWS=20000 make them longer than CI has time for.
+# CACHE_REFRESHER_VIEWS=20000 make them longer than CI has time for;
+# CACHE_REFRESHER_OLDER names servers by their pg_config, oldest first, through
+# which pg_upgrade comes to this one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/common.sh
@@ -17,14 +19,13 @@ use_server "$major"
 shift
 
 scripts/install-for-tests.sh "$major"
-# An older server that the tests have installed the extension into before, if
-# there is one.
-for older in 15 17; do
-  if [ "$older" -lt "$major" ] && from="$(find_pg_config "$older")" \
-    && [ -e "$("$from" --sharedir)/extension/cache_refresher.control" ]; then
-    export CACHE_REFRESHER_FROM="$from"
-  fi
-done
+# The older server that the tests have installed the extension into before, if
+# there is one, for pg_upgrade. Not Debian's own 15: each column there has an
+# option (pg_attver) that no other server takes over.
+if [ -z "${CACHE_REFRESHER_OLDER:-}" ] && [ "$major" -gt 17 ] && from="$(find_pg_config 17)" \
+  && [ -e "$("$from" --sharedir)/extension/cache_refresher.control" ]; then
+  export CACHE_REFRESHER_OLDER="$from"
+fi
 groups=()
 for group in "$@"; do groups+=(--test "$group"); done
 # Each starts servers of its own and keeps them busy: two at once are enough.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adversity_tests::{Load, check, create_views, number, wait_until_right};
-use cluster_tests::{LAUNCHER, SCHEDULER, Server, Session, WORKER, millis, seconds, seeds};
+use cluster_tests::{
+    LAUNCHER, SCHEDULER, Server, Session, WORKER, describe, millis, seconds, seeds,
+};
 use fastrand::Rng;
 
 /// Private and shared memory of a process that nobody else maps, in MB.
@@ -225,11 +227,12 @@ fn nothing_grows_in_a_long_run_of_writes_refreshes_definitions_and_faults() {
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'cache_refresher worker' ORDER BY random() LIMIT 1"
                 }
             };
-            // Deadlocks and timeouts are what such a mix brings.
-            if db.batch_execute(statement).is_ok() {
-                changes += 1;
-            } else {
-                drop(db.batch_execute("ROLLBACK"));
+            match db.batch_execute(statement) {
+                Ok(()) => changes += 1,
+                // Deadlocks and timeouts are what such a mix brings.
+                Err(error) => db.batch_execute("ROLLBACK").unwrap_or_else(|_| {
+                    panic!("{statement}: {}\n{:?}", describe(&error), server.fatal_lines())
+                }),
             }
             if first.is_none() && begun.elapsed() > time / 3 {
                 std::thread::sleep(seconds(2));

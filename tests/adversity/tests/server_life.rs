@@ -1,9 +1,12 @@
-//! Databases that are closed, standbys that are away, primaries that become standbys.
+//! Databases that are closed, standbys that are away, primaries that become standbys, backups that are restored, clocks
+//! that are set.
 
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::process::Command;
 
-use adversity_tests::{capture, settle};
-use cluster_tests::{A_SECOND, LAUNCHER, Mode, PATIENCE, Server, seconds};
+use adversity_tests::{capture, settle, state};
+use cluster_tests::{A_SECOND, LAUNCHER, Mode, PATIENCE, Server, output, seconds};
 
 #[test]
 fn a_database_that_is_closed_or_made_a_template_is_left() {
@@ -107,4 +110,111 @@ fn a_primary_that_becomes_a_standby_schedules_nothing_any_more() {
     drop(old);
     primary.stop(Mode::Fast);
     assert!(begun.elapsed() < A_SECOND * 3);
+}
+
+#[test]
+fn a_restore_to_a_point_in_time_is_stale_where_it_was_and_goes_on() {
+    let primary =
+        Server::builder().setting("archive_mode", "on").setting("full_page_writes", "on").prepare();
+    let archive = primary.new_folder("archive");
+    primary.set("archive_command", &format!("cp %p {}/%f", archive.display()));
+    primary.start();
+    let mut app = primary.create_database("app");
+    let query = "SELECT id, value FROM t";
+    app.run("CREATE TABLE t (id int PRIMARY KEY, value int); INSERT INTO t SELECT i, i FROM generate_series(1, 100) i");
+    app.run("CREATE TABLE u (id int PRIMARY KEY, value int); INSERT INTO u SELECT i, i FROM generate_series(1, 100) i");
+    capture(&mut app, "v", "id", query);
+    capture(&mut app, "w", "id", "SELECT id, value FROM u");
+    primary.set("cache_refresher.enabled", "off");
+    primary.reload();
+    primary.wait_until("nobody is there", PATIENCE, || primary.processes_in("app") == 0);
+    let restored = Server::builder()
+        .setting("cache_refresher.enabled", "off")
+        .setting("restore_command", &format!("cp {}/%f %p", archive.display()))
+        .setting("recovery_target_name", "here")
+        .setting("recovery_target_action", "promote")
+        .standby_of(&primary)
+        .prepare();
+    std::fs::rename(
+        restored.data().join("standby.signal"),
+        restored.data().join("recovery.signal"),
+    )
+    .unwrap();
+    app.run("UPDATE t SET value = -1 WHERE id = 1");
+    app.run("SELECT pg_create_restore_point('here')");
+    // Neither the refresh nor what it showed has happened.
+    app.run("UPDATE u SET value = -1 WHERE id = 1");
+    app.refresh("v");
+    app.refresh("w");
+    app.run("SELECT pg_switch_wal()");
+    drop(app);
+    primary.stop(Mode::Fast);
+
+    restored.start();
+    let mut app = restored.connect("app");
+    app.wait("it is a primary", "SELECT NOT pg_is_in_recovery()");
+    assert_eq!(state(&mut app, "v", query), (false, 2), "a change that was not shown");
+    assert_eq!(state(&mut app, "w", "SELECT id, value FROM u"), (true, 0), "nothing has changed");
+    restored.set("cache_refresher.enabled", "on");
+    restored.reload();
+    settle(&mut app, "v", query);
+    app.run("UPDATE u SET value = -2 WHERE id = 2");
+    settle(&mut app, "w", "SELECT id, value FROM u");
+    assert_eq!(restored.fatal_lines(), [""; 0]);
+}
+
+#[test]
+fn a_clock_that_is_set_by_an_hour_both_ways_changes_no_pace() {
+    let folder = tempfile::tempdir_in("/tmp").unwrap();
+    let (library, file) = (folder.path().join("clock.so"), folder.path().join("offset"));
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/clock.c");
+    output(Command::new("cc").args(["-shared", "-fPIC", "-O", source, "-o"]).arg(&library));
+    // The file is mapped: it must not shrink on the way.
+    let step = |seconds: i64| {
+        let mut file =
+            OpenOptions::new().create(true).truncate(false).write(true).open(&file).unwrap();
+        file.write_all(&seconds.to_ne_bytes()).unwrap();
+    };
+    step(0);
+    let server = Server::builder()
+        .environment("LD_PRELOAD", library.to_str().unwrap())
+        .environment("CLOCK_OFFSET", file.to_str().unwrap())
+        .prepare();
+    server.give(folder.path());
+    server.start();
+    let mut app = server.create_database("app");
+    let query = "SELECT id, value FROM t";
+    app.run("CREATE TABLE t (id int PRIMARY KEY, value int); INSERT INTO t SELECT i, i FROM generate_series(1, 100) i");
+    capture(&mut app, "captured", "id", query);
+    app.create_view("ticking", 5);
+    app.register("ticking", "1 s");
+    app.create_view("slow", 5);
+    app.register("slow", "50 min");
+    app.create_view("by_the_clock", 5);
+    app.run("SELECT cache_refresher.register('by_the_clock', schedule => '* * * * *')");
+    app.wait_for_refreshes("ticking", 2);
+    let begun: f64 = app.get("SELECT extract(epoch FROM clock_timestamp())::float8");
+    for (number, offset) in [3600, 0, -3600, 0].into_iter().enumerate() {
+        let slow = app.refreshes("slow");
+        step(offset);
+        let now: f64 = app.get("SELECT extract(epoch FROM clock_timestamp())::float8");
+        let stepped = now - begun - offset as f64;
+        assert!((0.0..300.0).contains(&stepped), "the clock does not follow: {begun} {now}");
+        let before = app.refreshes("ticking");
+        app.wait_for_refreshes_within(seconds(8), "ticking", 3);
+        assert!(app.refreshes("ticking") < before + 10, "no burst");
+        app.run(&format!("UPDATE t SET value = -{number} WHERE id = 50"));
+        settle(&mut app, "captured", query);
+        app.wait(
+            "nothing waits for times that were",
+            "SELECT bool_and(next_refresh_at BETWEEN now() - interval '3 s' AND now() + interval '51 min')
+               AND bool_and(next_refresh_at < now() + interval '61 s') FILTER (WHERE view_name = 'by_the_clock')
+               AND bool_and(age >= '0') FROM cache_refresher.status WHERE view_name <> 'captured'",
+        );
+        if offset == 3600 {
+            assert!(app.refreshes("slow") > slow, "it was due");
+        }
+        assert!(app.get::<bool>("SELECT cache_refresher.healthy()"), "{offset}");
+    }
+    assert_eq!(server.fatal_lines(), [""; 0]);
 }

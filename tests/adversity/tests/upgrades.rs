@@ -1,4 +1,5 @@
-//! pg_upgrade to the server under test from an older one, which `CACHE_REFRESHER_FROM` names by its pg_config.
+//! pg_upgrade to the server under test, through the older ones that `CACHE_REFRESHER_OLDER` names by their pg_config,
+//! oldest first.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -80,74 +81,100 @@ const WRONG: &str = "SELECT count(*) = 0 FROM ((TABLE v EXCEPT ALL SELECT id, x 
 
 #[test]
 fn registrations_changes_and_content_survive_pg_upgrade() {
-    let Ok(from) = std::env::var("CACHE_REFRESHER_FROM") else {
-        eprintln!("skipped: CACHE_REFRESHER_FROM names no older server");
+    let named = std::env::var("CACHE_REFRESHER_OLDER").unwrap_or_default();
+    let older: Vec<Installation> =
+        named.split_whitespace().map(|from| Installation::of(Path::new(from))).collect();
+    let Some(oldest) = older.first() else {
+        eprintln!("skipped: CACHE_REFRESHER_OLDER names no older server");
         return;
     };
-    let (older, newer) = (Installation::of(Path::new(&from)), Installation::get());
-    assert!(older.major() < newer.major());
     for link in [false, true] {
         let folder = tempfile::Builder::new().prefix("cr.").tempdir_in("/tmp").unwrap();
-        newer.give(folder.path());
-        let place = |name: &str| folder.path().join(name);
-        let old = Cluster { programs: &older, folder: place("old"), port: free_port() };
-        old.init();
+        oldest.give(folder.path());
+        let cluster = |programs| {
+            let cluster = Cluster {
+                programs,
+                folder: folder.path().join(programs.major().to_string()),
+                port: free_port(),
+            };
+            cluster.init();
+            cluster
+        };
+        let mut old = cluster(oldest);
         old.control("start");
-        output(
-            older
-                .command("createdb")
-                .args(["--username=postgres", "--host"])
-                .arg(&old.folder)
-                .args(["--port", &old.port.to_string(), "app"]),
-        );
-        old.run(
-            "CREATE EXTENSION cache_refresher; CREATE ROLE fan;
-             CREATE TABLE s (id int PRIMARY KEY, x text); INSERT INTO s SELECT i, 'x' || i FROM generate_series(1, 1000) i;
-             CREATE MATERIALIZED VIEW v AS SELECT id, x FROM s; CREATE UNIQUE INDEX ON v (id);
-             CREATE MATERIALIZED VIEW w AS SELECT id FROM v; CREATE UNIQUE INDEX ON w (id);
-             SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true, debounce => '0');
-             SELECT cache_refresher.register('w', refresh_interval => '1 hour');
-             SELECT cache_refresher.grant_refresh('v', 'fan')",
-        );
-        old.run("SELECT cache_refresher.refresh('v')");
-        old.run("SELECT cache_refresher.refresh('v')");
-        assert_eq!(
-            old.run("SELECT staleness FROM cache_refresher.status WHERE view_name = 'v'"),
-            "fresh"
-        );
-        old.run("UPDATE s SET x = 'not shown yet' WHERE id < 10; SELECT cache_refresher.invalidate('w')");
-        let configuration = old.run(CONFIGURATION);
-        old.control("stop");
-
-        let new = Cluster { programs: newer, folder: place("new"), port: free_port() };
-        new.init();
-        let mut upgrade = newer.command("pg_upgrade");
-        upgrade.current_dir(&new.folder).args(["--username=postgres", "--no-sync"]);
-        upgrade.arg("--socketdir").arg(&new.folder);
-        upgrade.arg("--old-bindir").arg(older.bin_dir()).arg("--new-bindir").arg(newer.bin_dir());
-        upgrade.arg("--old-datadir").arg(old.data()).arg("--new-datadir").arg(new.data());
-        if link {
-            upgrade.arg("--link");
+        fill(&old);
+        for programs in older.iter().skip(1).chain([Installation::get()]) {
+            old.run("UPDATE s SET x = x || ' not shown yet' WHERE id < 10; SELECT cache_refresher.invalidate('w')");
+            let configuration = old.run(CONFIGURATION);
+            old.control("stop");
+            let new = cluster(programs);
+            upgrade(&old, &new, link);
+            new.control("start");
+            assert_eq!(new.run(CONFIGURATION), configuration);
+            goes_on(&new);
+            println!(
+                "{} to {}, {}",
+                old.programs.major(),
+                new.programs.major(),
+                if link { "linked" } else { "copied" }
+            );
+            old = new;
         }
-        output(&mut upgrade);
-        new.control("start");
-        assert_eq!(new.run(CONFIGURATION), configuration);
-        // Nobody claims what nobody knows.
-        assert_eq!(new.run("SELECT cache_refresher.freshness('v') ->> 'staleness'"), "stale");
-        assert_ne!(new.run("SELECT cache_refresher.freshness('w') ->> 'staleness'"), "fresh");
-        new.run("ALTER SYSTEM SET cache_refresher.enabled = on");
-        new.run("SELECT pg_reload_conf()");
-        new.wait("SELECT cache_refresher.freshness('v') ->> 'staleness' = 'fresh'");
-        assert_eq!(new.run(WRONG), "t");
-        new.run("UPDATE s SET x = 'after' WHERE id = 20");
-        new.wait("SELECT count(*) = 1 FROM v WHERE x = 'after'");
-        new.wait("SELECT cache_refresher.freshness('v') ->> 'staleness' = 'fresh'");
-        assert_eq!(new.run(WRONG), "t");
-        new.run("DROP EXTENSION cache_refresher");
+        old.run("DROP EXTENSION cache_refresher");
         assert_eq!(
-            new.run("SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'cache_refresher%'"),
+            old.run("SELECT count(*) FROM pg_trigger WHERE tgname LIKE 'cache_refresher%'"),
             "0"
         );
-        new.control("stop");
+        old.control("stop");
     }
+}
+
+/// Two views, one that reads a table and one that reads the other, with all there is to keep about them.
+fn fill(cluster: &Cluster) {
+    let mut create = cluster.programs.command("createdb");
+    create.args(["--username=postgres", "--host"]).arg(&cluster.folder);
+    output(create.args(["--port", &cluster.port.to_string(), "app"]));
+    cluster.run(
+        "CREATE EXTENSION cache_refresher; CREATE ROLE fan;
+         CREATE TABLE s (id int PRIMARY KEY, x text); INSERT INTO s SELECT i, 'x' || i FROM generate_series(1, 1000) i;
+         CREATE MATERIALIZED VIEW v AS SELECT id, x FROM s; CREATE UNIQUE INDEX ON v (id);
+         CREATE MATERIALIZED VIEW w AS SELECT id FROM v; CREATE UNIQUE INDEX ON w (id);
+         SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true, debounce => '0');
+         SELECT cache_refresher.register('w', refresh_interval => '1 hour');
+         SELECT cache_refresher.grant_refresh('v', 'fan')",
+    );
+    cluster.run("SELECT cache_refresher.refresh('v')");
+    cluster.run("SELECT cache_refresher.refresh('v')");
+    assert_eq!(
+        cluster.run("SELECT staleness FROM cache_refresher.status WHERE view_name = 'v'"),
+        "fresh"
+    );
+}
+
+fn upgrade(old: &Cluster, new: &Cluster, link: bool) {
+    let mut upgrade = new.programs.command("pg_upgrade");
+    upgrade.current_dir(&new.folder).args(["--username=postgres", "--no-sync"]);
+    upgrade.arg("--socketdir").arg(&new.folder);
+    upgrade.arg("--old-bindir").arg(old.programs.bin_dir()).arg("--old-datadir").arg(old.data());
+    upgrade.arg("--new-bindir").arg(new.programs.bin_dir()).arg("--new-datadir").arg(new.data());
+    if link {
+        upgrade.arg("--link");
+    }
+    output(&mut upgrade);
+}
+
+/// Nobody claims what nobody knows; once scheduling is on, what was not shown is, and what is changed then.
+fn goes_on(cluster: &Cluster) {
+    assert_eq!(cluster.run("SELECT cache_refresher.freshness('v') ->> 'staleness'"), "stale");
+    assert_ne!(cluster.run("SELECT cache_refresher.freshness('w') ->> 'staleness'"), "fresh");
+    cluster.run("ALTER SYSTEM SET cache_refresher.enabled = on");
+    cluster.run("SELECT pg_reload_conf()");
+    for change in ["SELECT", "UPDATE s SET x = x || ' after' WHERE id = 20"] {
+        cluster.run(change);
+        cluster.wait("SELECT cache_refresher.freshness('v') ->> 'staleness' = 'fresh'");
+        assert_eq!(cluster.run(WRONG), "t");
+    }
+    cluster.run("ALTER SYSTEM RESET cache_refresher.enabled");
+    cluster.run("SELECT pg_reload_conf()");
+    cluster.wait("SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type ~ '^cache_refresher (scheduler|worker)'");
 }

@@ -10,12 +10,13 @@ use crate::{Installation, Server, template};
 pub struct Builder<'a> {
     preload: bool,
     settings: BTreeMap<String, String>,
+    environment: Vec<(String, String)>,
     primary: Option<&'a Server>,
 }
 
 impl<'a> Builder<'a> {
     pub(crate) fn new() -> Self {
-        Self { preload: true, settings: BTreeMap::new(), primary: None }
+        Self { preload: true, settings: BTreeMap::new(), environment: Vec::new(), primary: None }
     }
 
     /// Whether `shared_preload_libraries` names the extension; it does by default.
@@ -27,6 +28,12 @@ impl<'a> Builder<'a> {
     /// A line of postgresql.conf.
     pub fn setting(mut self, name: &str, value: &str) -> Self {
         self.settings.insert(name.into(), value.into());
+        self
+    }
+
+    /// A variable in the environment of its processes.
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.into(), value.into()));
         self
     }
 
@@ -50,7 +57,8 @@ impl<'a> Builder<'a> {
         panic!("no free port found");
     }
 
-    fn prepare(&self) -> Server {
+    /// Makes it, and does not start it yet.
+    pub fn prepare(&self) -> Server {
         let installation = Installation::get();
         // In /tmp: a socket's path must be short, and the server's user must get there.
         let folder = tempfile::Builder::new().prefix("cr.").tempdir_in("/tmp").unwrap();
@@ -81,6 +89,7 @@ impl<'a> Builder<'a> {
             folder,
             port,
             settings: Mutex::new(settings),
+            environment: self.environment.clone(),
             postmaster: Mutex::new(None),
         };
         match self.primary {

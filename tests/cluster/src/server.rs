@@ -22,6 +22,7 @@ pub struct Server {
     pub(crate) folder: TempDir,
     pub(crate) port: u16,
     pub(crate) settings: Mutex<BTreeMap<String, String>>,
+    pub(crate) environment: Vec<(String, String)>,
     pub(crate) postmaster: Mutex<Option<Child>>,
 }
 
@@ -299,6 +300,7 @@ impl Server {
         let mut child = self
             .installation
             .command("postgres")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .arg("-D")
             .arg(self.data())
             .stdin(Stdio::null())
