@@ -86,7 +86,7 @@ for server in "$@"; do
       ;;
     *)
       require_major "$server"
-      install_missing_packages sudo shellcheck # for tests and lints only
+      install_missing_packages sudo shellcheck python3-venv # for tests and lints only
       setup_server "$server"
       setup_pgrx "$(find_pg_config "$server")"
       ;;

@@ -19,6 +19,7 @@ use_server "$major"
 shift
 
 scripts/install-for-tests.sh "$major"
+scripts/pgspot.sh "$major"
 # The older server that the tests have installed the extension into before, if
 # there is one, for pg_upgrade. Not Debian's own 15: each column there has an
 # option (pg_attver) that no other server takes over.
