@@ -131,14 +131,18 @@ pub fn of(view: &Relation) -> Result<std::result::Result<Unit, Obstacle>> {
         let mut columns: Vec<Candidate> = Vec::new();
         for number in numbers {
             let place = usize::try_from(number - 1).unwrap_or_default();
-            match UnitColumn::of(view, place).zip(map(&descriptions, place)) {
-                Some((column, Ok(maps))) => columns.push(Candidate { column, maps }),
-                Some((_, Err(reason))) if columns.is_empty() => {
-                    refusal = Some(Obstacle::Mapping(reason));
-                    break;
+            let reason = match (UnitColumn::of(view, place), map(&descriptions, place)) {
+                (Ok(column), Some(Ok(maps))) => {
+                    columns.push(Candidate { column, maps });
+                    continue;
                 }
-                _ if columns.is_empty() => break,
-                _ => {}
+                (Err(name), Some(Ok(_))) => Some(Obstacle::KeyType(name)),
+                (_, Some(Err(reason))) => Some(Obstacle::Mapping(reason)),
+                (_, None) => None,
+            };
+            if columns.is_empty() {
+                refusal = reason.or(refusal);
+                break;
             }
         }
         columns.truncate(MOST_COLUMNS);

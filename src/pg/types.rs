@@ -14,6 +14,12 @@ pub fn base(of: pg_sys::Oid) -> (pg_sys::Oid, String) {
     }
 }
 
+/// The name of a type, as messages write it.
+pub fn name(of: pg_sys::Oid) -> String {
+    // SAFETY: looks up the catalogs; a palloc'd C string.
+    unsafe { CStr::from_ptr(pg_sys::format_type_be(of)) }.to_string_lossy().into_owned()
+}
+
 /// Types whose values look the same if they are equal: unlike 1.0 and 1.00, or 0 and -0.
 const EXACT: &[pg_sys::Oid] = &[
     pg_sys::BOOLOID,

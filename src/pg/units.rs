@@ -1,7 +1,6 @@
 //! The units of a delta: values of one column of a view, and the queries that go by them.
 
 use std::collections::HashMap;
-use std::ffi::CStr;
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
@@ -27,23 +26,29 @@ pub struct UnitColumn {
 }
 
 impl UnitColumn {
-    /// That column of a view; nothing if its type has no equality that an index can use.
-    pub fn of(view: &Relation, place: usize) -> Option<Self> {
+    /// That column of a view; the name of its type if that has no equality that an index can use.
+    pub fn of(view: &Relation, place: usize) -> std::result::Result<Self, String> {
         // SAFETY: an attribute of an open relation; catalog look-ups.
         unsafe {
-            let attribute = &*row::attribute(view.descriptor(), i32::try_from(place).ok()?);
+            let attribute = &*row::attribute(view.descriptor(), place as i32);
             let type_of = attribute.atttypid;
             let types = pg_sys::lookup_type_cache(type_of, pg_sys::TYPECACHE_EQ_OPR as i32);
             let equality = (*types).eq_opr;
             if equality == pg_sys::InvalidOid {
-                return None;
+                return Err(types::name(type_of));
             }
             let (mut left, mut right) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
             pg_sys::op_input_types(equality, &mut left, &mut right);
-            let usable = left == right
-                && (left == type_of
-                    || (left == pg_sys::TEXTOID && pg_sys::IsBinaryCoercible(type_of, left)));
-            usable.then_some(Self {
+            debug_assert_eq!(left, right, "of the default equality of a type");
+            // A domain is compared as what it is made of, and all enums by one operator.
+            let base = pg_sys::getBaseType(type_of);
+            let operand = match left {
+                pg_sys::ANYENUMOID if pg_sys::type_is_enum(base) => base,
+                pg_sys::TEXTOID if pg_sys::IsBinaryCoercible(base, left) => left,
+                _ if left == base => base,
+                _ => return Err(types::name(type_of)),
+            };
+            Ok(Self {
                 place,
                 type_of,
                 type_modifier: attribute.atttypmod,
@@ -52,7 +57,7 @@ impl UnitColumn {
                 by_value: attribute.attbyval,
                 align: attribute.attalign,
                 equality,
-                operand: left,
+                operand,
             })
         }
     }
@@ -284,14 +289,13 @@ pub fn from_array(
         let elements = (0..usize::try_from(count).unwrap_or_default())
             .map(|place| (!*nulls.add(place)).then(|| *datums.add(place)));
         let wrong = |given: Oid| {
-            let name =
-                |of| CStr::from_ptr(pg_sys::format_type_be(of)).to_string_lossy().into_owned();
-            let expected: Vec<String> = columns.iter().map(|column| name(column.type_of)).collect();
+            let expected: Vec<String> =
+                columns.iter().map(|column| types::name(column.type_of)).collect();
             let expected = match &expected[..] {
                 [one] => one.clone(),
                 all => format!("{}, or a row ({})", all[0], all.join(", ")),
             };
-            WrongType { given: name(given), expected }
+            WrongType { given: types::name(given), expected }
         };
         let rows = element == pg_sys::RECORDOID || pg_sys::type_is_rowtype(element);
         let mut sets: Vec<Units> = Vec::new();
@@ -348,9 +352,12 @@ unsafe fn fields_of(row: Datum) -> Vec<(Oid, Option<Datum>)> {
 }
 
 impl UnitColumn {
-    /// A value as one of this column, if it is of its type or a smaller whole number.
+    /// A value as one of this column, if it is of its type or a smaller whole number. A domain's values are
+    /// those of the type that it is made of: what it does not allow is in no row.
     fn converted(&self, of: Oid, value: Option<Datum>) -> Option<Option<Datum>> {
-        match (of, self.type_of) {
+        // SAFETY: a look-up in the catalog.
+        let (of, to) = unsafe { (pg_sys::getBaseType(of), pg_sys::getBaseType(self.type_of)) };
+        match (of, to) {
             (from, to) if from == to => Some(value),
             (pg_sys::INT4OID, pg_sys::INT8OID) => {
                 Some(value.map(|value| Datum::from(i64::from(value.value() as i32))))
@@ -369,10 +376,11 @@ impl UnitColumn {
     /// The value that a C string is read as.
     fn read(&self, text: Datum) -> Datum {
         let (mut input, mut parameter) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
+        let mut modifier = self.type_modifier;
         // SAFETY: the value of an unknown literal is a C string; raises an ERROR if it is none of the type.
         unsafe {
-            pg_sys::getTypeInputInfo(self.type_of, &mut input, &mut parameter);
-            let modifier = self.type_modifier;
+            let base = pg_sys::getBaseTypeAndTypmod(self.type_of, &mut modifier);
+            pg_sys::getTypeInputInfo(base, &mut input, &mut parameter);
             pg_sys::OidInputFunctionCall(input, text.cast_mut_ptr(), parameter, modifier)
         }
     }

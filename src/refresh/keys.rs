@@ -106,7 +106,7 @@ fn sets(view: &View, keys: &AnyArray) -> Result<(Vec<Units>, usize)> {
     let relation = Relation::open(view.oid);
     let columns: Option<Vec<UnitColumn>> = numbers
         .iter()
-        .map(|number| UnitColumn::of(&relation, usize::try_from(number - 1).ok()?))
+        .map(|number| UnitColumn::of(&relation, usize::try_from(number - 1).ok()?).ok())
         .collect();
     let name = view.name.to_string();
     let columns = columns

@@ -38,6 +38,8 @@ pub enum Obstacle {
     Strange(Strange),
     /// No column can be the unit.
     Mapping(Reason),
+    /// The column that would do is of a type by whose values rows are not looked up.
+    KeyType(String),
     /// A column would do, but no index leads to it.
     NoIndex,
     /// Indexed columns are nothing but what aggregates, windows or subqueries compute.
@@ -125,13 +127,16 @@ impl Obstacle {
             ]
             .map(Self::Mapping),
         );
-        all.extend([Self::NoIndex, Self::Computed]);
+        all.extend([Self::KeyType("type".to_owned()), Self::NoIndex, Self::Computed]);
         all
     }
 
     /// Whether it stands in the way of `skip` and of a proof of freshness, too, and not of `delta` alone.
     pub const fn forbids_proof(&self) -> bool {
-        !matches!(self, Self::Strange(_) | Self::Mapping(_) | Self::NoIndex | Self::Computed)
+        !matches!(
+            self,
+            Self::Strange(_) | Self::Mapping(_) | Self::KeyType(_) | Self::NoIndex | Self::Computed
+        )
     }
 
     /// Why, as a clause.
@@ -173,6 +178,7 @@ impl Obstacle {
                 }
             }
             .to_owned(),
+            Self::KeyType(name) => format!("no delta goes by an indexed column of type {name}"),
             Self::NoIndex => {
                 "no index of the view begins with a column that its rows can be replaced by"
                     .to_owned()
@@ -223,6 +229,9 @@ impl Obstacle {
                 }
             }
             .to_owned(),
+            Self::KeyType(_) => {
+                "Index another column that identifies its rows, or let diff do the work.".to_owned()
+            }
             Self::NoIndex => "Create an index on the column that identifies its rows.".to_owned(),
             Self::Computed => {
                 "Select the key of the leading table, and create an index on it.".to_owned()

@@ -185,3 +185,46 @@ fn queries_that_are_easily_mapped_wrongly_are_not() {
     }
     assert!(failed.is_empty(), "{failed:#?}");
 }
+
+#[test]
+fn keys_may_be_enums_and_domains() {
+    let mut db = Scratch::new("delta_keys");
+    db.run(
+        "CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy');
+         CREATE DOMAIN feeling AS mood;
+         CREATE DOMAIN code AS varchar(3) CHECK (VALUE <> 'no');
+         CREATE DOMAIN positive AS int CHECK (VALUE > 0);",
+    );
+    for (key, literal) in [
+        ("id", "'{7, 8}'::int[]"),
+        ("mood", "'{sad, ok}'::mood[]"),
+        ("feeling", "'{sad, ok}'::mood[]"),
+        ("code", "'{sad, hap, no}'::text[]"),
+    ] {
+        let query = format!("SELECT {key}, count(*) AS n, max(note) AS note FROM t GROUP BY {key}");
+        db.run(&format!(
+            "DROP TABLE IF EXISTS t CASCADE;
+             CREATE TABLE t (id positive PRIMARY KEY, mood mood, feeling feeling, code code, note text);
+             INSERT INTO t SELECT i, m, m, m::text::varchar(3), 'note ' || i
+               FROM generate_series(1, 90) i, LATERAL (SELECT (enum_range(NULL::mood))[i % 3 + 1]) x (m);
+             CREATE MATERIALIZED VIEW v AS {query}; CREATE UNIQUE INDEX ON v ({key});
+             SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true,
+                                             debounce => '1 hour', max_staleness => '1 hour');
+             SELECT cache_refresher.refresh('v')"
+        ));
+        for change in [
+            "UPDATE t SET note = note || '!' WHERE id = 7",
+            "UPDATE t SET mood = 'happy', feeling = NULL, code = 'new', note = note || '?' WHERE id IN (7, 8)",
+            "DELETE FROM t WHERE id = 9; INSERT INTO t VALUES (100, NULL, NULL, NULL), (101, 'ok', 'ok', 'ok')",
+        ] {
+            db.run(change);
+            let how: String = db.get("SELECT method || ', ' || reason FROM cache_refresher.refresh('v', method => 'delta')");
+            assert!(how.starts_with("delta"), "{key}: {how}");
+            assert_eq!(db.difference("v", &format!("({query})")), None, "{key}: {change}");
+        }
+        let reason: String =
+            db.get(&format!("SELECT reason FROM cache_refresher.invalidate('v', {literal})"));
+        assert!(reason.ends_with("keys were invalidated"), "{reason}");
+        db.run("SELECT cache_refresher.unregister('v')");
+    }
+}
