@@ -196,7 +196,7 @@ COMMENT ON FUNCTION _cache_refresher.running_views IS 'refreshes that run in thi
 
 CREATE FUNCTION _cache_refresher.server_checks()
 RETURNS TABLE ("check" text, status text, detail text, hint text)
-LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 6 AS 'MODULE_PATHNAME', 'server_checks_wrapper';
+LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 7 AS 'MODULE_PATHNAME', 'server_checks_wrapper';
 COMMENT ON FUNCTION _cache_refresher.server_checks IS 'health of launcher, scheduler and workers, from shared memory';
 
 CREATE FUNCTION _cache_refresher.exposition(metrics jsonb)

@@ -5,15 +5,16 @@ use std::time::Duration;
 use cache_refresher_core::interval::{self, IntervalSource};
 use cache_refresher_core::metrics::{self, Metric};
 use cache_refresher_core::time::Timestamp;
+use cache_refresher_core::version::Fit;
 use cache_refresher_core::view_state::{self, History, NextDue};
 use pgrx::datum::{Interval, JsonB, TimestampWithTimeZone};
 use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use crate::catalog::attempts;
 use crate::catalog::registry::{Policy, Registration};
 use crate::catalog::view::ViewName;
+use crate::catalog::{attempts, version};
 use crate::error::{Error, Result};
 use crate::guc::{self, FailurePolicy};
 use crate::pg::shared::{self, Knowledge, Scheduler, Worker};
@@ -183,24 +184,26 @@ fn exposition(metrics: JsonB) -> std::result::Result<String, ErrorReport> {
 type Check = (&'static str, &'static str, String, Option<String>);
 
 #[pg_extern(sql = false)]
-fn server_checks() -> TableIterator<
-    'static,
-    (
-        name!(check, &'static str),
-        name!(status, &'static str),
-        name!(detail, String),
-        name!(hint, Option<String>),
-    ),
+fn server_checks() -> Result<
+    TableIterator<
+        'static,
+        (
+            name!(check, &'static str),
+            name!(status, &'static str),
+            name!(detail, String),
+            name!(hint, Option<String>),
+        ),
+    >,
 > {
-    TableIterator::new(checks(clock::now()))
+    Ok(TableIterator::new(checks(clock::now())?))
 }
 
-fn checks(now: Timestamp) -> Vec<Check> {
-    let mut checks = vec![library()];
+fn checks(now: Timestamp) -> Result<Vec<Check>> {
+    let mut checks = vec![library(), versions()?];
     if shared::is_available() {
         checks.extend([launcher(), scheduling(), scheduler(now), slots(now), workers(now)]);
     }
-    checks
+    Ok(checks)
 }
 
 fn ok(check: &'static str, detail: impl Into<String>) -> Check {
@@ -215,6 +218,19 @@ fn library() -> Check {
                     the server. Until then, refresh works by hand only.";
         ("preload", "critical", "nothing is scheduled".to_owned(), Some(hint.to_owned()))
     }
+}
+
+fn versions() -> Result<Check> {
+    let (objects, fit) = version::installed()?.unwrap_or_else(|| (String::new(), Fit::Behind));
+    Ok(match fit.remedy() {
+        None => ok("version", objects),
+        Some(hint) => (
+            "version",
+            "critical",
+            format!("of the extension: {objects}, of the library: {}", version::LIBRARY),
+            Some(hint.to_owned()),
+        ),
+    })
 }
 
 fn launcher() -> Check {

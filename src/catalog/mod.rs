@@ -10,4 +10,5 @@ pub mod history;
 pub mod lock_holder;
 pub mod query;
 pub mod registry;
+pub mod version;
 pub mod view;

@@ -229,6 +229,10 @@ unsafe fn concern(statement: *mut pg_sys::Node) -> Option<Concern> {
                 let name = (*statement.cast::<pg_sys::CreateExtensionStmt>()).extname;
                 is_us(name).then_some(Concern::Extension)
             }
+            NodeTag::T_AlterExtensionStmt => {
+                let name = (*statement.cast::<pg_sys::AlterExtensionStmt>()).extname;
+                is_us(name).then_some(Concern::Extension)
+            }
             // Callbacks of the preparing session do not run here.
             NodeTag::T_TransactionStmt => {
                 let kind = (*statement.cast::<pg_sys::TransactionStmt>()).kind;

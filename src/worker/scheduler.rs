@@ -11,11 +11,12 @@ use std::time::Duration;
 use cache_refresher_core::board::{Board, Due, ViewEntry};
 use cache_refresher_core::pool::Placement;
 use cache_refresher_core::time::Timestamp;
+use cache_refresher_core::version::Fit;
 use pgrx::pg_sys::Oid;
 
 use crate::capture::{self, install};
 use crate::catalog::view::{self, ViewName};
-use crate::catalog::{self, binding, query, registry};
+use crate::catalog::{self, binding, registry, version};
 use crate::error::Result;
 use crate::guc;
 use crate::pg::identity::{Restriction, Scope};
@@ -43,8 +44,6 @@ const MOST_DEAF: Duration = Duration::from_millis(250);
 const BOUND_EVERY: Duration = Duration::from_secs(60);
 /// When to read the registry again after that failed.
 const RELOAD_PAUSE: Duration = Duration::from_secs(5);
-
-const IS_INSTALLED: &str = "SELECT to_regclass('_cache_refresher.registry') IS NOT NULL";
 
 /// Entry point of the process; the argument is the database's OID.
 pub fn main(argument: i64) {
@@ -175,16 +174,20 @@ impl Process {
         }
     }
 
-    /// Reads the registry again; false if the extension is not here. Where something goes wrong, what
+    /// Reads the registry again; false if the extension is not here, or is of another version. Where something goes wrong, what
     /// was known before goes on being refreshed, and it is tried again a little later.
     fn reload(&mut self) -> bool {
         self.reload_at = None;
         let database = self.database;
         // Nobody has to make room for us while we may be waiting for a lock.
         shared::update_database(database, |known| known.waiting_since = None);
-        match transaction::run(|| is_installed().unwrap_or_else(|error| error.raise())) {
-            Ok(true) => {}
-            Ok(false) => return false,
+        match transaction::run(|| version::installed().unwrap_or_else(|error| error.raise())) {
+            Ok(Some((_, Fit::Same))) => {}
+            Ok(None) => return false,
+            Ok(Some((objects, fit))) => {
+                self.log_version(&objects, fit);
+                return false;
+            }
             Err(caught) => {
                 self.try_again("read the registry", &caught);
                 return true;
@@ -221,6 +224,17 @@ impl Process {
             Err(caught) => self.try_again("read the registry", &caught),
         }
         true
+    }
+
+    fn log_version(&self, objects: &str, fit: Fit) {
+        report::log(
+            &format!("cache_refresher: nothing is refreshed in database \"{}\"", self.name),
+            Some(&format!(
+                "The extension there is of version {objects}, the library of version {}.",
+                version::LIBRARY
+            )),
+            fit.remedy(),
+        );
     }
 
     /// Removes what is left of capture that has ended, each in a transaction of its own: it locks out everybody
@@ -507,9 +521,4 @@ fn sources_of(entry: &registry::Entry) -> Result<Vec<u32>> {
         catalog::capture::told_by(entry.view.into())?.into_iter().map(Oid::to_u32).collect();
     sources.push(entry.view);
     Ok(sources)
-}
-
-fn is_installed() -> Result<bool> {
-    let rows = query::select(IS_INSTALLED, &[], |row| row.required(1))?;
-    Ok(rows.into_iter().next().unwrap_or(false))
 }

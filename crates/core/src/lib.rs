@@ -29,5 +29,6 @@ pub mod progress;
 pub mod schedule;
 pub mod staleness;
 pub mod time;
+pub mod version;
 pub mod view_state;
 pub mod visibility;

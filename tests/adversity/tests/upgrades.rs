@@ -1,10 +1,10 @@
 //! pg_upgrade to the server under test, through the older ones that `CACHE_REFRESHER_OLDER` names by their pg_config,
-//! oldest first.
+//! oldest first. A library that is not of the version of what is in the database.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cluster_tests::{Installation, free_port, output};
+use cluster_tests::{A_SECOND, Installation, PATIENCE, SCHEDULER, Server, free_port, output};
 
 /// A data folder, and the programs that belong to it.
 struct Cluster<'a> {
@@ -177,4 +177,64 @@ fn goes_on(cluster: &Cluster) {
     cluster.run("ALTER SYSTEM RESET cache_refresher.enabled");
     cluster.run("SELECT pg_reload_conf()");
     cluster.wait("SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type ~ '^cache_refresher (scheduler|worker)'");
+}
+
+/// What a server of ours finds instead of the extension's files: those of an earlier version and a later one, too,
+/// which differ in nothing but the number.
+fn publish_versions(server: &Server) {
+    let programs = Installation::get();
+    let installed =
+        PathBuf::from(output(programs.command("pg_config").arg("--sharedir"))).join("extension");
+    let control = std::fs::read_to_string(installed.join("cache_refresher.control")).unwrap();
+    let version = control.split("default_version = '").nth(1).unwrap().split('\'').next().unwrap();
+    let share = server.new_folder("share");
+    let folder = share.join("extension");
+    std::fs::create_dir(&folder).unwrap();
+    let publish = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
+    let script =
+        std::fs::read_to_string(installed.join(format!("cache_refresher--{version}.sql"))).unwrap();
+    publish("cache_refresher.control", &control);
+    publish("cache_refresher--0.0.1.sql", &script);
+    for (from, to) in [("0.0.1", version), (version, "99.0.0")] {
+        publish(&format!("cache_refresher--{from}--{to}.sql"), "SELECT 1;");
+    }
+    programs.give(&share);
+    server.set("extension_control_path", &format!("{}:$system", share.display()));
+}
+
+#[test]
+fn what_is_of_another_version_than_the_library_rests_until_it_is_updated() {
+    if Installation::get().major() < 18 {
+        eprintln!("skipped: before PostgreSQL 18 extensions are found in one folder only");
+        return;
+    }
+    let server = Server::builder().setting("cache_refresher.worker_linger", "10min").prepare();
+    publish_versions(&server);
+    server.start();
+    server.create_plain_database("app");
+    let mut db = server.connect("app");
+    db.run("CREATE EXTENSION cache_refresher VERSION '0.0.1'");
+    db.create_view("v", 5);
+    db.register("v", "300 ms");
+    let rests = |server: &Server, hint: &str| {
+        server.wait_until("the log tells why", PATIENCE, || server.log_lines(&["HINT", hint]) == 1);
+        server.wait_until("nobody is there", PATIENCE, || server.processes_in("app") == 0);
+        let mut db = server.connect("app");
+        assert!(!db.get::<bool>("SELECT cache_refresher.healthy()"));
+        let told: String =
+            db.get("SELECT hint FROM cache_refresher.health() WHERE \"check\" = 'version'");
+        assert!(told.contains(hint), "{told}");
+        db.stays_unrefreshed("v", A_SECOND);
+    };
+    rests(&server, "ALTER EXTENSION cache_refresher UPDATE");
+    assert_eq!(db.refresh("v"), "refreshed", "by hand");
+
+    db.run("ALTER EXTENSION cache_refresher UPDATE");
+    db.wait_for_refreshes("v", 2);
+    assert!(db.get::<bool>("SELECT cache_refresher.healthy()"));
+    assert_eq!(server.pids_of(SCHEDULER).len(), 1);
+
+    db.run("ALTER EXTENSION cache_refresher UPDATE TO '99.0.0'");
+    rests(&server, "restart the server");
+    assert_eq!(server.fatal_lines(), [""; 0]);
 }
