@@ -19,7 +19,8 @@ use crate::catalog::registry;
 use crate::error::Result;
 use crate::pg::capture_trigger::ViewLog;
 use crate::pg::lock::RefreshLock;
-use crate::pg::{announcements, change_log};
+use crate::pg::snapshot::ActiveSnapshot;
+use crate::pg::{announcements, change_log, transaction};
 
 /// What is known about the changes of a view's sources, under the active snapshot.
 #[derive(Debug, Clone)]
@@ -71,7 +72,8 @@ pub fn examine(view: Oid, captured: bool, settings: &str) -> Result<Knowledge> {
         let basis = Basis { shown, fingerprint: Some(fingerprint) };
         return Ok(Knowledge { before, basis, changes });
     }
-    let fingerprint = obstacle::of(view)?.is_none().then_some(fingerprint);
+    let proved = !capture::begins_here(view)? && obstacle::of(view)?.is_none();
+    let fingerprint = proved.then_some(fingerprint);
     Ok(Knowledge { before, basis: Basis { shown, fingerprint }, changes: Changes::Unknown })
 }
 
@@ -84,6 +86,8 @@ pub fn staleness(
     let Some(basis) = capture::basis(view)? else {
         return Ok((Staleness::Unknown, None));
     };
+    // In a transaction that has written, that was read under a snapshot newer than the statement's own.
+    let _snapshot = transaction::has_written().then(ActiveSnapshot::take);
     // Whoever looks at all views is not to wait for the owner of one.
     if !capture::sources(view)?.into_iter().all(change_log::is_free) {
         return Ok((Staleness::Unknown, None));

@@ -7,7 +7,7 @@ use pgrx::pg_sys::Oid;
 
 use super::query;
 use crate::error::{Error, Result};
-use crate::pg::{clock, types};
+use crate::pg::{clock, snapshot, transaction, types};
 
 /// A relation whose rows a view shows: a table, a partition, a foreign table, a materialized view.
 #[derive(Debug, Clone)]
@@ -100,6 +100,11 @@ const FINGERPRINT: &str = concat!(
                      (SELECT string_agg(i.inhparent::text, ',' ORDER BY i.inhparent) FROM pg_inherits i
                        WHERE i.inhrelid = c.oid AND NOT i.inhdetachpending),
                      EXISTS (SELECT FROM _cache_refresher.capture k WHERE k.view = $1 AND k.source = c.oid),
+                     -- By it we learn of a REFRESH by hand.
+                     CASE WHEN c.relkind = 'm' AND c.oid <> $1 THEN
+                         (SELECT string_agg(concat_ws(',', e.oid, e.xmin, e.ctid, e.evtenabled), ';' ORDER BY e.oid)
+                            FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid
+                           WHERE p.pronamespace = '_cache_refresher'::regnamespace) END,
                      to_regclass('_cache_refresher.changes_' || c.oid)::oid,
                      (SELECT string_agg(concat_ws(',', t.oid, t.xmin, t.ctid, t.tgenabled), ';' ORDER BY t.oid)
                         FROM pg_trigger t
@@ -120,6 +125,11 @@ const FINGERPRINT: &str = concat!(
            (SELECT md5(string_agg(concat_ws(',', t.xmin, t.ctid), ';' ORDER BY t.mapcfg, t.maptokentype, t.mapseqno)) FROM pg_ts_config_map t),
            (SELECT md5(string_agg(concat_ws(',', t.oid, t.xmin, t.ctid), ';' ORDER BY t.oid)) FROM pg_ts_dict t))
      WHERE EXISTS (
+            SELECT FROM source s
+              JOIN pg_rewrite w ON w.ev_class = s.oid AND s.relkind = 'v'
+              -- Values of the types regconfig and regdictionary name them, too.
+             WHERE w.ev_action::text ~ ' (3734|3769) '
+             UNION ALL
             SELECT FROM source s
               JOIN pg_rewrite w ON w.ev_class = s.oid AND s.relkind = 'v'
               JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
@@ -148,8 +158,9 @@ const LEAVES: &str = concat!(
     SELECT i.inhrelid, n.attname FROM named n JOIN pg_inherits i ON i.inhparent = n.oid AND NOT i.inhdetachpending
 )
 SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text,
-       c.relrowsecurity OR EXISTS (SELECT FROM pg_inherits i JOIN pg_class u ON u.oid = i.inhparent
-                                    WHERE i.inhrelid = c.oid AND u.relrowsecurity),
+       EXISTS (WITH RECURSIVE up (oid) AS (
+                  SELECT c.oid UNION SELECT i.inhparent FROM up u JOIN pg_inherits i ON i.inhrelid = u.oid)
+               SELECT FROM up JOIN pg_class u ON u.oid = up.oid WHERE u.relrowsecurity),
        ARRAY(SELECT DISTINCT a.attnum FROM named m JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = m.attname
               WHERE m.oid = c.oid ORDER BY 1),
        -- A materialized view has no triggers: whoever refreshes it writes to its log, if there is one.
@@ -229,17 +240,13 @@ pub fn basis(view: Oid) -> Result<Option<Basis>> {
     Ok(rows.into_iter().next())
 }
 
-const NOW: &str = "SELECT pg_current_snapshot()::text, pg_current_xact_id_if_assigned()::text";
-
 /// What the active snapshot shows, this transaction's own doings left out: there may be more of them.
 pub fn visible_now() -> Result<Visibility> {
-    let rows = query::select(NOW, &[], |row| Ok((row.required(1)?, row.optional::<String>(2)?)))?;
-    let (shown, own) = rows.into_iter().next().ok_or_else(|| bad("snapshot"))?;
-    let shown = visibility(shown)?;
-    match own {
-        Some(own) => Ok(shown.without(own.parse().map_err(|_| bad("transaction id"))?)),
-        None => Ok(shown),
-    }
+    let shown = visibility(snapshot::active())?;
+    Ok(match transaction::own_id() {
+        Some(own) => shown.without(own),
+        None => shown,
+    })
 }
 
 fn visibility(text: String) -> Result<Visibility> {
@@ -256,6 +263,15 @@ INSERT INTO _cache_refresher.capture (view, source) VALUES ($1, $2) ON CONFLICT 
 /// Notes that a view needs the changes of a source. False if that was known.
 pub fn add_use(view: Oid, source: Oid) -> Result<bool> {
     Ok(query::execute(USE, &[view.into(), source.into()])? > 0)
+}
+
+const USES_SINCE: &str = "SELECT xmin::text::int8 FROM _cache_refresher.capture WHERE view = $1";
+
+/// Whether it has begun in this transaction that the view is told of changes: as long as that is not committed, nobody
+/// else keeps any for it.
+pub fn begins_here(view: Oid) -> Result<bool> {
+    let ids: Vec<i64> = query::select_current(USES_SINCE, &[view.into()], |row| row.required(1))?;
+    Ok(ids.into_iter().filter_map(|id| u32::try_from(id).ok()).any(transaction::is_own))
 }
 
 const DISTRUST: &str = "
@@ -406,12 +422,12 @@ pub fn settle(view: Oid, shown: &Visibility) -> Result<()> {
 }
 
 const DISTRUST_REFRESHED: &str = "
-UPDATE _cache_refresher.content k SET fingerprint = NULL
+UPDATE _cache_refresher.content k SET fingerprint = NULL, rows_total = NULL
  WHERE k.view IN (SELECT d.objid FROM pg_event_trigger_ddl_commands() d)
-   AND k.fingerprint IS NOT NULL";
+   AND (k.fingerprint IS NOT NULL OR k.rows_total IS NOT NULL)";
 
 /// Nothing is proved any more of the views whose content a REFRESH has just replaced: its snapshot may
-/// be older than ours. In an event trigger.
+/// be older than ours. How many rows they have now is not known, either. In an event trigger.
 pub fn distrust_refreshed() -> Result<()> {
     query::execute(DISTRUST_REFRESHED, &[]).map(drop)
 }

@@ -18,7 +18,7 @@ use crate::pg::snapshot::ActiveSnapshot;
 /// a transaction that has merely looked can be told from one that has written.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Kind {
-    /// Under the statement's own snapshot.
+    /// Under the statement's own snapshot; in a transaction that has written, one of now.
     Read,
     /// Under a snapshot of now.
     Current,
@@ -49,7 +49,7 @@ impl Row<'_, '_> {
     }
 }
 
-/// The rows that the calling statement's snapshot sees.
+/// The rows that the calling statement's snapshot sees, if its transaction has not written anything.
 pub fn select<T>(
     sql: &'static str,
     arguments: &[DatumWithOid],

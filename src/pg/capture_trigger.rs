@@ -45,9 +45,9 @@ thread_local! {
     static PLANS: RefCell<HashMap<Oid, Option<Rc<Plan>>>> = RefCell::default();
     /// The last one that was needed: a statement changes many rows of one table.
     static SETTLED: RefCell<Option<Settled>> = const { RefCell::new(None) };
-    /// Where rows are not kept one note in each subtransaction is enough: source, transaction and
-    /// subtransaction of the last.
-    static NOTED: RefCell<HashMap<Oid, Writer>> = RefCell::default();
+    /// Where rows are not kept one note in each subtransaction is enough: in which log, transaction and
+    /// subtransaction the last of a source is.
+    static NOTED: RefCell<HashMap<Oid, (Oid, Writer)>> = RefCell::default();
 }
 
 static WATCHING: Once = Once::new();
@@ -293,7 +293,7 @@ unsafe fn note_change(plan: &Plan, source: Oid, old: Option<Values>, new: Option
 /// # Safety
 /// As for `Plan::write`.
 unsafe fn note_once(plan: &Plan, source: Oid) {
-    let now = change_writer::current();
+    let now = (plan.outlet.log(), change_writer::current());
     let noted = NOTED.with_borrow_mut(|noted| noted.insert(source, now));
     if noted != Some(now) {
         // SAFETY: passed on.

@@ -120,8 +120,12 @@ fn bootstrap() -> pg_sys::Oid {
     pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID)
 }
 
-/// Sets a parameter until the innermost scope ends.
+/// Sets a parameter until the innermost scope ends. One that has the value already is left alone: to set some costs
+/// more than to compare, such as reading files of time zones.
 pub fn set_locally(name: &CStr, value: &CStr) {
+    if setting(name).as_deref() == Some(value) {
+        return;
+    }
     // SAFETY: both strings outlive the call, which copies them.
     unsafe {
         pg_sys::set_config_option(

@@ -1,5 +1,7 @@
 //! Snapshots: which state of the data a piece of code sees.
 
+use std::ffi::CStr;
+
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
@@ -31,6 +33,18 @@ impl ActiveSnapshot {
         // SAFETY: as above.
         unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
         Self(())
+    }
+}
+
+/// What the active snapshot shows, as the text of a pg_snapshot. Not by a query: once a transaction has written, SPI
+/// takes a snapshot of its own for each.
+pub fn active() -> String {
+    // SAFETY: there is an active snapshot, or else an ERROR is raised; a value of the type is printed as one.
+    unsafe {
+        let snapshot =
+            pg_sys::OidFunctionCall0Coll(pg_sys::F_PG_CURRENT_SNAPSHOT.into(), pg_sys::InvalidOid);
+        let text = pg_sys::OidOutputFunctionCall(pg_sys::F_PG_SNAPSHOT_OUT.into(), snapshot);
+        CStr::from_ptr(text).to_string_lossy().into_owned()
     }
 }
 

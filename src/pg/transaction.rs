@@ -136,8 +136,20 @@ pub fn is_usable() -> bool {
 
 /// Whether the current transaction has written anything.
 pub fn has_written() -> bool {
+    own_id().is_some()
+}
+
+/// The id of the current transaction, if it has one: it has written, or is about to.
+pub fn own_id() -> Option<u64> {
     // SAFETY: reads a variable of this process.
-    unsafe { pg_sys::GetTopTransactionIdIfAny() != pg_sys::InvalidTransactionId }
+    let own = unsafe { pg_sys::GetTopFullTransactionIdIfAny() }.value;
+    (own != 0).then_some(own)
+}
+
+/// Whether a transaction, by its short id, is the current one or a part of it.
+pub fn is_own(id: u32) -> bool {
+    // SAFETY: looks at variables of this process.
+    unsafe { pg_sys::TransactionIdIsCurrentTransactionId(id.into()) }
 }
 
 /// Lets what follows see what this transaction has written so far.

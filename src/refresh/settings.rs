@@ -22,11 +22,19 @@ const FIXED: &[(&CStr, &CStr)] = &[
     (c"quote_all_identifiers", c"off"),
     (c"xmlbinary", c"base64"),
     (c"xmloption", c"content"),
+    (c"gin_fuzzy_search_limit", c"0"),
 ];
 
 /// Those that configuration decides.
-const NAMES: [&CStr; 6] =
-    [c"TimeZone", c"DateStyle", c"IntervalStyle", c"lc_time", c"lc_numeric", c"lc_monetary"];
+const NAMES: [&CStr; 7] = [
+    c"TimeZone",
+    c"timezone_abbreviations",
+    c"DateStyle",
+    c"IntervalStyle",
+    c"lc_time",
+    c"lc_numeric",
+    c"lc_monetary",
+];
 
 /// What is set while a view's query runs.
 pub fn pinned(lock_timeout: Duration) -> Result<Settings> {
@@ -37,6 +45,7 @@ pub fn pinned(lock_timeout: Duration) -> Result<Settings> {
         let of_database = view::database_settings()?;
         let of_server = [
             (c"TimeZone", defaults.time_zone.as_str()),
+            (c"timezone_abbreviations", defaults.timezone_abbreviations.as_str()),
             (c"DateStyle", defaults.date_style.as_str()),
             (c"IntervalStyle", defaults.interval_style.as_str()),
             (c"lc_time", defaults.lc_time.as_str()),

@@ -59,6 +59,7 @@ fn publish_defaults() {
     }
     shared::publish_defaults(ServerDefaults {
         time_zone: value(c"TimeZone"),
+        timezone_abbreviations: value(c"timezone_abbreviations"),
         date_style: value(c"DateStyle"),
         interval_style: value(c"IntervalStyle"),
         lc_time: value(c"lc_time"),

@@ -109,6 +109,8 @@ impl Database {
 pub struct ServerDefaults {
     /// TimeZone.
     pub time_zone: Text<64>,
+    /// timezone_abbreviations.
+    pub timezone_abbreviations: Text<64>,
     /// DateStyle.
     pub date_style: Text<32>,
     /// IntervalStyle.
