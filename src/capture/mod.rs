@@ -19,8 +19,7 @@ use crate::catalog::registry;
 use crate::error::Result;
 use crate::pg::capture_trigger::ViewLog;
 use crate::pg::lock::RefreshLock;
-use crate::pg::snapshot::ActiveSnapshot;
-use crate::pg::{announcements, change_log, transaction};
+use crate::pg::{announcements, change_log};
 
 /// What is known about the changes of a view's sources, under the active snapshot.
 #[derive(Debug, Clone)]
@@ -86,8 +85,6 @@ pub fn staleness(
     let Some(basis) = capture::basis(view)? else {
         return Ok((Staleness::Unknown, None));
     };
-    // In a transaction that has written, that was read under a snapshot newer than the statement's own.
-    let _snapshot = transaction::has_written().then(ActiveSnapshot::take);
     // Whoever looks at all views is not to wait for the owner of one.
     if !capture::sources(view)?.into_iter().all(change_log::is_free) {
         return Ok((Staleness::Unknown, None));

@@ -7,7 +7,8 @@ use pgrx::pg_sys::Oid;
 
 use super::query;
 use crate::error::{Error, Result};
-use crate::pg::{clock, snapshot, transaction, types};
+use crate::pg::identity::Scope;
+use crate::pg::{clock, read_only, snapshot, transaction, types};
 
 /// A relation whose rows a view shows: a table, a partition, a foreign table, a materialized view.
 #[derive(Debug, Clone)]
@@ -232,12 +233,19 @@ pub struct Basis {
 const BASIS: &str = "
 SELECT shown::text, fingerprint FROM _cache_refresher.content WHERE view = $1 AND shown IS NOT NULL";
 
-/// On what the view's content rests, as the calling statement sees it.
+/// On what the view's content rests, as the calling statement sees it: like the log of changes beside it.
 pub fn basis(view: Oid) -> Result<Option<Basis>> {
-    let rows = query::select(BASIS, &[view.into()], |row| {
-        Ok(Basis { shown: visibility(row.required(1)?)?, fingerprint: row.optional(2)? })
-    })?;
-    Ok(rows.into_iter().next())
+    let row = if transaction::has_written() {
+        let _scope = Scope::internal();
+        let columns = read_only::rows(BASIS, view).into_iter().next();
+        columns.and_then(|columns| <[_; 2]>::try_from(columns).ok())
+    } else {
+        query::select(BASIS, &[view.into()], |row| Ok([row.optional(1)?, row.optional(2)?]))?
+            .into_iter()
+            .next()
+    };
+    let Some([Some(shown), fingerprint]) = row else { return Ok(None) };
+    Ok(Some(Basis { shown: visibility(shown)?, fingerprint }))
 }
 
 /// What the active snapshot shows, this transaction's own doings left out: there may be more of them.

@@ -24,6 +24,7 @@ pub mod mapping_query;
 pub mod memory;
 pub mod node_tree;
 pub mod query_description;
+pub mod read_only;
 pub mod relation;
 pub mod report;
 pub mod row;

@@ -182,10 +182,21 @@ fn what_is_changed_and_changed_back_in_one_transaction_is_noticed() {
 #[test]
 fn settings_of_whoever_refreshes_change_nothing() {
     let mut db = start("own_settings");
-    let query = "SELECT id, quote_ident(x) AS y, to_char(id, '9G999D9') AS z FROM s";
-    capture(&mut db, "v", "id", query);
-    db.run("SET quote_all_identifiers = on; SET xmlbinary = hex; SELECT cache_refresher.refresh('v', 'diff'); RESET ALL");
-    assert_honest(&mut db, "v", query);
+    db.run("CREATE TABLE g (id int PRIMARY KEY, a int[]); INSERT INTO g SELECT i, ARRAY[1, 2, i] FROM generate_series(1, 20000) i;
+            CREATE INDEX ON g USING gin (a); ANALYZE g");
+    for (view, query) in [
+        ("v", "SELECT id, quote_ident(x) AS y, to_char(id, '9G999D9') AS z FROM s"),
+        ("w", "SELECT id, timestamp '2020-01-01' AT TIME ZONE 'EST' AS at FROM s"),
+        ("x", "SELECT id FROM g WHERE a @> ARRAY[1]"),
+    ] {
+        capture(&mut db, view, "id", query);
+        db.run(&format!(
+            "SET quote_all_identifiers = on; SET xmlbinary = hex; SET timezone_abbreviations = 'Australia';
+             SET gin_fuzzy_search_limit = 100; SET enable_seqscan = off;
+             SELECT cache_refresher.refresh('{view}', 'diff'); RESET ALL"
+        ));
+        assert_honest(&mut db, view, query);
+    }
 }
 
 #[test]
@@ -267,4 +278,70 @@ fn all_views_of_a_table_can_be_refreshed_in_one_statement() {
         change(&mut db, "t");
         assert_eq!(db.get::<i64>(together), 3, "{together}");
     }
+}
+
+#[test]
+fn row_security_is_seen_however_far_above_a_partition_it_is() {
+    let mut db = start("row_security");
+    db.run(
+        "CREATE TABLE p (id int, tenant int) PARTITION BY LIST (tenant);
+         CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1, 2) PARTITION BY LIST (id);
+         CREATE TABLE p11 PARTITION OF p1 DEFAULT;
+         CREATE TABLE allowed (tenant int); INSERT INTO allowed VALUES (1);
+         INSERT INTO p VALUES (1, 1), (2, 2);
+         ALTER TABLE p ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY allowed ON p USING (tenant IN (SELECT tenant FROM allowed))",
+    );
+    db.run(
+        "CREATE MATERIALIZED VIEW v AS SELECT id, tenant FROM p;
+         SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true);
+         SELECT cache_refresher.refresh('v')",
+    );
+    assert_eq!(
+        db.get::<String>("SELECT cache_refresher.freshness('v') ->> 'staleness'"),
+        "unknown"
+    );
+}
+
+#[test]
+fn text_search_that_rows_name_is_noticed_when_it_is_changed() {
+    let mut db = start("text_search");
+    db.run(
+        "CREATE TEXT SEARCH CONFIGURATION my (COPY = english);
+         CREATE TABLE docs (id int PRIMARY KEY, cfg regconfig, body text); INSERT INTO docs VALUES (1, 'my', 'running dogs')",
+    );
+    let query = "SELECT id, to_tsvector(cfg, body)::text AS v FROM docs";
+    capture(&mut db, "v", "id", query);
+    db.run("ALTER TEXT SEARCH CONFIGURATION my ALTER MAPPING FOR asciiword WITH simple");
+    assert_honest(&mut db, "v", query);
+    db.refresh("v");
+    settle(&mut db, "v", query);
+}
+
+#[test]
+fn a_view_of_a_view_is_not_proved_where_a_refresh_by_hand_goes_unseen() {
+    let mut db = start("unseen");
+    capture(&mut db, "child", "id", "SELECT id, x FROM seen");
+    db.run("SELECT cache_refresher.pause('seen'), cache_refresher.pause('child')");
+    change(&mut db, "s");
+    db.run(
+        "ALTER EVENT TRIGGER cache_refresher_content_replaced DISABLE;
+         REFRESH MATERIALIZED VIEW CONCURRENTLY seen;
+         ALTER EVENT TRIGGER cache_refresher_content_replaced ENABLE ALWAYS;
+         SELECT cache_refresher.refresh('seen')",
+    );
+    assert_honest(&mut db, "child", "SELECT id, x FROM seen");
+    db.refresh("child");
+    assert_eq!(state(&mut db, "child", "SELECT id, x FROM seen").1, 0);
+}
+
+#[test]
+fn rows_are_counted_anew_after_a_refresh_by_hand() {
+    let mut db = start("counted");
+    db.run("CREATE MATERIALIZED VIEW v AS TABLE s; CREATE UNIQUE INDEX ON v (id)");
+    db.run("SELECT cache_refresher.register('v', refresh_interval => '1 hour'); DELETE FROM s; SELECT cache_refresher.refresh('v')");
+    db.run("INSERT INTO s SELECT i, 'x' FROM generate_series(1, 10) i; REFRESH MATERIALIZED VIEW v; DELETE FROM s WHERE id < 4");
+    let rows: i64 =
+        db.get("SELECT rows_total FROM cache_refresher.invalidate('v', ARRAY[1, 2, 3])");
+    assert_eq!(rows, 7);
 }

@@ -124,3 +124,37 @@ fn a_refresh_in_a_transaction_that_has_written_rests_on_what_it_has_seen() {
     db.refresh("v");
     assert_eq!(state(&mut db, "v", QUERY), (true, 0));
 }
+
+#[test]
+fn rows_and_freshness_of_one_statement_agree() {
+    let (server, mut db) = server_with_table();
+    create(&mut db, "v", QUERY);
+    register(&mut db, "v");
+    db.run("CREATE TABLE other (i int)");
+    db.refresh("v");
+    db.run("UPDATE t SET a = 100 WHERE id = 1");
+    for written in [false, true] {
+        let mut reader = server.connect("app");
+        let reading = std::thread::spawn(move || {
+            reader.run("BEGIN");
+            if written {
+                reader.run("INSERT INTO other VALUES (1)");
+            }
+            let row = reader.row(
+                "SELECT s.shown, s.there, cache_refresher.freshness('v') ->> 'staleness'
+                   FROM (SELECT (SELECT a FROM v WHERE id = 1) AS shown, (SELECT a FROM t WHERE id = 1) AS there,
+                                pg_sleep(1) OFFSET 0) s",
+            );
+            (row.get::<_, i32>(0), row.get::<_, i32>(1), row.get::<_, String>(2))
+        });
+        db.wait(
+            "it is reading",
+            "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'PgSleep'",
+        );
+        db.refresh("v");
+        let (shown, there, staleness) = reading.join().unwrap();
+        assert_ne!(shown, there);
+        assert_eq!(staleness, "stale", "{written}");
+        db.run("UPDATE t SET a = a + 1 WHERE id = 1");
+    }
+}
