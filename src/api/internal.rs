@@ -184,18 +184,16 @@ fn exposition(metrics: JsonB) -> std::result::Result<String, ErrorReport> {
 type Check = (&'static str, &'static str, String, Option<String>);
 
 #[pg_extern(sql = false)]
-fn server_checks() -> Result<
-    TableIterator<
-        'static,
-        (
-            name!(check, &'static str),
-            name!(status, &'static str),
-            name!(detail, String),
-            name!(hint, Option<String>),
-        ),
-    >,
+fn server_checks() -> TableIterator<
+    'static,
+    (
+        name!(check, &'static str),
+        name!(status, &'static str),
+        name!(detail, String),
+        name!(hint, Option<String>),
+    ),
 > {
-    Ok(TableIterator::new(checks(clock::now())?))
+    TableIterator::new(checks(clock::now()).unwrap_or_else(|error| error.raise()))
 }
 
 fn checks(now: Timestamp) -> Result<Vec<Check>> {
