@@ -55,7 +55,7 @@ pub fn examine(view: Oid, captured: bool, settings: &str) -> Result<Knowledge> {
             changes: Changes::Unknown,
         });
     }
-    let fingerprint = format!("{} {settings}", capture::fingerprint(view)?);
+    let fingerprint = fingerprint(view, settings)?;
     let basis = capture::basis(view)?;
     let before = basis.as_ref().map(|basis| basis.shown.clone());
     let trusted = basis.filter(|basis| basis.fingerprint.as_deref() == Some(&fingerprint));
@@ -74,6 +74,22 @@ pub fn examine(view: Oid, captured: bool, settings: &str) -> Result<Knowledge> {
     let proved = !capture::begins_here(view)? && obstacle::of(view)?.is_none();
     let fingerprint = proved.then_some(fingerprint);
     Ok(Knowledge { before, basis: Basis { shown, fingerprint }, changes: Changes::Unknown })
+}
+
+/// Everything that the rows of a view depend on, where they are, and the settings.
+fn fingerprint(view: Oid, settings: &str) -> Result<String> {
+    Ok(format!("{} {} {settings}", capture::fingerprint(view)?, capture::file(view)?))
+}
+
+/// Where the rows of a view are has changed since `basis` was looked at, by this refresh.
+pub fn follow_to_new_file(view: Oid, basis: &mut Basis) -> Result<()> {
+    if let Some(fingerprint) = &mut basis.fingerprint {
+        let parts: Vec<&str> = fingerprint.splitn(3, ' ').collect();
+        if let [definition, _, settings] = parts[..] {
+            *fingerprint = format!("{definition} {} {settings}", capture::file(view)?);
+        }
+    }
+    Ok(())
 }
 
 /// How stale a view is, by what the calling statement sees.
@@ -95,7 +111,7 @@ pub fn staleness(
     let Some(fingerprint) = basis.fingerprint.filter(|_| captured) else {
         return Ok((Staleness::Unknown, None));
     };
-    let now = format!("{} {settings}", capture::fingerprint(view)?);
+    let now = self::fingerprint(view, settings)?;
     Ok((if now == fingerprint { Staleness::Fresh } else { Staleness::Unknown }, None))
 }
 

@@ -281,7 +281,7 @@ impl<'a> Refresh<'a> {
             };
             first = !view.populated;
             let _snapshot = snapshot();
-            let knowledge = capture::examine(self.oid, captured, &settings::text(&pinned))?;
+            let mut knowledge = capture::examine(self.oid, captured, &settings::text(&pinned))?;
             let restriction = match choice.method {
                 // CONCURRENTLY makes a temporary table. The server restricts the query itself.
                 Method::Full | Method::Concurrent => Restriction::LocalUserIdChange,
@@ -310,6 +310,9 @@ impl<'a> Refresh<'a> {
             };
             drop(scope);
             if let Some(rows) = rows {
+                if method == Method::Full {
+                    capture::follow_to_new_file(self.oid, &mut knowledge.basis)?;
+                }
                 break (view, rows, (method, reason), knowledge);
             }
         };

@@ -345,3 +345,15 @@ fn rows_are_counted_anew_after_a_refresh_by_hand() {
         db.get("SELECT rows_total FROM cache_refresher.invalidate('v', ARRAY[1, 2, 3])");
     assert_eq!(rows, 7);
 }
+
+#[test]
+fn a_view_that_was_refreshed_with_full_is_proved_like_others() {
+    let mut db = start("with_full");
+    change(&mut db, "s");
+    assert_eq!(
+        db.get::<String>("SELECT method FROM cache_refresher.refresh('seen', 'full')"),
+        "full"
+    );
+    assert_eq!(state(&mut db, "seen", S), (true, 0));
+    assert_eq!(db.refresh("seen"), "skipped");
+}
