@@ -66,9 +66,9 @@ fn linger(slot: usize, idle_since: Timestamp) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
-/// Gives the place back; false where a scheduler is handing over a job at this moment. A report that nobody
-/// has taken by now has no taker: the scheduler has left, and its successor reads the catalogs.
+/// Gives the place back; false where a scheduler is handing over a job at this moment.
 fn leave(slot: usize) -> bool {
+    // Under the lock.
     let left = shared::update_worker(slot, |place| {
         let idle = matches!(place.worker, Worker::Idle);
         if idle {

@@ -209,9 +209,9 @@ fn keys_may_be_enums_and_domains() {
                FROM generate_series(1, 90) i, LATERAL (SELECT (enum_range(NULL::mood))[i % 3 + 1]) x (m);
              CREATE MATERIALIZED VIEW v AS {query}; CREATE UNIQUE INDEX ON v ({key});
              SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true,
-                                             debounce => '1 hour', max_staleness => '1 hour');
-             SELECT cache_refresher.refresh('v')"
+                                             debounce => '1 hour', max_staleness => '1 hour')"
         ));
+        db.refresh("v");
         for change in [
             "UPDATE t SET note = note || '!' WHERE id = 7",
             "UPDATE t SET mood = 'happy', feeling = NULL, code = 'new', note = note || '?' WHERE id IN (7, 8)",
