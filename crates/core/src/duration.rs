@@ -9,6 +9,10 @@ use jiff::{Span, SpanRelativeTo};
 pub const FORMS: &str = "Write a duration such as 500ms, 30s, 5m (or 5min), 1h30m, 1.5h or 2d; \
                          0 is the only number that needs no unit.";
 
+/// The longest duration that is read, about 20,000 years. Beyond it lie sums of units each of which can be
+/// read, but which [`format`] would write with more days than can.
+pub const MAX: Duration = Duration::from_secs(7_304_484 * 24 * 60 * 60);
+
 /// Why a text is not a duration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DurationError {
@@ -67,7 +71,9 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
     if span.get_months() != 0 || span.get_years() != 0 {
         return Err(DurationError::Calendar { value: value() });
     }
-    to_std(&span).ok_or_else(|| DurationError::Malformed { value: value() })
+    to_std(&span)
+        .filter(|duration| *duration <= MAX)
+        .ok_or_else(|| DurationError::Malformed { value: value() })
 }
 
 fn to_std(span: &Span) -> Option<Duration> {
@@ -76,7 +82,7 @@ fn to_std(span: &Span) -> Option<Duration> {
 }
 
 /// Writes a duration in its shortest exact form, such as `5m`, `1h30m`, `500ms` or `0`.
-/// [`parse`] reads it back.
+/// [`parse`] reads it back, up to [`MAX`].
 pub fn format(duration: Duration) -> String {
     const UNITS: [(u128, &str); 7] = [
         (86_400_000_000_000, "d"),
@@ -158,6 +164,17 @@ mod tests {
         ] {
             let error = parse(text).map_err(|error| error.to_string());
             assert_eq!(error, Err(message.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_longest_that_is_read_can_be_written() {
+        for text in ["7304484d", "1043497w 5d", "175307616h"] {
+            assert_eq!(parse(text), Ok(MAX), "{text}");
+        }
+        assert_eq!(parse(&format(MAX)), Ok(MAX));
+        for text in ["7304484d 1ns", "7304484d 24h", "1043497w 175307616h", "175307616:59:59"] {
+            assert!(matches!(parse(text), Err(DurationError::Malformed { .. })), "{text}");
         }
     }
 

@@ -82,7 +82,7 @@ impl Limits {
         let present = self.interval(pace);
         let (wanted, reason) = match found {
             Found::Changes => (present / 2, Some(Reason::Changes)),
-            Found::Nothing => (present + present / 2, Some(Reason::Nothing)),
+            Found::Nothing => (present.saturating_add(present / 2), Some(Reason::Nothing)),
             Found::Unknown => (present, pace.map(|pace| pace.reason)),
         };
         let wanted = wanted.max(self.min).min(self.max);
@@ -132,6 +132,13 @@ mod tests {
         assert_eq!(pace.interval, LIMITS.max, "but not less often than allowed");
         let quick = LIMITS.next(Some(pace), Found::Nothing, Duration::ZERO).unwrap();
         assert_eq!(quick.reason, Reason::Nothing);
+    }
+
+    #[test]
+    fn an_interval_without_limit_grows_as_far_as_durations_do() {
+        let endless = Limits { max: Duration::MAX, start: Duration::MAX, ..LIMITS };
+        let pace = endless.next(None, Found::Nothing, Duration::MAX);
+        assert_eq!(endless.interval(pace), Duration::MAX);
     }
 
     #[test]

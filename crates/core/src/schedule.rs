@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
+use croner::{Cron, CronComponent, YEAR_UPPER_LIMIT};
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 
 use crate::interval::MIN_INTERVAL;
@@ -108,7 +108,7 @@ pub enum CronError {
         /// Bytes allowed.
         limit: usize,
     },
-    /// The expression can be read, but matches no time, such as 30 February.
+    /// The expression can be read, but matches no time, such as 30 February, or none for ever.
     #[error("cron expression \"{expression}\" never matches")]
     NeverFires {
         /// What was given.
@@ -120,6 +120,12 @@ pub enum CronError {
 const MOST_EXPRESSION: usize = 1000;
 /// Bytes of the name of a time zone at most.
 const MOST_TIME_ZONE: usize = 100;
+/// Years until a date comes again at most: 29 February on a weekday, over a century without.
+const MOST_YEARS: u16 = 40;
+/// The last year that croner knows.
+const LAST_YEAR: u16 = YEAR_UPPER_LIMIT as u16;
+/// The year 2100. Where clocks change by a calendar of the moon, the database lists the changes until 2087.
+const SETTLED: Timestamp = Timestamp::from_pg(3_155_760_000_000_000);
 
 impl CronSchedule {
     /// Reads an expression of five fields (minute, hour, day of month, month, day of week), or of
@@ -141,21 +147,34 @@ impl CronSchedule {
             expression: expression.to_owned(),
             problem: as_clause(&error.to_string()),
         })?;
+        let never = || CronError::NeverFires { expression: expression.to_owned() };
+        // The parser takes a field of nothing but commas for one without values. The search would go through
+        // each minute of thousands of years, and nobody could cancel it.
+        let pattern = &cron.pattern;
+        let fields = [&pattern.seconds, &pattern.minutes, &pattern.hours, &pattern.months];
+        if fields.iter().any(|field| field.values().is_empty()) {
+            return Err(never());
+        }
         let time_zone = TimeZoneDatabase::bundled()
             .get(time_zone)
             .map_err(|_| CronError::TimeZone { time_zone: time_zone.to_owned() })?;
         let schedule = Self { cron: Arc::new(cron), time_zone };
-        // Dates repeat every 400 years, so what matches nothing after the epoch never does.
-        match schedule.next_after(Timestamp::from_pg(0)) {
-            Some(_) => Ok(schedule),
-            None => Err(CronError::NeverFires { expression: expression.to_owned() }),
-        }
+        // From then on clocks change in the same way each year: what has a slot has one again. What had its
+        // last before would be a view that silently goes stale.
+        schedule.next_after(SETTLED).map(|_| schedule).ok_or_else(never)
     }
 
     /// The first match strictly after `after`.
     fn next_after(&self, after: Timestamp) -> Option<Timestamp> {
         let after = after.to_jiff()?.to_zoned(self.time_zone.clone());
-        let next = self.cron.find_next_occurrence(&after, false).ok()?;
+        // The search goes second by second through an hour that is skipped. What matches in such hours only,
+        // each year, would take seconds of other views' time until the end of years.
+        let first = u16::try_from(after.year()).unwrap_or(0).clamp(1, LAST_YEAR);
+        let mut years = CronComponent::new(first, LAST_YEAR.min(first + MOST_YEARS), 0, 0);
+        years.parse("*").ok()?;
+        let mut cron = Cron::clone(&self.cron);
+        cron.pattern.years = years;
+        let next = cron.find_next_occurrence(&after, false).ok()?;
         Some(Timestamp::from_jiff(next.timestamp()))
     }
 }
@@ -199,6 +218,39 @@ mod tests {
             assert_eq!(error, CronError::NeverFires { expression: expression.to_owned() });
         }
         assert!(parse("0 0 29 2 *", "UTC").is_ok());
+    }
+
+    #[test]
+    fn a_field_without_values_never_matches_and_is_refused_without_a_search() {
+        for field in 0..6 {
+            let mut fields = ["*"; 6];
+            fields[field] = ",";
+            let expression = fields.join(" ");
+            let error = parse(&expression, "UTC").unwrap_err();
+            assert_eq!(error, CronError::NeverFires { expression });
+        }
+    }
+
+    #[test]
+    fn what_matches_skipped_hours_only_is_refused_after_a_short_search() {
+        // Each second of the hour that is skipped on these Sundays; in New York they had other ones until 2006.
+        for (expression, time_zone) in
+            [("* * 2 * 3 +SUNL", "Europe/Berlin"), ("* * 2 8-14 3 +SUN", "America/New_York")]
+        {
+            let error = parse(expression, time_zone).unwrap_err();
+            assert_eq!(error, CronError::NeverFires { expression: expression.to_owned() });
+        }
+    }
+
+    #[test]
+    fn the_rarest_date_is_found() {
+        let cron = Schedule::Cron(parse("0 0 29 2 +SUN", "UTC").unwrap());
+        let phase = Phase::of(5, "public", "v");
+        let next = |after: Timestamp| cron.next_after(after, phase);
+        let years = std::iter::successors(next(Timestamp::from_pg(0)), |slot| next(*slot))
+            .map(|slot| slot.to_rfc3339_millis()[..4].to_owned());
+        let before_2200: Vec<String> = years.take_while(|year| year.as_str() < "2200").collect();
+        assert_eq!(before_2200, ["2004", "2032", "2060", "2088", "2128", "2156", "2184"]);
     }
 
     #[test]

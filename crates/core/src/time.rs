@@ -27,13 +27,13 @@ impl Timestamp {
     /// The time `duration` later; parts of a microsecond are dropped.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(micros(duration)))
+        Self(self.0.saturating_add_unsigned(micros(duration)))
     }
 
     /// The time `duration` earlier; parts of a microsecond are dropped.
     #[must_use]
     pub fn minus(self, duration: Duration) -> Self {
-        Self(self.0.saturating_sub(micros(duration)))
+        Self(self.0.saturating_sub_unsigned(micros(duration)))
     }
 
     /// How long after `earlier` this is; zero if it is before.
@@ -66,9 +66,9 @@ impl Timestamp {
     }
 }
 
-/// Whole microseconds of a duration, at most `i64::MAX`.
-fn micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+/// Whole microseconds of a duration, at most `u64::MAX`, which is from one end of time to the other.
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -94,6 +94,9 @@ mod tests {
         let start = Timestamp::from_pg(i64::MIN);
         assert_eq!(start.minus(Duration::from_secs(1)), start);
         assert_eq!(end.since(start), Duration::from_micros(u64::MAX));
+        assert_eq!(start.plus(Duration::MAX), end);
+        assert_eq!(start.plus(end.since(start)), end);
+        assert_eq!(end.minus(end.since(start)), start);
         assert_eq!(end.to_rfc3339_millis().get(..4), Some("9999"));
         assert!(start.to_rfc3339_millis().starts_with("-009999"));
     }
