@@ -2,10 +2,11 @@
 
 PG_MAJOR  ?= 15
 PG_CONFIG ?= pg_config
+SECONDS   ?= 20
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup build test test-core test-docker test-pg test-regress test-cluster test-adversity test-faults test-definitions test-dumps test-hostile-users test-hostile-input test-privileges test-server-life test-upgrades test-load lint install package demo bench clean
+.PHONY: help setup build test test-core test-fuzz test-docker test-pg test-regress test-cluster test-adversity test-faults test-definitions test-dumps test-hostile-users test-hostile-input test-privileges test-server-life test-upgrades test-load lint install package demo bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-19s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +23,9 @@ test: lint test-core test-docker test-pg test-regress test-cluster test-adversit
 
 test-core: setup ## Tests of the pure core, without a server
 	cargo test -p cache_refresher_core
+
+test-fuzz: setup ## Fuzz the core, not part of test (SECONDS=240 for each target, TARGET=cron for one)
+	scripts/test-fuzz.sh $(SECONDS) $(TARGET)
 
 test-docker: setup ## Tests of the container's start script, without a container
 	tests/docker/entrypoint_test.sh

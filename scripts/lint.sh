@@ -13,6 +13,7 @@ require_major "$major"
 features=(--workspace --no-default-features --features "pg$major")
 
 cargo fmt --all --check
+cargo fmt --manifest-path fuzz/Cargo.toml --check # a workspace of its own
 cargo clippy --quiet "${features[@]}" --all-targets -- -D warnings
 RUSTDOCFLAGS='-D warnings' cargo doc --quiet --no-deps "${features[@]}"
 scripts/lint-shell.sh
