@@ -10,7 +10,7 @@ pub const FORMS: &str = "Write a duration such as 500ms, 30s, 5m (or 5min), 1h30
                          0 is the only number that needs no unit.";
 
 /// The longest duration that is read, about 20,000 years. Beyond it lie sums of units each of which can be
-/// read, but which [`format`] would write with more days than can.
+/// read, but which [`format()`] would write with more days than can.
 pub const MAX: Duration = Duration::from_secs(7_304_484 * 24 * 60 * 60);
 
 /// Why a text is not a duration.
