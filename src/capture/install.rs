@@ -11,6 +11,7 @@ use pgrx::spi::{quote_identifier, quote_qualified_identifier};
 
 use super::unit;
 use crate::catalog::capture::{self, KeptColumn, Kind, Leaf, Source};
+use crate::catalog::proof;
 use crate::catalog::view::View;
 use crate::error::{Error, Result};
 use crate::pg::change_log::{self, Watch};
@@ -164,7 +165,7 @@ fn create_one(leaf: &Leaf, watch: &Watch) -> Result<()> {
 /// Ends the capture for a view, and removes what nobody needs any more of its role's sources.
 pub fn end(view: Oid) -> Result<()> {
     capture::drop_uses(view, Vec::new())?;
-    capture::distrust(view)?;
+    proof::distrust(view)?;
     tidy_own()
 }
 

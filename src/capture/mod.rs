@@ -14,8 +14,8 @@ use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::visibility::Visibility;
 use pgrx::pg_sys::Oid;
 
-use crate::catalog::capture::{self, Basis};
-use crate::catalog::registry;
+use crate::catalog::proof::{self, Basis};
+use crate::catalog::{capture, registry};
 use crate::error::Result;
 use crate::pg::capture_trigger::ViewLog;
 use crate::pg::lock::RefreshLock;
@@ -47,7 +47,7 @@ pub enum Changes {
 ///
 /// `settings` are those under which the query runs: its result may depend on them.
 pub fn examine(view: Oid, captured: bool, settings: &str) -> Result<Knowledge> {
-    let shown = capture::visible_now()?;
+    let shown = proof::visible_now()?;
     if !captured {
         return Ok(Knowledge {
             before: None,
@@ -56,11 +56,11 @@ pub fn examine(view: Oid, captured: bool, settings: &str) -> Result<Knowledge> {
         });
     }
     let fingerprint = fingerprint(view, settings)?;
-    let basis = capture::basis(view)?;
+    let basis = proof::basis(view)?;
     let before = basis.as_ref().map(|basis| basis.shown.clone());
     let trusted = basis.filter(|basis| basis.fingerprint.as_deref() == Some(&fingerprint));
     if let Some(Basis { shown: last, .. }) = trusted {
-        let invalidated = capture::invalidated_since(view, Some(&last))?.is_some();
+        let invalidated = proof::invalidated_since(view, Some(&last))?.is_some();
         let changes = if invalidated {
             Changes::Unknown
         } else if unshown_since(view, &last)?.is_none() {
@@ -78,7 +78,7 @@ pub fn examine(view: Oid, captured: bool, settings: &str) -> Result<Knowledge> {
 
 /// Everything that the rows of a view depend on, where they are, and the settings.
 fn fingerprint(view: Oid, settings: &str) -> Result<String> {
-    Ok(format!("{} {} {settings}", capture::fingerprint(view)?, capture::file(view)?))
+    Ok(format!("{} {settings}", proof::fingerprint(view)?))
 }
 
 /// Where the rows of a view are has changed since `basis` was looked at, by this refresh.
@@ -86,7 +86,7 @@ pub fn follow_to_new_file(view: Oid, basis: &mut Basis) -> Result<()> {
     if let Some(fingerprint) = &mut basis.fingerprint {
         let parts: Vec<&str> = fingerprint.splitn(3, ' ').collect();
         if let [definition, _, settings] = parts[..] {
-            *fingerprint = format!("{definition} {} {settings}", capture::file(view)?);
+            *fingerprint = format!("{definition} {} {settings}", proof::file(view)?);
         }
     }
     Ok(())
@@ -98,7 +98,7 @@ pub fn staleness(
     captured: bool,
     settings: &str,
 ) -> Result<(Staleness, Option<Timestamp>)> {
-    let Some(basis) = capture::basis(view)? else {
+    let Some(basis) = proof::basis(view)? else {
         return Ok((Staleness::Unknown, None));
     };
     // Whoever looks at all views is not to wait for the owner of one.
@@ -117,7 +117,7 @@ pub fn staleness(
 
 /// A time at or before the commit of the oldest change that is not shown, and not before it was made.
 fn unshown_since(view: Oid, shown: &Visibility) -> Result<Option<Timestamp>> {
-    let mut since = capture::invalidated_since(view, Some(shown))?;
+    let mut since = proof::invalidated_since(view, Some(shown))?;
     for source in capture::sources(view)? {
         change_log::read(source, shown.earliest(), |entry| {
             if !shown.shows(entry.xid) {
@@ -139,7 +139,7 @@ fn unshown_since(view: Oid, shown: &Visibility) -> Result<Option<Timestamp>> {
 /// who needed it had been refreshed, and is gone since then: but for what stayed at that time, which is
 /// why now and then everything is looked at.
 pub fn settle(view: Oid, shown: &Visibility, before: Option<&Visibility>) -> Result<()> {
-    capture::settle(view, shown)?;
+    proof::settle(view, shown)?;
     for source in capture::sources(view)? {
         let mut others = Vec::new();
         let mut under_way = false;
@@ -168,7 +168,7 @@ fn is_being_refreshed(view: Oid) -> Result<bool> {
 /// before was nobody's business. A refresh that is under way could still write a proof; what is said
 /// here outlives that.
 fn begin(view: Oid) -> Result<()> {
-    capture::distrust(view)?;
+    proof::distrust(view)?;
     if is_being_refreshed(view)? {
         invalidate(view)?;
     }
@@ -177,7 +177,7 @@ fn begin(view: Oid) -> Result<()> {
 
 /// Marks a view as stale because somebody says so, from the commit of this transaction on.
 pub fn invalidate(view: Oid) -> Result<()> {
-    capture::invalidate(view)?;
+    proof::invalidate(view)?;
     announcements::source_changed(view);
     Ok(())
 }
@@ -185,7 +185,7 @@ pub fn invalidate(view: Oid) -> Result<()> {
 /// What follows from a REFRESH, in an event trigger: nothing is proved of the view any more, and for those that
 /// read it any row of it may be another one.
 pub fn content_replaced() -> Result<()> {
-    capture::distrust_refreshed()?;
+    proof::distrust_refreshed()?;
     capture::refreshed()?.into_iter().for_each(ViewLog::note_any);
     Ok(())
 }

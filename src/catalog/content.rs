@@ -4,7 +4,7 @@ use cache_refresher_core::time::Timestamp;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys::Oid;
 
-use super::capture::Basis;
+use super::proof::Basis;
 use super::query;
 use crate::error::Result;
 use crate::pg::clock;

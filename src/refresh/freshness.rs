@@ -53,7 +53,7 @@ pub fn stale_since(view: Oid) -> Result<Option<Timestamp>> {
         // A refresh by a worker mends that.
         Some(obstacle) => matches!(obstacle, Obstacle::Uncaptured { allowed: true, .. }),
     };
-    let basis = catalog::capture::basis(view)?;
+    let basis = catalog::proof::basis(view)?;
     let lost = basis.is_none_or(|basis| basis.fingerprint.is_some());
     Ok((provable || lost).then(clock::now))
 }

@@ -35,8 +35,8 @@ use pgrx::pg_sys::Oid;
 use pgrx::{PgSqlErrorCode, PgTryBuilder};
 
 use crate::capture::{self, Changes};
-use crate::catalog::capture::Basis;
 use crate::catalog::content;
+use crate::catalog::proof::Basis;
 use crate::catalog::registry::Registration;
 use crate::catalog::view::{self, Condition, Source, View, ViewName};
 use crate::error::{Error, Result, refused};

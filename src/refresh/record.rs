@@ -56,7 +56,7 @@ pub fn success(
         let before = done.shown_before.as_ref().filter(|_| tries % SWEEP_EVERY != 0);
         capture::settle(done.view.oid, &done.basis.shown, before)?;
     } else {
-        catalog::capture::settle(done.view.oid, &done.basis.shown)?;
+        catalog::proof::settle(done.view.oid, &done.basis.shown)?;
     }
     history::insert(Entry {
         view: done.view.oid,

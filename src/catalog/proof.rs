@@ -1,0 +1,183 @@
+//! On what the content of a view rests, and whether that is still so.
+
+use cache_refresher_core::time::Timestamp;
+use cache_refresher_core::visibility::Visibility;
+use pgrx::datum::TimestampWithTimeZone;
+use pgrx::pg_sys::Oid;
+
+use super::capture::relations;
+use super::query;
+use crate::error::{Error, Result};
+use crate::pg::identity::Scope;
+use crate::pg::{clock, read_only, snapshot, transaction};
+
+/// Stands for the definition of everything that the rows of a view depend on, and for our triggers: as long
+/// as it is the same, rows change only where a trigger sees it.
+///
+/// Relations, plain views beneath and functions named there go into it, and that the view is told of the
+/// changes; of what can be changed and changed back also where its row lies and who wrote it. A function of a
+/// user's may call others, by names that nobody can follow: with one come all of them, and with those and with
+/// text search what text search is configured by.
+const FINGERPRINT: &str = concat!(
+    relations!(),
+    ", line (oid, text) AS (
+    SELECT c.oid,
+           concat_ws(' ', c.oid, CASE WHEN c.oid <> $1 THEN c.relfilenode END, c.relkind, c.relpersistence, c.relrowsecurity,
+                     c.relforcerowsecurity, CASE WHEN c.oid = $1 THEN c.relowner END,
+                     (SELECT string_agg(concat_ws(',', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation, a.attgenerated), ';'
+                                        ORDER BY a.attnum)
+                        FROM pg_attribute a
+                       WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+                     CASE WHEN c.oid = $1 THEN (SELECT string_agg(i.indexrelid::text, ',' ORDER BY i.indexrelid) FROM pg_index i
+                                                 WHERE i.indrelid = c.oid AND i.indisvalid) END,
+                     (SELECT string_agg(i.inhparent::text, ',' ORDER BY i.inhparent) FROM pg_inherits i
+                       WHERE i.inhrelid = c.oid AND NOT i.inhdetachpending),
+                     EXISTS (SELECT FROM _cache_refresher.capture k WHERE k.view = $1 AND k.source = c.oid),
+                     -- By it we learn of a REFRESH by hand.
+                     CASE WHEN c.relkind = 'm' AND c.oid <> $1 THEN
+                         (SELECT string_agg(concat_ws(',', e.oid, e.xmin, e.ctid, e.evtenabled), ';' ORDER BY e.oid)
+                            FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid
+                           WHERE p.pronamespace = '_cache_refresher'::regnamespace) END,
+                     to_regclass('_cache_refresher.changes_' || c.oid)::oid,
+                     (SELECT string_agg(concat_ws(',', t.oid, t.xmin, t.ctid, t.tgenabled), ';' ORDER BY t.oid)
+                        FROM pg_trigger t
+                       WHERE t.tgrelid = c.oid AND t.tgname IN ('cache_refresher_capture', 'cache_refresher_truncate')),
+                     (SELECT md5(string_agg(w.ev_action::text, ';' ORDER BY w.oid)) FROM pg_rewrite w WHERE w.ev_class = c.oid AND l.relkind = 'v'))
+      FROM relation l JOIN pg_class c ON c.oid = l.oid
+     UNION ALL
+    SELECT p.oid, concat_ws(' ', p.oid, p.xmin, p.ctid)
+      FROM source s
+      JOIN pg_rewrite w ON w.ev_class = s.oid AND s.relkind = 'v'
+      JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_proc'::regclass
+      JOIN pg_proc p ON p.oid = d.refobjid
+     UNION ALL
+    SELECT 0::oid, concat_ws(' ',
+           (SELECT md5(string_agg(concat_ws(',', p.oid, p.xmin, p.ctid), ';' ORDER BY p.oid)) FROM pg_proc p
+             WHERE p.oid >= 16384 AND NOT pg_is_other_temp_schema(p.pronamespace) AND p.pronamespace <> pg_my_temp_schema()),
+           (SELECT md5(string_agg(concat_ws(',', t.oid, t.xmin, t.ctid), ';' ORDER BY t.oid)) FROM pg_ts_config t),
+           (SELECT md5(string_agg(concat_ws(',', t.xmin, t.ctid), ';' ORDER BY t.mapcfg, t.maptokentype, t.mapseqno)) FROM pg_ts_config_map t),
+           (SELECT md5(string_agg(concat_ws(',', t.oid, t.xmin, t.ctid), ';' ORDER BY t.oid)) FROM pg_ts_dict t))
+     WHERE EXISTS (
+            SELECT FROM source s
+              JOIN pg_rewrite w ON w.ev_class = s.oid AND s.relkind = 'v'
+              -- Values of the types regconfig and regdictionary name them, too.
+             WHERE w.ev_action::text ~ ' (3734|3769) '
+             UNION ALL
+            SELECT FROM source s
+              JOIN pg_rewrite w ON w.ev_class = s.oid AND s.relkind = 'v'
+              JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
+                              AND (d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass) AND d.refobjid >= 16384
+                                   OR d.refclassid IN ('pg_ts_config'::regclass, 'pg_ts_dict'::regclass)))
+)
+SELECT concat_ws(' ', coalesce(md5(string_agg(l.text, E'\\n' ORDER BY l.oid, l.text)), 'none'),
+                 coalesce((SELECT v.relfilenode FROM pg_class v WHERE v.oid = $1), 0)) FROM line l"
+);
+
+const FILE: &str = "SELECT relfilenode FROM pg_class WHERE oid = $1";
+
+/// In which file the rows of a view are now: whoever writes new content into another one is not us.
+pub fn file(view: Oid) -> Result<u32> {
+    let rows = query::select_current(FILE, &[view.into()], |row| row.required::<Oid>(1))?;
+    Ok(rows.into_iter().next().map_or(0, Oid::to_u32))
+}
+
+/// The fingerprint of a view as it is now, and after it the file that its rows are in.
+pub fn fingerprint(view: Oid) -> Result<String> {
+    let rows = query::select_current(FINGERPRINT, &[view.into()], |row| row.required(1))?;
+    rows.into_iter().next().ok_or_else(|| bad("fingerprint"))
+}
+
+/// On what the content of a view rests: the snapshot of its last refresh, and the fingerprint then,
+/// where there was a proof to be had.
+#[derive(Debug, Clone)]
+pub struct Basis {
+    pub shown: Visibility,
+    pub fingerprint: Option<String>,
+}
+
+const BASIS: &str = "
+SELECT shown::text, fingerprint FROM _cache_refresher.content WHERE view = $1 AND shown IS NOT NULL";
+
+/// On what the view's content rests, as the calling statement sees it: like the log of changes beside it.
+pub fn basis(view: Oid) -> Result<Option<Basis>> {
+    let row = if transaction::has_written() {
+        let _scope = Scope::internal();
+        let columns = read_only::rows(BASIS, view).into_iter().next();
+        columns.and_then(|columns| <[_; 2]>::try_from(columns).ok())
+    } else {
+        query::select(BASIS, &[view.into()], |row| Ok([row.optional(1)?, row.optional(2)?]))?
+            .into_iter()
+            .next()
+    };
+    let Some([Some(shown), fingerprint]) = row else { return Ok(None) };
+    Ok(Some(Basis { shown: visibility(shown)?, fingerprint }))
+}
+
+/// What the active snapshot shows, this transaction's own doings left out: there may be more of them.
+pub fn visible_now() -> Result<Visibility> {
+    let shown = visibility(snapshot::active())?;
+    Ok(match transaction::own_id() {
+        Some(own) => shown.without(own),
+        None => shown,
+    })
+}
+
+pub(super) fn visibility(text: String) -> Result<Visibility> {
+    text.parse().map_err(|_| bad("snapshot"))
+}
+
+fn bad(what: &str) -> Error {
+    Error::Corrupt(format!("bad {what} in the catalog of cache_refresher"))
+}
+
+const DISTRUST: &str = "
+UPDATE _cache_refresher.content SET fingerprint = NULL WHERE view = $1 AND fingerprint IS NOT NULL";
+
+/// Nothing is proved of a view's content any more.
+pub fn distrust(view: Oid) -> Result<()> {
+    query::execute(DISTRUST, &[view.into()]).map(drop)
+}
+
+const INVALIDATE: &str = "
+INSERT INTO _cache_refresher.invalidation (view, xid, at)
+VALUES ($1, pg_current_xact_id(), clock_timestamp())";
+
+/// Notes that somebody said that a view does not show everything.
+pub fn invalidate(view: Oid) -> Result<()> {
+    query::execute(INVALIDATE, &[view.into()]).map(drop)
+}
+
+const INVALIDATED: &str = "
+SELECT min(at) FROM _cache_refresher.invalidation
+ WHERE view = $1 AND ($2 IS NULL OR NOT pg_visible_in_snapshot(xid, $2::text::pg_snapshot))";
+
+/// Since when somebody has said so about what is not shown.
+pub fn invalidated_since(view: Oid, shown: Option<&Visibility>) -> Result<Option<Timestamp>> {
+    let arguments = [view.into(), shown.map(ToString::to_string).into()];
+    let rows = query::select(INVALIDATED, &arguments, |row| {
+        Ok(row.optional::<TimestampWithTimeZone>(1)?.map(clock::from_sql))
+    })?;
+    Ok(rows.into_iter().next().flatten())
+}
+
+const SETTLE: &str = "
+DELETE FROM _cache_refresher.invalidation i
+ WHERE i.ctid IN (SELECT k.ctid FROM _cache_refresher.invalidation k
+                   WHERE k.view = $1 AND pg_visible_in_snapshot(k.xid, $2::text::pg_snapshot)
+                     FOR UPDATE SKIP LOCKED)";
+
+/// Removes what has been said about what is shown now.
+pub fn settle(view: Oid, shown: &Visibility) -> Result<()> {
+    query::execute(SETTLE, &[view.into(), shown.to_string().into()]).map(drop)
+}
+
+const DISTRUST_REFRESHED: &str = "
+UPDATE _cache_refresher.content k SET fingerprint = NULL, rows_total = NULL
+ WHERE k.view IN (SELECT d.objid FROM pg_event_trigger_ddl_commands() d)
+   AND (k.fingerprint IS NOT NULL OR k.rows_total IS NOT NULL)";
+
+/// Nothing is proved any more of the views whose content a REFRESH has just replaced: its snapshot may
+/// be older than ours. How many rows they have now is not known, either. In an event trigger.
+pub fn distrust_refreshed() -> Result<()> {
+    query::execute(DISTRUST_REFRESHED, &[]).map(drop)
+}
