@@ -35,12 +35,12 @@ pub fn main(argument: i64) {
         match shared::update_worker(slot, |place| place.worker) {
             Some(Worker::Busy(job)) => {
                 let report = job::execute(job, &guc::refresh_settings());
+                refreshes += 1;
+                if is_worn(refreshes) {
+                    shared::update_worker(slot, |place| place.retiring = true);
+                }
                 shared::finish_job(slot, job.view, report);
                 idle_since = clock::now();
-                refreshes += 1;
-            }
-            Some(Worker::Idle) if is_worn(refreshes) && leave(slot) => {
-                return ControlFlow::Break(());
             }
             Some(Worker::Idle) => return linger(slot, idle_since),
             _ => return ControlFlow::Break(()),
@@ -59,22 +59,17 @@ fn is_worn(refreshes: u32) -> bool {
 fn linger(slot: usize, idle_since: Timestamp) -> ControlFlow<()> {
     let until = idle_since.plus(guc::worker_linger());
     let now = clock::now();
-    if now >= until && leave(slot) {
-        return ControlFlow::Break(());
+    if now < until {
+        latch::wait(until.since(now));
+        return ControlFlow::Continue(());
     }
-    latch::wait(until.since(now));
-    ControlFlow::Continue(())
-}
-
-/// Gives the place back; false where a scheduler is handing over a job at this moment.
-fn leave(slot: usize) -> bool {
-    // Under the lock.
-    let left = shared::update_worker(slot, |place| {
+    // Under the lock: a scheduler may be handing over a job at this moment.
+    let leaves = shared::update_worker(slot, |place| {
         let idle = matches!(place.worker, Worker::Idle);
         if idle {
             place.worker = Worker::Stopping;
         }
         idle
     });
-    left != Some(false)
+    if leaves == Some(false) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
 }

@@ -56,7 +56,7 @@ pub struct WorkerSlot {
     pub pid: i32,
     /// The outcome of its last job until the scheduler takes it.
     pub report: Option<(u32, Report)>,
-    /// It is to leave after its present job, since settings that it read at its start have changed.
+    /// It is to leave after its present job: settings that it read at its start have changed, or it has grown.
     pub retiring: bool,
 }
 
