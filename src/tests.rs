@@ -148,6 +148,28 @@ mod tests {
         assert_eq!((shown(), logged()), (5, 1));
     }
 
+    #[pg_extern]
+    fn panicking(n: i32) -> i32 {
+        assert!(n < 2, "a Rust function that a view calls");
+        n
+    }
+
+    #[pg_test]
+    fn a_rust_panic_within_a_refresh_is_an_error_like_others() {
+        set_up();
+        run("CREATE MATERIALIZED VIEW w AS SELECT tests.panicking(n) AS n FROM t");
+        let before = session();
+        run("UPDATE t SET n = 2");
+        for method in ["full", "diff"] {
+            let state = caught(&format!("SELECT cache_refresher.refresh('w', '{method}')"));
+            assert_eq!(state, "XX000", "{method}");
+            assert_eq!((held(), session()), ((0, 0), before.clone()), "{method}");
+        }
+        run("UPDATE t SET n = 0");
+        assert_eq!(caught("SELECT cache_refresher.refresh('w')"), "00000");
+        assert_eq!(get::<i32>("SELECT n FROM w"), 0);
+    }
+
     #[pg_test]
     fn identity_and_settings_are_put_back_after_a_refresh() {
         set_up();

@@ -358,3 +358,28 @@ fn a_view_that_was_refreshed_with_full_is_proved_like_others() {
     assert_eq!(state(&mut db, "seen", S), (true, 0));
     assert_eq!(db.refresh("seen"), "skipped");
 }
+
+#[test]
+fn views_go_on_under_owners_that_change() {
+    let mut db = start("owners");
+    db.run(
+        "CREATE ROLE first_owner LOGIN; CREATE ROLE second_owner;
+         GRANT ALL ON SCHEMA public TO first_owner, second_owner; GRANT SELECT, TRIGGER ON s TO first_owner, second_owner;
+         SET ROLE first_owner; CREATE MATERIALIZED VIEW v AS SELECT id, x FROM s; CREATE UNIQUE INDEX ON v (id);
+         SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true, debounce => '0'); RESET ROLE",
+    );
+    for change_of_owner in [
+        "SELECT",
+        "ALTER ROLE first_owner NOLOGIN; ALTER ROLE first_owner SET search_path = nowhere; ALTER ROLE first_owner SET statement_timeout = '1ms'",
+        "REASSIGN OWNED BY first_owner TO second_owner",
+        "DROP OWNED BY first_owner; DROP ROLE first_owner",
+        "ALTER ROLE second_owner RENAME TO third_owner",
+    ] {
+        db.run(change_of_owner);
+        change(&mut db, "s");
+        settle(&mut db, "v", S);
+    }
+    db.run("DROP OWNED BY third_owner CASCADE; DROP ROLE third_owner");
+    change(&mut db, "s");
+    settle(&mut db, "seen", S);
+}

@@ -302,3 +302,20 @@ fn a_full_disk_fails_refreshes_and_nothing_else() {
     db.run("ALTER MATERIALIZED VIEW plain SET TABLESPACE pg_default; ALTER MATERIALIZED VIEW joined SET TABLESPACE pg_default;
             ALTER MATERIALIZED VIEW ticking SET TABLESPACE pg_default");
 }
+
+#[test]
+fn timeouts_of_idle_and_long_transactions_end_no_refresh() {
+    let server = Server::builder().setting("idle_in_transaction_session_timeout", "50ms").start();
+    let mut db = server.create_database("app");
+    db.create_paced_view("slow");
+    db.set_pace("slow", 0.7);
+    // Since PostgreSQL 17; for sessions that begin from now on, and for the workers.
+    if db.get::<bool>("SELECT current_setting('server_version_num')::int >= 170000") {
+        db.run("ALTER DATABASE app SET transaction_timeout = '200ms'");
+    }
+    db.run("ALTER ROLE postgres IN DATABASE app SET idle_session_timeout = '100ms'");
+    db.register("slow", "1 s");
+    db.wait_for_refreshes("slow", 3);
+    assert_eq!(db.logged("slow", "failed"), 0);
+    assert_eq!(server.fatal_lines(), [""; 0]);
+}

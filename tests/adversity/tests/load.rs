@@ -120,6 +120,39 @@ fn fifty_databases() {
 }
 
 #[test]
+fn a_hundred_databases_of_which_three_have_the_extension() {
+    let server = Server::builder().setting("cache_refresher.worker_linger", "1s").start();
+    let ours = [7, 50, 93].map(|number| format!("db{number}"));
+    let mut admin = server.connect("postgres");
+    for number in 0..100 {
+        admin.run(&format!("CREATE DATABASE db{number}"));
+    }
+    for name in &ours {
+        let mut db = server.connect(name);
+        db.run("CREATE EXTENSION cache_refresher");
+        db.create_view("v", 5);
+        db.register("v", "500 ms");
+    }
+    // Each is looked at once.
+    server.restart();
+    for name in &ours {
+        server.connect(name).wait_for_refreshes("v", 2);
+    }
+    let others = |process: &cluster_tests::Process| {
+        process.database.as_ref().is_some_and(|name| !ours.contains(name))
+    };
+    server.wait_until("nobody stays where nothing is", seconds(60), || {
+        std::thread::sleep(millis(500));
+        !server.processes().iter().any(others)
+    });
+    for name in &ours {
+        server.connect(name).wait_for_refreshes("v", 2);
+    }
+    assert!(!server.processes().iter().any(others));
+    assert_eq!(server.fatal_lines(), [""; 0]);
+}
+
+#[test]
 fn a_worker_that_has_grown_is_replaced_between_two_refreshes() {
     let server = Server::builder()
         .setting("cache_refresher.worker_linger", "10min")
