@@ -121,7 +121,8 @@ fn refresh(
     let Some(_lock) = RefreshLock::try_acquire(registry::oid()?, oid) else {
         return Ok(End::Busy);
     };
-    let Some(registration) = Registration::find(oid)? else {
+    // One that was paused after the job was handed over is none of ours, either: the scheduler looks again.
+    let Some(registration) = Registration::find(oid)?.filter(|found| !found.paused) else {
         return Ok(End::Gone);
     };
     let history = attempts::find(oid)?;

@@ -26,7 +26,7 @@ pub enum Report {
     Ended(History),
     /// Somebody else is refreshing the view.
     Busy,
-    /// The registration or the view has gone: the registry must be read again.
+    /// The registration or the view has gone, or it is paused: the registry must be read again.
     Gone,
 }
 

@@ -1,6 +1,6 @@
 //! Registered views are refreshed when they are due, each at its own pace.
 
-use cluster_tests::{Scratch, Server, millis, seconds};
+use cluster_tests::{Scratch, Server, Signal, WORKER, millis, seconds};
 
 #[test]
 fn a_registered_view_shows_changed_rows_again_and_again() {
@@ -133,6 +133,29 @@ fn a_cron_schedule_means_the_time_of_its_time_zone() {
             "03:30:00"
         );
     }
+}
+
+#[test]
+fn no_refresh_begins_after_a_view_was_paused() {
+    let server = Server::builder()
+        .setting("cache_refresher.worker_linger", "10min")
+        .setting("cache_refresher.max_workers", "1")
+        .start();
+    let mut db = server.create_database("app");
+    db.create_view("v", 10);
+    db.register("v", "300 ms");
+    db.wait_for_refreshes("v", 2);
+    // A job is handed over, and its worker has not looked at it yet.
+    let worker = server.pids_of(WORKER)[0];
+    server.kill(worker, Signal::STOP);
+    std::thread::sleep(millis(800));
+    db.run("SELECT cache_refresher.pause('v')");
+    let before = db.refreshes("v");
+    server.kill(worker, Signal::CONT);
+    db.stays_unrefreshed("v", seconds(1));
+    assert_eq!(db.refreshes("v"), before);
+    db.run("SELECT cache_refresher.resume('v')");
+    db.wait_for_refreshes("v", 2);
 }
 
 #[test]
