@@ -90,9 +90,7 @@ const LEAVES: &str = concat!(
     SELECT i.inhrelid, n.attname FROM named n JOIN pg_inherits i ON i.inhparent = n.oid AND NOT i.inhdetachpending
 )
 SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text,
-       EXISTS (WITH RECURSIVE up (oid) AS (
-                  SELECT c.oid UNION SELECT i.inhparent FROM up u JOIN pg_inherits i ON i.inhrelid = u.oid)
-               SELECT FROM up JOIN pg_class u ON u.oid = up.oid WHERE u.relrowsecurity),
+       f.row_security,
        ARRAY(SELECT DISTINCT a.attnum FROM named m JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = m.attname
               WHERE m.oid = c.oid ORDER BY 1),
        -- A materialized view has no triggers: whoever refreshes it writes to its log, if there is one.
@@ -106,9 +104,7 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistenc
        ARRAY(SELECT substr(k.attname, 2)::int2 FROM pg_attribute k
               WHERE k.attrelid = to_regclass('_cache_refresher.changes_' || c.oid) AND k.attname ~ '^c[0-9]+$' AND NOT k.attisdropped
               ORDER BY k.attnum),
-       ARRAY(WITH RECURSIVE up (oid) AS (
-                SELECT c.oid UNION SELECT i.inhparent FROM up u JOIN pg_inherits i ON i.inhrelid = u.oid)
-             SELECT oid FROM up),
+       f.oids,
        ARRAY(SELECT k.atttypid FROM pg_attribute k
               WHERE k.attrelid = to_regclass('_cache_refresher.changes_' || c.oid) AND k.attname ~ '^c[0-9]+$' AND NOT k.attisdropped
               ORDER BY k.attnum),
@@ -118,6 +114,11 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistenc
   FROM (SELECT DISTINCT l.oid FROM relation l WHERE l.relkind IN ('r', 'f', 'm') AND l.oid <> $1) r
   JOIN pg_class c ON c.oid = r.oid
   JOIN pg_namespace n ON n.oid = c.relnamespace
+ CROSS JOIN LATERAL (
+    WITH RECURSIVE up (oid) AS (
+        SELECT c.oid UNION SELECT i.inhparent FROM up u JOIN pg_inherits i ON i.inhrelid = u.oid)
+    SELECT array_agg(u.oid) AS oids, bool_or(u.relrowsecurity) AS row_security
+      FROM up JOIN pg_class u ON u.oid = up.oid) f
  ORDER BY c.oid"
 );
 
