@@ -8,6 +8,10 @@ use std::process::Command;
 use adversity_tests::{capture, settle, state};
 use cluster_tests::{A_SECOND, LAUNCHER, Mode, PATIENCE, Server, output, seconds};
 
+const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, value int);
+                     INSERT INTO t SELECT i, i FROM generate_series(1, 100) i";
+const QUERY: &str = "SELECT id, value FROM t";
+
 #[test]
 fn a_database_that_is_closed_or_made_a_template_is_left() {
     let server = Server::builder().setting("cache_refresher.worker_linger", "10min").start();
@@ -40,17 +44,16 @@ fn a_database_that_is_closed_or_made_a_template_is_left() {
 fn a_synchronous_standby_that_is_away_holds_up_neither_refreshes_nor_the_shutdown() {
     let server = Server::builder().start();
     let mut app = server.create_database("app");
-    let query = "SELECT id, value FROM t";
-    app.run("CREATE TABLE t (id int PRIMARY KEY, value int); INSERT INTO t SELECT i, i FROM generate_series(1, 100) i");
-    capture(&mut app, "v", "id", query);
+    app.run(TABLE);
+    capture(&mut app, "v", "id", QUERY);
     app.run("SELECT cache_refresher.alter('v', refresh_interval => '300 ms')");
     server.set("synchronous_standby_names", "nobody_there");
     server.reload();
     // Our own session does not wait, as those of a careful application would.
     app.run("SET synchronous_commit = local; UPDATE t SET value = -1 WHERE id = 1");
-    settle(&mut app, "v", query);
+    settle(&mut app, "v", QUERY);
     app.run("UPDATE t SET value = -2 WHERE id = 2");
-    settle(&mut app, "v", query);
+    settle(&mut app, "v", QUERY);
     drop(app);
     assert!(server.stop(Mode::Fast) < seconds(5));
 }
@@ -64,9 +67,8 @@ fn a_primary_that_becomes_a_standby_schedules_nothing_any_more() {
         .setting("cache_refresher.worker_linger", "1s")
         .start();
     let mut app = primary.create_database("app");
-    let query = "SELECT id, value FROM t";
-    app.run("CREATE TABLE t (id int PRIMARY KEY, value int); INSERT INTO t SELECT i, i FROM generate_series(1, 100) i");
-    capture(&mut app, "v", "id", query);
+    app.run(TABLE);
+    capture(&mut app, "v", "id", QUERY);
     let standby = Server::builder()
         .setting("wal_log_hints", "on")
         .setting("full_page_writes", "on")
@@ -77,7 +79,7 @@ fn a_primary_that_becomes_a_standby_schedules_nothing_any_more() {
     let mut promoted = standby.connect("app");
     promoted.wait("it is a primary", "SELECT NOT pg_is_in_recovery()");
     promoted.run("UPDATE t SET value = -2 WHERE id = 2");
-    settle(&mut promoted, "v", query);
+    settle(&mut promoted, "v", QUERY);
     standby.wait_until("one launcher", PATIENCE, || standby.pids_of(LAUNCHER).len() == 1);
 
     // Two primaries for a moment; the old one has gone on by itself.
@@ -120,10 +122,9 @@ fn a_restore_to_a_point_in_time_is_stale_where_it_was_and_goes_on() {
     primary.set("archive_command", &format!("cp %p {}/%f", archive.display()));
     primary.start();
     let mut app = primary.create_database("app");
-    let query = "SELECT id, value FROM t";
-    app.run("CREATE TABLE t (id int PRIMARY KEY, value int); INSERT INTO t SELECT i, i FROM generate_series(1, 100) i");
+    app.run(TABLE);
     app.run("CREATE TABLE u (id int PRIMARY KEY, value int); INSERT INTO u SELECT i, i FROM generate_series(1, 100) i");
-    capture(&mut app, "v", "id", query);
+    capture(&mut app, "v", "id", QUERY);
     capture(&mut app, "w", "id", "SELECT id, value FROM u");
     primary.set("cache_refresher.enabled", "off");
     primary.reload();
@@ -153,11 +154,11 @@ fn a_restore_to_a_point_in_time_is_stale_where_it_was_and_goes_on() {
     restored.start();
     let mut app = restored.connect("app");
     app.wait("it is a primary", "SELECT NOT pg_is_in_recovery()");
-    assert_eq!(state(&mut app, "v", query), (false, 2), "a change that was not shown");
+    assert_eq!(state(&mut app, "v", QUERY), (false, 2), "a change that was not shown");
     assert_eq!(state(&mut app, "w", "SELECT id, value FROM u"), (true, 0), "nothing has changed");
     restored.set("cache_refresher.enabled", "on");
     restored.reload();
-    settle(&mut app, "v", query);
+    settle(&mut app, "v", QUERY);
     app.run("UPDATE u SET value = -2 WHERE id = 2");
     settle(&mut app, "w", "SELECT id, value FROM u");
     assert_eq!(restored.fatal_lines(), [""; 0]);
@@ -183,9 +184,8 @@ fn a_clock_that_is_set_by_an_hour_both_ways_changes_no_pace() {
     server.give(folder.path());
     server.start();
     let mut app = server.create_database("app");
-    let query = "SELECT id, value FROM t";
-    app.run("CREATE TABLE t (id int PRIMARY KEY, value int); INSERT INTO t SELECT i, i FROM generate_series(1, 100) i");
-    capture(&mut app, "captured", "id", query);
+    app.run(TABLE);
+    capture(&mut app, "captured", "id", QUERY);
     app.create_view("ticking", 5);
     app.register("ticking", "1 s");
     app.create_view("slow", 5);
@@ -204,7 +204,7 @@ fn a_clock_that_is_set_by_an_hour_both_ways_changes_no_pace() {
         app.wait_for_refreshes_within(seconds(8), "ticking", 3);
         assert!(app.refreshes("ticking") < before + 10, "no burst");
         app.run(&format!("UPDATE t SET value = -{number} WHERE id = 50"));
-        settle(&mut app, "captured", query);
+        settle(&mut app, "captured", QUERY);
         app.wait(
             "nothing waits for times that were",
             "SELECT bool_and(next_refresh_at BETWEEN now() - interval '3 s' AND now() + interval '51 min')
