@@ -34,6 +34,7 @@ pub extern "C-unwind" fn _PG_init() {
     if pg::loading::is_preload() && !pg::loading::is_binary_upgrade() {
         pg::shared::reserve();
         pg::hooks::install();
+        pg::unused_updates::install();
         pg::background_worker::register_launcher();
     }
 }

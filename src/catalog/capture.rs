@@ -349,11 +349,9 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'r'
   JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE pg_relation_size(to_regclass('_cache_refresher.changes_' || c.oid)) > $1
        -- A log that was emptied keeps its size until VACUUM has been there.
-   AND pg_stat_get_live_tuples(to_regclass('_cache_refresher.changes_' || c.oid)) > $1 / 1000
-   AND EXISTS (SELECT FROM _cache_refresher.capture u JOIN _cache_refresher.content t ON t.view = u.view
-                WHERE u.source = c.oid AND t.fingerprint IS NOT NULL)";
+   AND pg_stat_get_live_tuples(to_regclass('_cache_refresher.changes_' || c.oid)) > $1 / 1000";
 
-/// Sources with a log of more bytes than that, which somebody still needs.
+/// Sources with a log of more bytes than that.
 pub fn logs_larger_than(bytes: i64) -> Result<Vec<Source>> {
     query::select_current(LARGE, &[bytes.into()], |row| {
         Ok(Source {

@@ -1,7 +1,7 @@
 //! The trigger on captured tables: notes each change that matters in the table's log, in the writer's
 //! transaction.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::CStr;
 use std::rc::Rc;
@@ -14,6 +14,7 @@ use super::change_log::{HEAD, Kind, Watch, find, kept_columns};
 use super::change_writer::{self, Outlet, Writer};
 use super::relation::Relation;
 use super::row::{self, RowType, Values};
+use super::unguarded;
 
 /// What the trigger of one table does, kept until something about the table or its log changes.
 struct Plan {
@@ -21,6 +22,8 @@ struct Plan {
     row_type: RowType,
     /// Columns to compare, counted from 0.
     compared: Vec<usize>,
+    /// How many columns, from the first, hold all that is compared or kept.
+    width: i32,
     /// The log has no room for values, or for those of other types: only that something has changed can
     /// be noted.
     blind: bool,
@@ -33,18 +36,20 @@ impl Plan {
     }
 }
 
-/// A plan that holds for a table as long as the lock under which it was looked at.
-struct Settled {
+/// The plan that was needed last: a statement changes many rows of one table, and the next one often rows of
+/// the same.
+struct Last {
     source: Oid,
-    /// Who has the lock.
-    by: Writer,
     plan: Rc<Plan>,
+    /// Who looked at it under a lock that keeps it as it is.
+    by: Writer,
 }
 
 thread_local! {
     static PLANS: RefCell<HashMap<Oid, Option<Rc<Plan>>>> = RefCell::default();
-    /// The last one that was needed: a statement changes many rows of one table.
-    static SETTLED: RefCell<Option<Settled>> = const { RefCell::new(None) };
+    static LAST: RefCell<Option<Last>> = const { RefCell::new(None) };
+    /// How often anything was forgotten.
+    static FORGOTTEN: Cell<u64> = const { Cell::new(0) };
     /// Where rows are not kept one note in each subtransaction is enough: in which log, transaction and
     /// subtransaction the last of a source is.
     static NOTED: RefCell<HashMap<Oid, (Oid, Writer)>> = RefCell::default();
@@ -53,18 +58,21 @@ thread_local! {
 static WATCHING: Once = Once::new();
 
 unsafe extern "C-unwind" fn forget(_argument: Datum, relation: Oid) {
-    SETTLED.with(|settled| drop(settled.try_borrow_mut().map(|mut settled| settled.take())));
+    let is_meant = |source: Oid, plan: Option<&Rc<Plan>>| {
+        relation == pg_sys::InvalidOid
+            || relation == source
+            || plan.is_some_and(|plan| plan.outlet.log() == relation)
+    };
+    FORGOTTEN.set(FORGOTTEN.get() + 1);
     // A callback may come while a plan is being made: what is borrowed then is made anew anyway.
+    LAST.with(|last| {
+        if let Ok(mut last) = last.try_borrow_mut() {
+            drop(last.take_if(|last| is_meant(last.source, Some(&last.plan))));
+        }
+    });
     PLANS.with(|plans| {
         if let Ok(mut plans) = plans.try_borrow_mut() {
-            if relation == pg_sys::InvalidOid {
-                plans.clear();
-            } else {
-                plans.retain(|&source, plan| {
-                    source != relation
-                        && plan.as_ref().is_none_or(|plan| plan.outlet.log() != relation)
-                });
-            }
+            plans.retain(|&source, plan| !is_meant(source, plan.as_ref()));
         }
     });
 }
@@ -81,35 +89,33 @@ unsafe fn settled_plan(
     // SAFETY: valid during the call.
     let source = unsafe { (*relation).rd_id };
     let by = change_writer::current();
-    let known = SETTLED.with_borrow(|settled| {
-        let settled =
-            settled.as_ref().filter(|settled| settled.source == source && settled.by == by);
-        settled.map(|settled| settled.plan.clone())
-    });
-    if known.is_some() {
-        return known;
-    }
-    // SAFETY: passed on; the lock is one that writers of the log take, and stays to the end of the
-    // transaction.
-    unsafe {
-        loop {
-            let plan = plan(relation, trigger)?;
-            // Whoever waits for a lock learns of what has changed meanwhile, and so do we by `forget`.
-            // It belongs to the (sub)transaction, as the rows that wait do: a cursor may end before it.
-            let owner = pg_sys::CurrentResourceOwner;
-            pg_sys::CurrentResourceOwner = pg_sys::CurTransactionResourceOwner;
-            pg_sys::LockRelationOid(plan.outlet.log(), pg_sys::RowExclusiveLock as i32);
-            pg_sys::CurrentResourceOwner = owner;
-            let holds = PLANS.with_borrow(|plans| {
-                plans
-                    .get(&source)
-                    .and_then(Option::as_ref)
-                    .is_some_and(|now| Rc::ptr_eq(now, &plan))
+    loop {
+        let forgotten = FORGOTTEN.get();
+        let last = LAST.with_borrow(|last| {
+            let last = last.as_ref().filter(|last| last.source == source);
+            last.map(|last| (last.plan.clone(), last.by == by))
+        });
+        let plan = match last {
+            Some((plan, true)) => return Some(plan),
+            Some((plan, false)) => plan,
+            // SAFETY: passed on.
+            None => unsafe { plan(relation, trigger) }?,
+        };
+        let log = plan.outlet.log();
+        // Whoever waits for a lock learns of what has changed meanwhile, and so do we by `forget`.
+        // It belongs to the (sub)transaction, as the rows that wait do: a cursor may end before it.
+        // SAFETY: the lock is one that writers of the log take, and stays to the end of the transaction.
+        unsafe {
+            unguarded::guarded(|| {
+                let owner = pg_sys::CurrentResourceOwner;
+                pg_sys::CurrentResourceOwner = pg_sys::CurTransactionResourceOwner;
+                unguarded::LockRelationOid(log, pg_sys::RowExclusiveLock as i32);
+                pg_sys::CurrentResourceOwner = owner;
             });
-            if holds {
-                SETTLED.set(Some(Settled { source, by, plan: plan.clone() }));
-                return Some(plan);
-            }
+        }
+        if FORGOTTEN.get() == forgotten {
+            LAST.set(Some(Last { source, plan: plan.clone(), by }));
+            return Some(plan);
         }
     }
 }
@@ -160,7 +166,7 @@ impl Plan {
             let columns = usize::try_from((*source).natts).unwrap_or_default();
             let place =
                 |number: i16| usize::try_from(number - 1).ok().filter(|&place| place < columns);
-            let compared = match &watch.columns {
+            let compared: Vec<usize> = match &watch.columns {
                 Some(numbers) => numbers.iter().copied().filter_map(place).collect(),
                 None => (0..columns).collect(),
             };
@@ -177,10 +183,13 @@ impl Plan {
                 });
                 blind |= !same;
             }
+            let needed = compared.iter().chain(kept.iter().flatten());
+            let width = needed.max().map_or(0, |last| last + 1);
             Self {
                 outlet: Rc::new(Outlet::of(log, kept)),
                 row_type: RowType::described_by(source),
                 compared,
+                width: i32::try_from(width).unwrap_or_default(),
                 blind,
             }
         }
@@ -254,11 +263,12 @@ unsafe fn note(data: &pg_sys::TriggerData) {
     unsafe {
         let Some(plan) = settled_plan(data.tg_relation, data.tg_trigger) else { return };
         let source = (*data.tg_relation).rd_id;
-        let row = || row::values(data.tg_trigslot);
+        let row = || row::first_values(data.tg_trigslot, plan.width);
         match data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
             pg_sys::TRIGGER_EVENT_TRUNCATE => plan.write(source, Kind::Any, None),
             pg_sys::TRIGGER_EVENT_UPDATE => {
-                note_change(&plan, source, Some(row()), Some(row::values(data.tg_newslot)));
+                let new = row::first_values(data.tg_newslot, plan.width);
+                note_change(&plan, source, Some(row()), Some(new));
             }
             pg_sys::TRIGGER_EVENT_DELETE => note_change(&plan, source, Some(row()), None),
             _ => note_change(&plan, source, None, Some(row())),

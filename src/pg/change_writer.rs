@@ -21,6 +21,7 @@ use super::change_log::{HEAD, Kind, is_by_xid};
 use super::relation::Relation;
 use super::row::{self, Values};
 use super::snapshot::ActiveSnapshot;
+use super::unguarded;
 
 /// As many rows as are written at once, at most.
 const MOST_ROWS: usize = 256;
@@ -37,12 +38,9 @@ pub struct Writer {
 /// Who writes now. Inside a transaction that may write.
 pub fn current() -> Writer {
     // SAFETY: as said.
-    unsafe {
-        Writer {
-            transaction: pg_sys::GetTopFullTransactionId().value,
-            subtransaction: pg_sys::GetCurrentSubTransactionId(),
-        }
-    }
+    let assign = || unsafe { pg_sys::GetTopFullTransactionId() }.value;
+    let transaction = unguarded::transaction().unwrap_or_else(assign);
+    Writer { transaction, subtransaction: unguarded::subtransaction() }
 }
 
 /// Where the changes of one table go.
@@ -50,6 +48,8 @@ pub struct Outlet {
     log: Oid,
     /// Its indexes by transaction: one, or two while it is rebuilt.
     indexes: Vec<Oid>,
+    /// Whether long values of it go out of line.
+    has_long: bool,
     /// For each column of the log after the head the one of the source, counted from 0.
     kept: Vec<Option<usize>>,
     /// Block and writer of the last row that has an entry in the indexes: others of that writer in that block
@@ -67,14 +67,14 @@ impl Outlet {
         let mut indexes = log.indexes();
         indexes.retain(|&index| is_by_xid(&Relation::open_index(index, pg_sys::RowExclusiveLock)));
         // SAFETY: the context lives as long as this; the descriptor is that of an open relation.
-        let (descriptor, context) = unsafe {
+        let (descriptor, context, has_long) = unsafe {
             let context = new_context(pg_sys::CacheMemoryContext);
             let copy = PgMemoryContexts::For(context)
                 .switch_to(|_| pg_sys::CreateTupleDescCopy(log.descriptor()));
-            (copy, context)
+            (copy, context, (*(*log.as_ptr()).rd_rel).reltoastrelid != pg_sys::InvalidOid)
         };
         let indexed = Cell::new(None);
-        Self { log: log.oid(), indexes, kept, indexed, descriptor, context }
+        Self { log: log.oid(), indexes, has_long, kept, indexed, descriptor, context }
     }
 
     pub fn log(&self) -> Oid {
@@ -85,16 +85,13 @@ impl Outlet {
     pub fn kept(&self) -> impl Iterator<Item = usize> {
         self.kept.iter().flatten().copied()
     }
-}
 
-impl Outlet {
-    /// A row of the log, in that memory context and complete in itself.
+    /// A row of the log, in the memory of the present subtransaction and complete in itself.
     ///
     /// # Safety
     /// Inside a transaction that may write; the row has the columns that are kept.
     unsafe fn form_row(
         &self,
-        context: pg_sys::MemoryContext,
         since: pg_sys::TimestampTz,
         kind: Kind,
         row: Option<Values>,
@@ -112,7 +109,7 @@ impl Outlet {
                 (&mut many, &mut absent)
             };
             let head = [
-                Datum::from(pg_sys::GetTopFullTransactionId().value),
+                Datum::from(current().transaction),
                 Datum::from(since),
                 Datum::from(kind.letter()),
             ];
@@ -126,7 +123,7 @@ impl Outlet {
                     }
                 }
             }
-            let tuple = self.form(context, datums, nulls);
+            let tuple = self.form(datums, nulls);
             if u32::from((*(*tuple).t_data).t_infomask) & pg_sys::HEAP_HASEXTERNAL == 0 {
                 return tuple;
             }
@@ -135,23 +132,39 @@ impl Outlet {
                 let column = &*row::attribute(self.descriptor, place as i32);
                 datums[place] = row::copy_value(column.attbyval, column.attlen, datums[place]);
             }
-            self.form(context, datums, nulls)
+            self.form(datums, nulls)
         }
     }
 
     /// # Safety
     /// Values of the log's columns.
-    unsafe fn form(
-        &self,
-        context: pg_sys::MemoryContext,
-        datums: &mut [Datum],
-        nulls: &mut [bool],
-    ) -> pg_sys::HeapTuple {
-        // SAFETY: the caller vouches for the values.
+    unsafe fn form(&self, datums: &mut [Datum], nulls: &mut [bool]) -> pg_sys::HeapTuple {
+        let (datums, nulls) = (datums.as_mut_ptr(), nulls.as_mut_ptr());
+        // SAFETY: the caller vouches for the values; after an error the server chooses a context itself.
         unsafe {
-            PgMemoryContexts::For(context).switch_to(|_| {
-                pg_sys::heap_form_tuple(self.descriptor, datums.as_mut_ptr(), nulls.as_mut_ptr())
+            unguarded::guarded(|| {
+                let before = pg_sys::CurrentMemoryContext;
+                pg_sys::CurrentMemoryContext = pg_sys::CurTransactionContext;
+                let tuple = unguarded::heap_form_tuple(self.descriptor, datums, nulls);
+                pg_sys::CurrentMemoryContext = before;
+                tuple
             })
+        }
+    }
+
+    /// Adds an entry to the indexes for a row that was just stored, unless its block has one already.
+    ///
+    /// # Safety
+    /// Inside `guarded`; the place of such a row in the open log, and who runs.
+    unsafe fn index(&self, place: pg_sys::ItemPointer, log: pg_sys::Relation, by: Writer) {
+        // SAFETY: the caller vouches for all.
+        unsafe {
+            let here = Some((item_pointer_get_block_number(place), by));
+            if self.indexed.replace(here) != here {
+                for &index in &self.indexes {
+                    index_row(index, by.transaction, place, log);
+                }
+            }
         }
     }
 }
@@ -178,13 +191,11 @@ unsafe fn new_context(parent: pg_sys::MemoryContext) -> pg_sys::MemoryContext {
     }
 }
 
-/// Rows of one log that one subtransaction has not written yet.
+/// Rows of one log that one subtransaction has not written yet, in that subtransaction's memory.
 struct Waiting {
     subtransaction: u32,
     outlet: Rc<Outlet>,
     since: pg_sys::TimestampTz,
-    /// Where the rows lie.
-    context: pg_sys::MemoryContext,
     rows: Vec<pg_sys::HeapTuple>,
     bytes: usize,
 }
@@ -211,28 +222,26 @@ pub(super) unsafe fn write(outlet: &Rc<Outlet>, source: Oid, kind: Kind, row: Op
             pg_sys::RegisterSubXactCallback(Some(at_subtransaction), std::ptr::null_mut());
         }
     });
-    // SAFETY: inside a transaction.
-    let here = unsafe { pg_sys::GetCurrentSubTransactionId() };
+    let here = unguarded::subtransaction();
     let find = || {
         WAITING.with_borrow(|all| {
             let mut mine = all.iter().rev().take_while(|waiting| waiting.subtransaction == here);
             let from_end = mine.position(|waiting| Rc::ptr_eq(&waiting.outlet, outlet))?;
-            let waiting = &all[all.len() - 1 - from_end];
-            Some((all.len() - 1 - from_end, waiting.context, waiting.since))
+            let place = all.len() - 1 - from_end;
+            Some((place, all[place].since))
         })
     };
-    let known = find().or_else(|| {
+    let (place, since) = find().unwrap_or_else(|| {
         announcements::source_changed(source);
-        // SAFETY: the caller vouches for the transaction.
-        let waiting = unsafe { Waiting::new(outlet, here) };
-        WAITING.with_borrow_mut(|all| all.push(waiting));
-        find()
+        WAITING.with_borrow_mut(|all| {
+            all.push(Waiting::new(outlet, here));
+            (all.len() - 1, all[all.len() - 1].since)
+        })
     });
-    let Some((place, context, since)) = known else { return };
     // The server may end this process while it fetches what lies out of line, and call us back for that: nothing
     // is borrowed meanwhile.
     // SAFETY: the caller vouches for the row.
-    let tuple = unsafe { outlet.form_row(context, since, kind, row) };
+    let tuple = unsafe { outlet.form_row(since, kind, row) };
     let is_full =
         WAITING.with_borrow_mut(|all| all.get_mut(place).is_some_and(|waiting| waiting.add(tuple)));
     if is_full || COMMITTING.get() {
@@ -242,10 +251,9 @@ pub(super) unsafe fn write(outlet: &Rc<Outlet>, source: Oid, kind: Kind, row: Op
 
 /// Writes what the current subtransaction has waiting.
 pub fn flush() {
-    // SAFETY: inside a transaction, as those are who call this.
-    let here = unsafe { pg_sys::GetCurrentSubTransactionId() };
+    let here = unguarded::subtransaction();
     // While rows are written nothing is borrowed: the server may call us back.
-    for waiting in take_from(here) {
+    while let Some(waiting) = take_last(here) {
         // SAFETY: this subtransaction has noted it.
         unsafe { waiting.write() };
     }
@@ -260,29 +268,24 @@ pub(super) fn waiting_since(log: Oid) -> Option<Timestamp> {
     })
 }
 
-/// What is waiting of this subtransaction and of those inside it.
-fn take_from(subtransaction: u32) -> Vec<Waiting> {
+/// Takes what was the last to wait, if this subtransaction has noted it, or one inside it.
+fn take_last(subtransaction: u32) -> Option<Waiting> {
     WAITING.with_borrow_mut(|all| {
-        let first = all.partition_point(|waiting| waiting.subtransaction < subtransaction);
-        all.split_off(first)
+        let is_of = |last: &mut Waiting| last.subtransaction >= subtransaction;
+        all.pop_if(is_of)
     })
 }
 
+/// Forgets what this subtransaction has waiting, and those inside it.
+fn forget(subtransaction: u32) {
+    // The rows go with the subtransaction's memory.
+    while take_last(subtransaction).is_some() {}
+}
+
 impl Waiting {
-    /// # Safety
-    /// Inside a transaction.
-    unsafe fn new(outlet: &Rc<Outlet>, subtransaction: u32) -> Self {
-        // SAFETY: the context ends with the subtransaction at the latest.
-        unsafe {
-            Self {
-                subtransaction,
-                outlet: outlet.clone(),
-                since: pg_sys::GetCurrentTimestamp(),
-                context: new_context(pg_sys::CurTransactionContext),
-                rows: Vec::new(),
-                bytes: 0,
-            }
-        }
+    fn new(outlet: &Rc<Outlet>, subtransaction: u32) -> Self {
+        let outlet = outlet.clone();
+        Self { subtransaction, outlet, since: unguarded::now(), rows: Vec::new(), bytes: 0 }
     }
 
     /// Adds a row; true if it is time to write.
@@ -296,87 +299,87 @@ impl Waiting {
     /// # Safety
     /// In the subtransaction that has noted the changes.
     unsafe fn write(self) {
+        let by = current();
+        // What is long goes out of line, for which the server wants a snapshot; at commit there is none.
+        // SAFETY: reads a variable of this process.
+        let _snapshot = (self.outlet.has_long && !unsafe { pg_sys::ActiveSnapshotSet() })
+            .then(ActiveSnapshot::take_present);
         // SAFETY: whoever noted a change has locked the log, to the end of the transaction; it is gone only if
-        // this transaction has dropped it.
+        // this transaction has dropped it. The rows were formed by `form_row`.
+        unsafe {
+            match self.rows[..] {
+                [row] => self.write_one(row, by),
+                _ => self.write_together(by),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for `write`, which such a row.
+    unsafe fn write_one(&self, row: pg_sys::HeapTuple, by: Writer) {
+        // SAFETY: the caller vouches for the row; all that is made inside are numbers and pointers.
+        unsafe {
+            unguarded::guarded(|| {
+                let log = unguarded::try_table_open(self.outlet.log, pg_sys::NoLock as i32);
+                if !log.is_null() {
+                    unguarded::simple_heap_insert(log, row);
+                    self.outlet.index(&raw mut (*row).t_self, log, by);
+                    unguarded::table_close(log, pg_sys::NoLock as i32);
+                }
+                unguarded::heap_freetuple(row);
+            });
+        }
+    }
+
+    /// # Safety
+    /// As for `write`.
+    unsafe fn write_together(&self, by: Writer) {
+        // SAFETY: what has been added to the log since the rows were formed is NULL in them. The slots lie in a
+        // context that goes with them.
         unsafe {
             let log = pg_sys::try_table_open(self.outlet.log, pg_sys::NoLock as i32);
             if !log.is_null() {
-                // What is long goes out of line, for which the server wants a snapshot; at commit there is none.
-                let long = (*(*log).rd_rel).reltoastrelid != pg_sys::InvalidOid;
-                let _snapshot =
-                    (long && !pg_sys::ActiveSnapshotSet()).then(ActiveSnapshot::take_present);
-                match self.rows[..] {
-                    [row] => {
-                        pg_sys::simple_heap_insert(log, row);
-                        self.index(&raw mut (*row).t_self, log);
+                let context = new_context(pg_sys::CurTransactionContext);
+                let slot = |&row: &pg_sys::HeapTuple| {
+                    let slot = pg_sys::MakeSingleTupleTableSlot(
+                        self.outlet.descriptor,
+                        &raw const pg_sys::TTSOpsHeapTuple,
+                    );
+                    pg_sys::ExecStoreHeapTuple(row, slot, false)
+                };
+                let slots = PgMemoryContexts::For(context).switch_to(|_| {
+                    let mut slots: Vec<_> = self.rows.iter().map(slot).collect();
+                    pg_sys::heap_multi_insert(
+                        log,
+                        slots.as_mut_ptr(),
+                        i32::try_from(slots.len()).unwrap_or_default(),
+                        pg_sys::GetCurrentCommandId(true),
+                        0,
+                        std::ptr::null_mut(),
+                    );
+                    slots
+                });
+                unguarded::guarded(|| {
+                    for &slot in &slots {
+                        self.outlet.index(&raw mut (*slot).tts_tid, log, by);
                     }
-                    _ => self.write_together(log),
-                }
+                });
+                pg_sys::MemoryContextDelete(context);
                 pg_sys::table_close(log, pg_sys::NoLock as i32);
             }
-            self.forget();
-        }
-    }
-
-    /// # Safety
-    /// As for `write`, to the open log.
-    unsafe fn write_together(&self, log: pg_sys::Relation) {
-        // SAFETY: the rows were formed for the log; what has been added to it since is NULL in them. Slots and
-        // rows lie in our own context, and go with it.
-        unsafe {
-            let mut context = PgMemoryContexts::For(self.context);
-            let slot = |&row: &pg_sys::HeapTuple| {
-                let slot = pg_sys::MakeSingleTupleTableSlot(
-                    self.outlet.descriptor,
-                    &raw const pg_sys::TTSOpsHeapTuple,
-                );
-                pg_sys::ExecStoreHeapTuple(row, slot, true)
-            };
-            let slots = context.switch_to(|_| {
-                let mut slots: Vec<_> = self.rows.iter().map(slot).collect();
-                pg_sys::heap_multi_insert(
-                    log,
-                    slots.as_mut_ptr(),
-                    i32::try_from(slots.len()).unwrap_or_default(),
-                    pg_sys::GetCurrentCommandId(true),
-                    0,
-                    std::ptr::null_mut(),
-                );
-                slots
-            });
-            slots.into_iter().for_each(|slot| self.index(&raw mut (*slot).tts_tid, log));
-        }
-    }
-
-    /// Adds an entry to the indexes for a row that was just stored, unless its block has one already.
-    ///
-    /// # Safety
-    /// The place of such a row in the open log.
-    unsafe fn index(&self, place: pg_sys::ItemPointer, log: pg_sys::Relation) {
-        // SAFETY: the caller vouches for both.
-        unsafe {
-            let by = current();
-            let here = Some((item_pointer_get_block_number(place), by));
-            if self.outlet.indexed.replace(here) != here {
-                for &index in &self.outlet.indexes {
-                    index_row(index, by.transaction, place, log);
+            unguarded::guarded(|| {
+                for &row in &self.rows {
+                    unguarded::heap_freetuple(row);
                 }
-            }
+            });
         }
-    }
-
-    /// # Safety
-    /// Before the transaction has ended.
-    unsafe fn forget(self) {
-        // SAFETY: made by `new`.
-        unsafe { pg_sys::MemoryContextDelete(self.context) };
     }
 }
 
 /// Adds an entry for a row of a log to its index by transaction, the first column.
 ///
 /// # Safety
-/// Such an index, and the place of a row that was just inserted.
+/// Inside `guarded`; such an index, and the place of a row that was just inserted.
 unsafe fn index_row(
     index: Oid,
     transaction: u64,
@@ -394,9 +397,9 @@ unsafe fn index_row(
     let unique = pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO;
     // SAFETY: the caller vouches for all of it.
     unsafe {
-        let index = pg_sys::index_open(index, pg_sys::RowExclusiveLock as i32);
-        pg_sys::index_insert(index, &mut value, &mut null, place, log, unique, false, &mut info);
-        pg_sys::index_close(index, pg_sys::NoLock as i32);
+        let index = unguarded::index_open(index, pg_sys::RowExclusiveLock as i32);
+        unguarded::index_insert(index, &mut value, &mut null, place, log, unique, false, &mut info);
+        unguarded::index_close(index, pg_sys::NoLock as i32);
     }
 }
 
@@ -410,8 +413,7 @@ unsafe extern "C-unwind" fn at_transaction(event: pg_sys::XactEvent::Type, _argu
         }
         Event::XACT_EVENT_COMMIT | Event::XACT_EVENT_PREPARE | Event::XACT_EVENT_ABORT => {
             COMMITTING.set(false);
-            // SAFETY: the transaction's memory is still there.
-            take_from(0).into_iter().for_each(|waiting| unsafe { waiting.forget() });
+            forget(0);
         }
         _ => {}
     }
@@ -426,10 +428,7 @@ unsafe extern "C-unwind" fn at_subtransaction(
 ) {
     match event {
         pg_sys::SubXactEvent::SUBXACT_EVENT_PRE_COMMIT_SUB => flush(),
-        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => {
-            // SAFETY: the transaction goes on.
-            take_from(subtransaction).into_iter().for_each(|waiting| unsafe { waiting.forget() });
-        }
+        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => forget(subtransaction),
         _ => {}
     }
 }

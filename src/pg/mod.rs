@@ -37,5 +37,7 @@ pub mod statement;
 pub mod table_writer;
 pub mod transaction;
 pub mod types;
+mod unguarded;
 pub mod units;
+pub mod unused_updates;
 pub mod view_query;

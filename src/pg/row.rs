@@ -11,6 +11,7 @@ use pgrx::pg_sys::{self, Datum};
 use pgrx::varlena;
 
 use super::relation::Relation;
+use super::unguarded;
 
 /// How the values of a column are stored.
 #[derive(Clone, Copy)]
@@ -376,11 +377,22 @@ impl Drop for Slot {
 /// # Safety
 /// A slot with a row in it, which stays as it is while the values are used.
 pub(super) unsafe fn values<'a>(slot: *mut pg_sys::TupleTableSlot) -> Values<'a> {
+    // SAFETY: passed on, with the number of columns that the slot has.
+    unsafe { first_values(slot, (*(*slot).tts_tupleDescriptor).natts) }
+}
+
+/// The values of the first columns in a slot of the executor: finding those after them takes time.
+///
+/// # Safety
+/// A slot with a row of at least so many columns in it, which stays as it is while the values are used.
+pub(super) unsafe fn first_values<'a>(
+    slot: *mut pg_sys::TupleTableSlot,
+    columns: i32,
+) -> Values<'a> {
     // SAFETY: the arrays have a place for each attribute of the descriptor, filled by this call.
     unsafe {
-        let columns = (*(*slot).tts_tupleDescriptor).natts;
         if i32::from((*slot).tts_nvalid) < columns {
-            pg_sys::slot_getsomeattrs_int(slot, columns);
+            unguarded::guarded(|| unguarded::slot_getsomeattrs_int(slot, columns));
         }
         let columns = usize::try_from(columns).unwrap_or_default();
         if columns == 0 {

@@ -8,6 +8,7 @@ use std::sync::Once;
 use pgrx::{PgTryBuilder, PgXactCallbackEvent, pg_guard, pg_sys, register_xact_callback};
 
 use super::report::Caught;
+use super::unguarded;
 
 /// Runs `body` in a transaction of its own and commits. An error, ours or the server's, aborts the
 /// transaction and comes back as a value, so that it never ends the process.
@@ -130,8 +131,7 @@ pub fn at_end(at_end: fn()) {
 
 /// True inside a transaction that can still run queries.
 pub fn is_usable() -> bool {
-    // SAFETY: reads a variable of this process.
-    unsafe { pg_sys::IsTransactionState() }
+    unguarded::is_in_transaction()
 }
 
 /// Whether the current transaction has written anything.
@@ -141,9 +141,7 @@ pub fn has_written() -> bool {
 
 /// The id of the current transaction, if it has one: it has written, or is about to.
 pub fn own_id() -> Option<u64> {
-    // SAFETY: reads a variable of this process.
-    let own = unsafe { pg_sys::GetTopFullTransactionIdIfAny() }.value;
-    (own != 0).then_some(own)
+    unguarded::transaction()
 }
 
 /// Whether a transaction, by its short id, is the current one or a part of it.

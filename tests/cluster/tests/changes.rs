@@ -359,6 +359,56 @@ fn a_writer_notices_that_the_index_of_a_log_is_being_rebuilt() {
 }
 
 #[test]
+fn a_log_that_nobody_reads_does_not_grow_without_end() {
+    let mut db = Scratch::new("large_log");
+    // Keys of a kilobyte, for a log that is large soon.
+    db.run(
+        "CREATE TABLE source (id text PRIMARY KEY, value int);
+         INSERT INTO source
+         SELECT (SELECT string_agg(md5(i || '.' || j), '') FROM generate_series(1, 32) j), 0
+           FROM generate_series(1, 25000) i;
+         CREATE MATERIALIZED VIEW v AS SELECT id, value FROM source;
+         CREATE UNIQUE INDEX ON v (id)",
+    );
+    db.run(
+        "SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true,
+                    debounce => '1 hour', max_staleness => '1 day')",
+    );
+    db.refresh("v");
+    let log: String = db.get("SELECT '_cache_refresher.changes_' || 'source'::regclass::oid");
+    // The second time no view has any use for what the log says.
+    for round in 1..=2 {
+        for _ in 0..3 {
+            db.run("UPDATE source SET value = value + 1");
+        }
+        db.wait(
+            "the statistics know",
+            &format!("SELECT pg_stat_get_live_tuples('{log}'::regclass) >= 75000"),
+        );
+        // A new one looks at the logs when it hears of the first change, and then once a minute.
+        db.run(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+              WHERE backend_type = 'cache_refresher scheduler' AND datname = current_database()",
+        );
+        db.wait_for(
+            &format!("the log is emptied, round {round}"),
+            seconds(30),
+            &format!(
+                "WITH change AS (UPDATE source SET value = value + 1 WHERE id = (SELECT min(id) FROM source) RETURNING 1)
+                 SELECT (SELECT count(*) FROM {log}) < 1000 FROM change"
+            ),
+        );
+    }
+    assert_eq!(db.get::<String>("SELECT staleness FROM cache_refresher.status"), "stale");
+    let method: String = db.get("SELECT method FROM cache_refresher.refresh('v')");
+    assert_eq!(method, "diff", "nobody knows what has changed");
+    assert_eq!(
+        db.get::<i64>("SELECT count(*) FROM (SELECT * FROM source EXCEPT SELECT * FROM v) d"),
+        0
+    );
+}
+
+#[test]
 fn a_locked_source_holds_up_no_other_view() {
     let mut db = Scratch::new("locked_source");
     reacting(&mut db, "v", "debounce => '0'");

@@ -54,6 +54,57 @@ UPDATE customer SET name = name;
 SELECT logged('customer'), logged('orders_1');
 SELECT * FROM look();
 
+-- Nor is the trigger called for it, if nothing can come of that.
+CREATE FUNCTION calls(statement text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE line text;
+BEGIN
+    FOR line IN EXECUTE 'EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) ' || statement LOOP
+        IF line LIKE 'Trigger %' THEN RETURN NEXT line; END IF;
+    END LOOP;
+END $$;
+CREATE TABLE item (unused text, id int PRIMARY KEY, size int, area int GENERATED ALWAYS AS (size * size) STORED, weight int);
+INSERT INTO item (unused, id, size, weight) SELECT 'unused', i, i, i FROM generate_series(1, 20) i;
+CREATE TABLE item_of_kind (kind text, unused text, id int PRIMARY KEY, weight int, size int, area int GENERATED ALWAYS AS (size * size) STORED);
+ALTER TABLE item_of_kind INHERIT item;
+INSERT INTO item_of_kind (kind, unused, id, weight, size) SELECT 'kind', 'unused', i, i, i FROM generate_series(21, 30) i;
+CREATE MATERIALIZED VIEW areas AS SELECT id, area, weight FROM item;
+CREATE UNIQUE INDEX ON areas (id);
+SELECT cache_refresher.register('areas', on_change => true);
+SELECT method FROM cache_refresher.refresh('areas');
+SELECT * FROM calls('UPDATE item SET unused = NULL');
+SELECT * FROM calls('UPDATE item SET weight = weight');
+SELECT logged('item'), logged('item_of_kind');
+-- By a generated column, by a child's own order of columns, by a view.
+SELECT * FROM calls('UPDATE item SET size = size + 1 WHERE id IN (1, 21)');
+CREATE VIEW weights AS SELECT id AS key, weight AS grams, unused AS note FROM item;
+SELECT * FROM calls('UPDATE weights SET grams = grams + 1 WHERE key IN (2, 22)');
+SELECT * FROM calls('UPDATE weights SET note = 1 WHERE key IN (2, 22)');
+SELECT logged('item'), logged('item_of_kind');
+-- Triggers of others go on, whatever they are called.
+CREATE FUNCTION notice() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE '%', TG_NAME; RETURN NULL; END $$;
+CREATE TRIGGER a_notice AFTER UPDATE ON item FOR EACH ROW EXECUTE FUNCTION notice();
+CREATE TRIGGER z_notice AFTER UPDATE OF unused ON item FOR EACH ROW EXECUTE FUNCTION notice();
+UPDATE item SET unused = 'again' WHERE id = 3;
+DROP TRIGGER a_notice ON item;
+DROP TRIGGER z_notice ON item;
+-- A trigger may change what the statement does not name, once there is one.
+CREATE FUNCTION heavier() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.weight := NEW.weight + 100; RETURN NEW; END $$;
+PREPARE unused(int) AS UPDATE item SET unused = $1 WHERE id = $1;
+EXECUTE unused(4);
+SELECT logged('item');
+CREATE TRIGGER heavier BEFORE UPDATE ON item FOR EACH ROW EXECUTE FUNCTION heavier();
+EXECUTE unused(5);
+SELECT logged('item');
+DROP TRIGGER heavier ON item;
+-- Several statements in one.
+WITH first AS (UPDATE item SET weight = 0 WHERE id = 6 RETURNING id) UPDATE item SET unused = first.id FROM first WHERE item.id = 7;
+SELECT logged('item');
+SELECT method, rows_updated FROM cache_refresher.refresh('areas');
+SELECT count(*) FROM (SELECT * FROM areas EXCEPT SELECT id, area, weight FROM item) d;
+SELECT cache_refresher.unregister('areas');
+DROP TABLE item, item_of_kind CASCADE;
+SELECT * FROM look();
+
 -- One key.
 UPDATE customer SET name = 'new name' WHERE id = 7;
 SELECT view, staleness, stale_since IS NOT NULL AS since FROM cache_refresher.status ORDER BY 1;
