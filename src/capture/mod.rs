@@ -19,7 +19,7 @@ use crate::catalog::{capture, registry};
 use crate::error::Result;
 use crate::pg::capture_trigger::ViewLog;
 use crate::pg::lock::RefreshLock;
-use crate::pg::{announcements, change_log};
+use crate::pg::{announcements, change_log, clock};
 
 /// What is known about the changes of a view's sources, under the active snapshot.
 #[derive(Debug, Clone)]
@@ -137,7 +137,7 @@ fn unshown_since(view: Oid, shown: &Visibility) -> Result<Option<Timestamp>> {
 ///
 /// `before` is what the view showed before. Whatever else is needed no more was so when the last of those
 /// who needed it had been refreshed, and is gone since then: but for what stayed at that time, which is
-/// why now and then everything is looked at.
+/// why now and then everything is looked at, the more seldom the more there is.
 pub fn settle(view: Oid, shown: &Visibility, before: Option<&Visibility>) -> Result<()> {
     proof::settle(view, shown)?;
     for source in capture::sources(view)? {
@@ -150,12 +150,19 @@ pub fn settle(view: Oid, shown: &Visibility, before: Option<&Visibility>) -> Res
             }
         }
         if !under_way {
+            let before = before.filter(|_| !draw(change_log::blocks(source)));
             change_log::prune(source, before.map_or(0, Visibility::earliest), |xid| {
                 shown.shows(xid) && others.iter().all(|other| other.shows(xid))
             });
         }
     }
     Ok(())
+}
+
+/// Whether it is the turn of everything, for a log of that size.
+fn draw(blocks: u32) -> bool {
+    let one_in = (blocks / SWEPT_BLOCKS).max(SWEEP_AT_MOST);
+    clock::now().as_pg().rem_euclid(i64::from(one_in)) == 0
 }
 
 /// Whether another transaction refreshes a view.
@@ -189,6 +196,11 @@ pub fn content_replaced() -> Result<()> {
     capture::refreshed()?.into_iter().for_each(ViewLog::note_any);
     Ok(())
 }
+
+/// Of so many refreshes no more than one looks through whole logs,
+const SWEEP_AT_MOST: u32 = 64;
+/// and so many blocks at a refresh, on average.
+const SWEPT_BLOCKS: u32 = 8;
 
 /// A log larger than this costs more to read than a diff of most views.
 const LARGEST_LOG: i64 = 64 << 20;

@@ -3,6 +3,7 @@
 use cache_refresher_core::visibility::Visibility;
 use pgrx::pg_sys::Oid;
 
+use super::remembered::Remembered;
 use super::{proof, query};
 use crate::error::Result;
 use crate::pg::{transaction, types};
@@ -309,7 +310,12 @@ SELECT DISTINCT (SELECT array_agg(k.number ORDER BY k.place)
 
 /// Numbers of the columns by which rows of a view are found through each of its indexes.
 pub fn indexes(view: Oid) -> Result<Vec<Vec<i16>>> {
-    query::select_current(INDEXES, &[view.into()], |row| row.required(1))
+    let read = || query::select_current(INDEXES, &[view.into()], |row| row.required(1));
+    INDEXED.with(|indexed| indexed.get(view, read))
+}
+
+thread_local! {
+    static INDEXED: Remembered<Vec<Vec<i16>>> = Remembered::default();
 }
 
 /// The columns of a log, by number and type, that are still of the type that the source has there.

@@ -11,5 +11,6 @@ pub mod lock_holder;
 pub mod proof;
 pub mod query;
 pub mod registry;
+mod remembered;
 pub mod version;
 pub mod view;

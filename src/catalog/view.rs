@@ -5,6 +5,7 @@ use std::ffi::CString;
 use pgrx::pg_sys::Oid;
 
 use super::query;
+use super::remembered::Remembered;
 use crate::error::{Error, Result};
 use crate::pg::statement;
 
@@ -60,9 +61,17 @@ SELECT c.relkind::text, n.nspname::text, c.relname::text, c.relowner,
                       ORDER BY i.indnkeyatts, i.indexrelid LIMIT 1) AS k (columns, index) ON true
  WHERE c.oid = $1";
 
+thread_local! {
+    static FOUND: Remembered<View> = Remembered::default();
+}
+
 impl View {
     /// The materialized view with this OID, as it is now; an error if it is none.
     pub fn find(oid: Oid) -> Result<Self> {
+        FOUND.with(|found| found.get(oid, || Self::read(oid)))
+    }
+
+    fn read(oid: Oid) -> Result<Self> {
         let rows = query::select_current(FIND, &[oid.into()], |row| {
             let kind: String = row.required(1)?;
             let name = ViewName { schema: row.required(2)?, name: row.required(3)? };

@@ -1,17 +1,17 @@
 //! The trigger on captured tables: notes each change that matters in the table's log, in the writer's
 //! transaction.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::CStr;
 use std::rc::Rc;
-use std::sync::Once;
 
 use pgrx::pg_guard;
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::change_log::{HEAD, Kind, Watch, find, kept_columns};
 use super::change_writer::{self, Outlet, Writer};
+use super::invalidation;
 use super::relation::Relation;
 use super::row::{self, RowType, Values};
 use super::unguarded;
@@ -48,22 +48,18 @@ struct Last {
 thread_local! {
     static PLANS: RefCell<HashMap<Oid, Option<Rc<Plan>>>> = RefCell::default();
     static LAST: RefCell<Option<Last>> = const { RefCell::new(None) };
-    /// How often anything was forgotten.
-    static FORGOTTEN: Cell<u64> = const { Cell::new(0) };
     /// Where rows are not kept one note in each subtransaction is enough: in which log, transaction and
     /// subtransaction the last of a source is.
     static NOTED: RefCell<HashMap<Oid, (Oid, Writer)>> = RefCell::default();
 }
 
-static WATCHING: Once = Once::new();
-
-unsafe extern "C-unwind" fn forget(_argument: Datum, relation: Oid) {
+/// Forgets what rests on a relation that may have changed, or on any if that is `InvalidOid`.
+pub(super) fn forget(relation: Oid) {
     let is_meant = |source: Oid, plan: Option<&Rc<Plan>>| {
         relation == pg_sys::InvalidOid
             || relation == source
             || plan.is_some_and(|plan| plan.outlet.log() == relation)
     };
-    FORGOTTEN.set(FORGOTTEN.get() + 1);
     // A callback may come while a plan is being made: what is borrowed then is made anew anyway.
     LAST.with(|last| {
         if let Ok(mut last) = last.try_borrow_mut() {
@@ -90,7 +86,7 @@ unsafe fn settled_plan(
     let source = unsafe { (*relation).rd_id };
     let by = change_writer::current();
     loop {
-        let forgotten = FORGOTTEN.get();
+        let generation = invalidation::generation();
         let last = LAST.with_borrow(|last| {
             let last = last.as_ref().filter(|last| last.source == source);
             last.map(|last| (last.plan.clone(), last.by == by))
@@ -113,7 +109,7 @@ unsafe fn settled_plan(
                 pg_sys::CurrentResourceOwner = owner;
             });
         }
-        if FORGOTTEN.get() == forgotten {
+        if invalidation::generation() == generation {
             LAST.set(Some(Last { source, plan: plan.clone(), by }));
             return Some(plan);
         }
@@ -123,10 +119,6 @@ unsafe fn settled_plan(
 /// # Safety
 /// The relation and the trigger of a trigger call.
 unsafe fn plan(relation: pg_sys::Relation, trigger: *mut pg_sys::Trigger) -> Option<Rc<Plan>> {
-    WATCHING.call_once(|| {
-        // SAFETY: a function that stays where it is.
-        unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(forget), Datum::from(0)) };
-    });
     // SAFETY: valid during the call.
     let source = unsafe { (*relation).rd_id };
     if let Some(plan) = PLANS.with_borrow(|plans| plans.get(&source).cloned()) {

@@ -215,6 +215,22 @@ pub fn collect(
     true
 }
 
+/// The size of the log of a source in blocks; 0 if there is none.
+pub fn blocks(source: Oid) -> u32 {
+    find(source).and_then(|log| Relation::open_locked(log, pg_sys::AccessShareLock)).map_or(
+        0,
+        |log| {
+            // SAFETY: an open table.
+            unsafe {
+                pg_sys::RelationGetNumberOfBlocksInFork(
+                    log.as_ptr(),
+                    pg_sys::ForkNumber::MAIN_FORKNUM,
+                )
+            }
+        },
+    )
+}
+
 /// Removes the rows of transactions from `from` on of which `is_consumed` says that nobody needs them any
 /// more; those that somebody else is removing are left to him.
 pub fn prune(source: Oid, from: u64, is_consumed: impl Fn(u64) -> bool) {

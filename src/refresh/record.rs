@@ -22,12 +22,11 @@ use crate::error::Result;
 use crate::guc::{RefreshSettings, Retention};
 use crate::pg::{clock, report};
 
-/// History of a view is pruned at every so many of its refreshes at most, since looking costs; with
-/// a small limit more often, so that it is never exceeded by much.
-const PRUNE_EVERY: i64 = 16;
-
-/// At every so many refreshes of a view the logs of its sources are looked through from their beginning.
-const SWEEP_EVERY: i64 = 64;
+/// History of a view is pruned where its refreshes have added a part of what may be there, since looking costs:
+/// it never exceeds its limit by more than that.
+const PRUNED_PART: i64 = 16;
+/// At every so many refreshes at most.
+const PRUNE_EVERY: i64 = 128;
 
 const NOTIFY: &str = "SELECT pg_notify('cache_refresher', $1)";
 
@@ -53,8 +52,7 @@ pub fn success(
     content::save(done.view.oid, &shown, &done.basis, done.method.as_str(), done.summary.clone())?;
     let tries = attempts::save(done.view.oid, after, Outcome::Refreshed, None)?;
     if done.captured {
-        let before = done.shown_before.as_ref().filter(|_| tries % SWEEP_EVERY != 0);
-        capture::settle(done.view.oid, &done.basis.shown, before)?;
+        capture::settle(done.view.oid, &done.basis.shown, done.shown_before.as_ref())?;
     } else {
         catalog::proof::settle(done.view.oid, &done.basis.shown)?;
     }
@@ -178,7 +176,7 @@ pub fn failure(failure: &Failure, after: Option<&History>, retention: Retention)
 fn prune(view: Oid, tries: i64, retention: Retention) -> Result<()> {
     let every = match retention.rows {
         0 => PRUNE_EVERY,
-        rows => (rows / PRUNE_EVERY).clamp(1, PRUNE_EVERY),
+        rows => (rows / PRUNED_PART).clamp(1, PRUNE_EVERY),
     };
     if tries % every != 0 {
         return Ok(());
