@@ -22,11 +22,13 @@ use crate::error::Result;
 use crate::guc::{RefreshSettings, Retention};
 use crate::pg::{clock, report};
 
-/// History of a view is pruned where its refreshes have added a part of what may be there, since looking costs:
-/// it never exceeds its limit by more than that.
-const PRUNED_PART: i64 = 16;
-/// At every so many refreshes at most.
-const PRUNE_EVERY: i64 = 128;
+/// At every so many refreshes of a view what has outlived its time is removed, since looking costs.
+const PRUNE_EVERY: i64 = 16;
+/// Finding the oldest of many rows costs more: that waits until a part of as many as are kept has come, so that
+/// a limit is never exceeded by more,
+const EXCESS: i64 = 16;
+/// and for so many refreshes at most.
+const COUNT_EVERY: i64 = 128;
 
 const NOTIFY: &str = "SELECT pg_notify('cache_refresher', $1)";
 
@@ -174,18 +176,14 @@ pub fn failure(failure: &Failure, after: Option<&History>, retention: Retention)
 }
 
 fn prune(view: Oid, tries: i64, retention: Retention) -> Result<()> {
-    let every = match retention.rows {
-        0 => PRUNE_EVERY,
-        rows => (rows / PRUNED_PART).clamp(1, PRUNE_EVERY),
-    };
-    if tries % every != 0 {
-        return Ok(());
-    }
-    if retention.rows > 0 {
+    if retention.rows > 0 && tries % (retention.rows / EXCESS).clamp(1, COUNT_EVERY) == 0 {
         history::prune_by_rows(view, retention.rows)?;
     }
-    binding::forget_dropped()?;
-    prune_by_age(retention)
+    if tries % PRUNE_EVERY == 0 {
+        binding::forget_dropped()?;
+        prune_by_age(retention)?;
+    }
+    Ok(())
 }
 
 /// Removes the history that has outlived its time.
