@@ -161,7 +161,7 @@ pub fn settle(view: Oid, shown: &Visibility, before: Option<&Visibility>) -> Res
 
 /// Whether it is the turn of everything, for a log of that size.
 fn draw(blocks: u32) -> bool {
-    let one_in = (blocks / SWEPT_BLOCKS).max(SWEEP_AT_MOST);
+    let one_in = (blocks / SWEPT_BLOCKS).clamp(SWEEP_AT_MOST, SWEEP_AT_LEAST);
     clock::now().as_pg().rem_euclid(i64::from(one_in)) == 0
 }
 
@@ -199,7 +199,9 @@ pub fn content_replaced() -> Result<()> {
 
 /// Of so many refreshes no more than one looks through whole logs,
 const SWEEP_AT_MOST: u32 = 64;
-/// and so many blocks at a refresh, on average.
+/// and of so many one does in any case;
+const SWEEP_AT_LEAST: u32 = 512;
+/// in between they look through so many blocks each, on average.
 const SWEPT_BLOCKS: u32 = 8;
 
 /// A log larger than this costs more to read than a diff of most views.
@@ -208,12 +210,14 @@ const LARGEST_LOG: i64 = 64 << 20;
 /// Empties logs that have become too large because a view that needs them is not refreshed: it is known
 /// to be stale, and its next refresh will look at everything. Returns the names of their sources.
 pub fn bound() -> Result<Vec<String>> {
+    // Whoever registers from now on has a snapshot that shows all of this, and is not among those who are told.
+    let seen = proof::visible_now()?;
     let mut names = Vec::new();
     for large in capture::logs_larger_than(LARGEST_LOG)? {
         for view in capture::release(large.oid)? {
             invalidate(view)?;
         }
-        change_log::prune(large.oid, 0, |_| true);
+        change_log::prune(large.oid, 0, |xid| seen.shows(xid));
         names.push(pgrx::spi::quote_qualified_identifier(&large.schema, &large.name));
     }
     Ok(names)

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use pgrx::pg_sys::Oid;
 
 use crate::error::Result;
-use crate::pg::invalidation;
+use crate::pg::{invalidation, snapshot};
 
 /// By the OID of a relation: what only its place in the catalogs says of it.
 pub struct Remembered<T> {
@@ -31,8 +31,9 @@ impl<T: Clone> Remembered<T> {
             return Ok(value.clone());
         }
         let value = read()?;
-        // What has changed meanwhile may be in it, or not.
-        if invalidation::generation() == generation {
+        // What has changed meanwhile may be in it, or not; and a snapshot of the whole transaction may be older
+        // than what this process has heard of.
+        if invalidation::generation() == generation && snapshot::is_read_committed() {
             self.values.borrow_mut().insert(relation, value.clone());
         }
         Ok(value)

@@ -124,6 +124,7 @@ unsafe fn plan(relation: pg_sys::Relation, trigger: *mut pg_sys::Trigger) -> Opt
     if let Some(plan) = PLANS.with_borrow(|plans| plans.get(&source).cloned()) {
         return plan;
     }
+    let generation = invalidation::generation();
     // SAFETY: the argument is a C string, if there is one; the descriptor is that of an open relation.
     let plan = unsafe {
         let argument = if (*trigger).tgnargs > 0 {
@@ -136,7 +137,9 @@ unsafe fn plan(relation: pg_sys::Relation, trigger: *mut pg_sys::Trigger) -> Opt
             .and_then(|log| Relation::open_locked(log, pg_sys::RowExclusiveLock))
             .map(|log| Rc::new(Plan::of((*relation).rd_att, &watch, &log)))
     };
-    PLANS.with_borrow_mut(|plans| plans.insert(source, plan.clone()));
+    if invalidation::generation() == generation {
+        PLANS.with_borrow_mut(|plans| plans.insert(source, plan.clone()));
+    }
     plan
 }
 

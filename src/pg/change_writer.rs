@@ -86,7 +86,7 @@ impl Outlet {
         self.kept.iter().flatten().copied()
     }
 
-    /// A row of the log, in the memory of the present subtransaction and complete in itself.
+    /// A row of the log, in the memory of rows that wait, and complete in itself.
     ///
     /// # Safety
     /// Inside a transaction that may write; the row has the columns that are kept.
@@ -128,6 +128,7 @@ impl Outlet {
                 return tuple;
             }
             // What lies out of line may be gone when this is written.
+            free(&[tuple]);
             for place in (HEAD..columns).filter(|&place| !nulls[place]) {
                 let column = &*row::attribute(self.descriptor, place as i32);
                 datums[place] = row::copy_value(column.attbyval, column.attlen, datums[place]);
@@ -140,11 +141,12 @@ impl Outlet {
     /// Values of the log's columns.
     unsafe fn form(&self, datums: &mut [Datum], nulls: &mut [bool]) -> pg_sys::HeapTuple {
         let (datums, nulls) = (datums.as_mut_ptr(), nulls.as_mut_ptr());
+        let context = ROWS.get();
         // SAFETY: the caller vouches for the values; after an error the server chooses a context itself.
         unsafe {
             unguarded::guarded(|| {
                 let before = pg_sys::CurrentMemoryContext;
-                pg_sys::CurrentMemoryContext = pg_sys::CurTransactionContext;
+                pg_sys::CurrentMemoryContext = context;
                 let tuple = unguarded::heap_form_tuple(self.descriptor, datums, nulls);
                 pg_sys::CurrentMemoryContext = before;
                 tuple
@@ -191,7 +193,7 @@ unsafe fn new_context(parent: pg_sys::MemoryContext) -> pg_sys::MemoryContext {
     }
 }
 
-/// Rows of one log that one subtransaction has not written yet, in that subtransaction's memory.
+/// Rows of one log that one subtransaction has not written yet.
 struct Waiting {
     subtransaction: u32,
     outlet: Rc<Outlet>,
@@ -201,6 +203,11 @@ struct Waiting {
 }
 
 thread_local! {
+    /// The memory of rows that wait, emptied at the end of each transaction. Not that of the subtransaction: the
+    /// server keeps eight kilobytes of each in which anything ever was.
+    static ROWS: Cell<pg_sys::MemoryContext> = const { Cell::new(std::ptr::null_mut()) };
+    /// That of what the server needs to write some, emptied each time.
+    static SCRATCH: Cell<pg_sys::MemoryContext> = const { Cell::new(std::ptr::null_mut()) };
     /// Those of outer subtransactions come first.
     static WAITING: RefCell<Vec<Waiting>> = const { RefCell::new(Vec::new()) };
     /// What is noted after the transaction has begun to commit has no later moment to be written at.
@@ -220,6 +227,8 @@ pub(super) unsafe fn write(outlet: &Rc<Outlet>, source: Oid, kind: Kind, row: Op
         unsafe {
             pg_sys::RegisterXactCallback(Some(at_transaction), std::ptr::null_mut());
             pg_sys::RegisterSubXactCallback(Some(at_subtransaction), std::ptr::null_mut());
+            ROWS.set(new_context(pg_sys::CacheMemoryContext));
+            SCRATCH.set(new_context(pg_sys::CacheMemoryContext));
         }
     });
     let here = unguarded::subtransaction();
@@ -278,8 +287,23 @@ fn take_last(subtransaction: u32) -> Option<Waiting> {
 
 /// Forgets what this subtransaction has waiting, and those inside it.
 fn forget(subtransaction: u32) {
-    // The rows go with the subtransaction's memory.
-    while take_last(subtransaction).is_some() {}
+    while let Some(waiting) = take_last(subtransaction) {
+        // SAFETY: formed by `form_row`, and not written.
+        unsafe { free(&waiting.rows) };
+    }
+}
+
+/// # Safety
+/// Rows formed by `form_row`, which nobody uses any more.
+unsafe fn free(rows: &[pg_sys::HeapTuple]) {
+    // SAFETY: passed on.
+    unsafe {
+        unguarded::guarded(|| {
+            for &row in rows {
+                unguarded::heap_freetuple(row);
+            }
+        });
+    }
 }
 
 impl Waiting {
@@ -307,15 +331,16 @@ impl Waiting {
         // SAFETY: whoever noted a change has locked the log, to the end of the transaction; it is gone only if
         // this transaction has dropped it. The rows were formed by `form_row`.
         unsafe {
-            match self.rows[..] {
+            PgMemoryContexts::For(SCRATCH.get()).switch_to(|_| match self.rows[..] {
                 [row] => self.write_one(row, by),
                 _ => self.write_together(by),
-            }
+            });
+            unguarded::reset(SCRATCH.get());
         }
     }
 
     /// # Safety
-    /// As for `write`, which such a row.
+    /// As for `write`, with such a row.
     unsafe fn write_one(&self, row: pg_sys::HeapTuple, by: Writer) {
         // SAFETY: the caller vouches for the row; all that is made inside are numbers and pointers.
         unsafe {
@@ -334,44 +359,36 @@ impl Waiting {
     /// # Safety
     /// As for `write`.
     unsafe fn write_together(&self, by: Writer) {
-        // SAFETY: what has been added to the log since the rows were formed is NULL in them. The slots lie in a
-        // context that goes with them.
+        // SAFETY: what has been added to the log since the rows were formed is NULL in them. The slots lie in the
+        // present context, which is emptied afterwards.
         unsafe {
             let log = pg_sys::try_table_open(self.outlet.log, pg_sys::NoLock as i32);
             if !log.is_null() {
-                let context = new_context(pg_sys::CurTransactionContext);
                 let slot = |&row: &pg_sys::HeapTuple| {
                     let slot = pg_sys::MakeSingleTupleTableSlot(
                         self.outlet.descriptor,
                         &raw const pg_sys::TTSOpsHeapTuple,
                     );
-                    pg_sys::ExecStoreHeapTuple(row, slot, false)
+                    // As one that owns its row, or else it would be copied; nobody clears these slots.
+                    pg_sys::ExecStoreHeapTuple(row, slot, true)
                 };
-                let slots = PgMemoryContexts::For(context).switch_to(|_| {
-                    let mut slots: Vec<_> = self.rows.iter().map(slot).collect();
-                    pg_sys::heap_multi_insert(
-                        log,
-                        slots.as_mut_ptr(),
-                        i32::try_from(slots.len()).unwrap_or_default(),
-                        pg_sys::GetCurrentCommandId(true),
-                        0,
-                        std::ptr::null_mut(),
-                    );
-                    slots
-                });
+                let mut slots: Vec<_> = self.rows.iter().map(slot).collect();
+                pg_sys::heap_multi_insert(
+                    log,
+                    slots.as_mut_ptr(),
+                    i32::try_from(slots.len()).unwrap_or_default(),
+                    pg_sys::GetCurrentCommandId(true),
+                    0,
+                    std::ptr::null_mut(),
+                );
                 unguarded::guarded(|| {
                     for &slot in &slots {
                         self.outlet.index(&raw mut (*slot).tts_tid, log, by);
                     }
                 });
-                pg_sys::MemoryContextDelete(context);
                 pg_sys::table_close(log, pg_sys::NoLock as i32);
             }
-            unguarded::guarded(|| {
-                for &row in &self.rows {
-                    unguarded::heap_freetuple(row);
-                }
-            });
+            free(&self.rows);
         }
     }
 }
@@ -414,6 +431,8 @@ unsafe extern "C-unwind" fn at_transaction(event: pg_sys::XactEvent::Type, _argu
         Event::XACT_EVENT_COMMIT | Event::XACT_EVENT_PREPARE | Event::XACT_EVENT_ABORT => {
             COMMITTING.set(false);
             forget(0);
+            // SAFETY: nothing is left in it, but for rows that an error has kept from being written.
+            unsafe { unguarded::reset(ROWS.get()) };
         }
         _ => {}
     }

@@ -12,6 +12,7 @@ unsafe extern "C-unwind" {
     fn GetTopFullTransactionIdIfAny() -> pg_sys::FullTransactionId;
     fn GetCurrentTimestamp() -> pg_sys::TimestampTz;
     fn IsTransactionState() -> bool;
+    fn MemoryContextReset(context: pg_sys::MemoryContext);
 }
 
 // These may: they are called inside `guarded` only.
@@ -86,4 +87,13 @@ pub fn now() -> pg_sys::TimestampTz {
 pub fn is_in_transaction() -> bool {
     // SAFETY: reads a variable of this process.
     unsafe { IsTransactionState() }
+}
+
+/// Empties a memory context.
+///
+/// # Safety
+/// Nobody uses what lies in it.
+pub unsafe fn reset(context: pg_sys::MemoryContext) {
+    // SAFETY: as said.
+    unsafe { MemoryContextReset(context) };
 }

@@ -41,8 +41,9 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
     unsafe {
         PREVIOUS_HOOK.unwrap_or(unguarded::standard_ExecutorStart)(query, flags);
         let is_update = (*query).operation == pg_sys::CmdType::CMD_UPDATE;
-        if is_update && !(*(*query).plannedstmt).hasModifyingCTE {
-            each_table((*query).estate);
+        let state = (*query).estate;
+        if is_update && !state.is_null() && !(*(*query).plannedstmt).hasModifyingCTE {
+            each_table(state);
         }
     }
 }
@@ -142,10 +143,11 @@ unsafe fn is_concerned(
         pg_sys::CurrentMemoryContext = before;
         let columns = CStr::from_ptr(*(*trigger).tgargs).to_bytes();
         columns.split(|byte| *byte == b',').any(|number| {
-            let number = std::str::from_utf8(number).ok().and_then(|text| text.parse::<i32>().ok());
+            let number = std::str::from_utf8(number).ok().and_then(|text| text.parse::<i16>().ok());
             // `*` stands for all of them.
-            number.is_none_or(|number| {
-                unguarded::bms_is_member(number - pg_sys::FirstLowInvalidHeapAttributeNumber, set)
+            number.filter(|number| *number > 0).is_none_or(|number| {
+                let member = i32::from(number) - pg_sys::FirstLowInvalidHeapAttributeNumber;
+                unguarded::bms_is_member(member, set)
             })
         })
     }

@@ -364,6 +364,8 @@ impl Process {
             let _patience = patience(PATIENCE);
             capture::bound().unwrap_or_else(|error| error.raise())
         });
+        // They tell how many rows a log has.
+        background_worker::report_statistics();
         match bounded {
             Ok(emptied) => emptied.iter().for_each(|name| {
                 report::log(
