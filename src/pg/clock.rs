@@ -4,14 +4,13 @@ use std::time::Duration;
 
 use cache_refresher_core::time::Timestamp;
 use pgrx::datum::{Interval, TimestampWithTimeZone};
-use pgrx::pg_sys;
 
+use super::unguarded;
 use crate::error::{Error, Result};
 
 /// The wall clock now, not the start of the transaction.
 pub fn now() -> Timestamp {
-    // SAFETY: reads the system clock; no precondition.
-    Timestamp::from_pg(unsafe { pg_sys::GetCurrentTimestamp() })
+    Timestamp::from_pg(unguarded::now())
 }
 
 /// The core's timestamp as an SQL value.
