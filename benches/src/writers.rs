@@ -10,9 +10,12 @@ use crate::stats::Samples;
 use crate::{pg_cron, servers};
 
 const SOON: &str = "commit until seen in a view of 100,000 rows, median/max ms";
-/// How often pgbench is run on each table in each protocol, for a second at a time.
-const SLICES: usize = 42;
-const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [0, 2, 1], [1, 2, 0], [1, 0, 2], [2, 0, 1], [2, 1, 0]];
+/// The last is the one that is captured.
+const TABLES: [&str; 3] = ["plain", "control", "captured"];
+/// How often pgbench is run in each protocol,
+const ROUNDS: usize = 7;
+/// and for how long.
+const ROUND_SECONDS: &str = "15";
 const BULK_ROUNDS: usize = 15;
 const ROWS: i32 = 100_000;
 const WRITES: i32 = 400;
@@ -24,7 +27,7 @@ pub fn measure(with_cron: bool, goals: &mut Goals, beside: &mut Comparison) {
     let server = servers::start(&[("shared_buffers", "512MB"), ("max_wal_size", "8GB")]);
     let mut db = server.create_database("bench");
     db.run("SET statement_timeout = 0");
-    for table in ["plain", "control", "captured"] {
+    for table in TABLES {
         set_up(&mut db, table);
     }
     db.run(
@@ -91,42 +94,40 @@ fn set_up(db: &mut Session, table: &str) {
     db.run(&format!("VACUUM (ANALYZE) {table}, {table}_view"));
 }
 
-/// Transactions per second in that protocol, captured over plain and control over plain.
+/// Transactions per second of a single client in that protocol, captured over plain and control over plain.
+///
+/// Each transaction is on one of the three tables by lot, so that whatever else slows the machine for a while
+/// slows all three: run one after the other, the two plain ones differed by a tenth.
 fn single_rows(server: &Server, protocol: &str) -> (Samples, Samples) {
-    report::progress(&format!("writers: single rows, {protocol}"));
     let folder = server.new_folder(protocol);
     let (mut captured, mut control) = (Samples::default(), Samples::default());
-    for slice in 0..SLICES {
-        // Each comes after each of the others as often: what one leaves behind slows the next.
-        let [first, second, third] = ORDERS[slice % ORDERS.len()];
-        let tables = ["plain", "control", "captured"];
-        let tables = [tables[first], tables[second], tables[third]];
-        let mut rates =
-            tables.map(|table| (table, transactions_per_second(server, &folder, protocol, table)));
-        rates.sort_unstable_by_key(|(table, _)| *table);
-        let [(_, with), (_, other), (_, without)] = rates;
-        captured.push(with / without);
-        control.push(other / without);
+    for round in 0..ROUNDS {
+        report::progress(&format!("writers: single rows, {protocol}, {} of {ROUNDS}", round + 1));
+        let [without, other, with] = latencies(server, &folder, protocol);
+        captured.push(without / with);
+        control.push(without / other);
     }
     (captured, control)
 }
 
-fn transactions_per_second(server: &Server, folder: &Path, protocol: &str, table: &str) -> f64 {
-    let script = folder.join(table);
-    let text = format!(
-        "\\set id random(1, {ROWS})\nUPDATE {table} SET value = value + 1 WHERE id = :id;\n"
-    );
-    std::fs::write(&script, text).unwrap();
-    let output = server
-        .client("pgbench")
-        .args(["--no-vacuum", "--time=1", "--protocol", protocol, "--file"])
-        .arg(script)
-        .arg("bench")
-        .output()
-        .unwrap();
+/// Of an UPDATE of one row in each of the tables.
+fn latencies(server: &Server, folder: &Path, protocol: &str) -> [f64; 3] {
+    let mut pgbench = server.client("pgbench");
+    pgbench.args(["--no-vacuum", "--time", ROUND_SECONDS, "--protocol", protocol]);
+    for table in TABLES {
+        let script = folder.join(table);
+        let text = format!(
+            "\\set id random(1, {ROWS})\nUPDATE {table} SET value = value + 1 WHERE id = :id;\n"
+        );
+        std::fs::write(&script, text).unwrap();
+        pgbench.arg("--file").arg(script);
+    }
+    let output = pgbench.arg("bench").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    let rate = text.lines().find_map(|line| line.strip_prefix("tps = ")).expect("pgbench's rate");
-    rate.split(' ').next().unwrap().parse().unwrap()
+    let averages = text.lines().filter_map(|line| line.strip_prefix(" - latency average = "));
+    let averages: Vec<f64> =
+        averages.map(|line| line.split(' ').next().unwrap().parse().unwrap()).collect();
+    averages.try_into().expect("a latency for each of pgbench's scripts")
 }
 
 /// Captured over plain.

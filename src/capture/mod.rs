@@ -55,7 +55,8 @@ pub fn examine(view: Oid, captured: bool, settings: &str) -> Result<Knowledge> {
             changes: Changes::Unknown,
         });
     }
-    let fingerprint = fingerprint(view, settings)?;
+    let sources = capture::sources(view)?;
+    let fingerprint = fingerprint(view, &sources, settings)?;
     let basis = proof::basis(view)?;
     let before = basis.as_ref().map(|basis| basis.shown.clone());
     let trusted = basis.filter(|basis| basis.fingerprint.as_deref() == Some(&fingerprint));
@@ -63,7 +64,7 @@ pub fn examine(view: Oid, captured: bool, settings: &str) -> Result<Knowledge> {
         let invalidated = proof::invalidated_since(view, Some(&last))?.is_some();
         let changes = if invalidated {
             Changes::Unknown
-        } else if unshown_since(view, &last)?.is_none() {
+        } else if unshown_since(view, &sources, &last)?.is_none() {
             Changes::None
         } else {
             Changes::Some(last)
@@ -77,8 +78,8 @@ pub fn examine(view: Oid, captured: bool, settings: &str) -> Result<Knowledge> {
 }
 
 /// Everything that the rows of a view depend on, where they are, and the settings.
-fn fingerprint(view: Oid, settings: &str) -> Result<String> {
-    Ok(format!("{} {settings}", proof::fingerprint(view)?))
+fn fingerprint(view: Oid, told_of: &[Oid], settings: &str) -> Result<String> {
+    Ok(format!("{} {settings}", proof::fingerprint(view, told_of.to_vec())?))
 }
 
 /// Where the rows of a view are has changed since `basis` was looked at, by this refresh.
@@ -102,23 +103,24 @@ pub fn staleness(
         return Ok((Staleness::Unknown, None));
     };
     // Whoever looks at all views is not to wait for the owner of one.
-    if !capture::sources(view)?.into_iter().all(change_log::is_free) {
+    let sources = capture::sources(view)?;
+    if !sources.iter().copied().all(change_log::is_free) {
         return Ok((Staleness::Unknown, None));
     }
-    if let Some(since) = unshown_since(view, &basis.shown)? {
+    if let Some(since) = unshown_since(view, &sources, &basis.shown)? {
         return Ok((Staleness::Stale, Some(since)));
     }
     let Some(fingerprint) = basis.fingerprint.filter(|_| captured) else {
         return Ok((Staleness::Unknown, None));
     };
-    let now = self::fingerprint(view, settings)?;
+    let now = self::fingerprint(view, &sources, settings)?;
     Ok((if now == fingerprint { Staleness::Fresh } else { Staleness::Unknown }, None))
 }
 
 /// A time at or before the commit of the oldest change that is not shown, and not before it was made.
-fn unshown_since(view: Oid, shown: &Visibility) -> Result<Option<Timestamp>> {
+fn unshown_since(view: Oid, sources: &[Oid], shown: &Visibility) -> Result<Option<Timestamp>> {
     let mut since = proof::invalidated_since(view, Some(shown))?;
-    for source in capture::sources(view)? {
+    for &source in sources {
         change_log::read(source, shown.earliest(), |entry| {
             if !shown.shows(entry.xid) {
                 since = Some(since.map_or(entry.at, |since| since.min(entry.at)));

@@ -311,11 +311,11 @@ SELECT DISTINCT (SELECT array_agg(k.number ORDER BY k.place)
 /// Numbers of the columns by which rows of a view are found through each of its indexes.
 pub fn indexes(view: Oid) -> Result<Vec<Vec<i16>>> {
     let read = || query::select_current(INDEXES, &[view.into()], |row| row.required(1));
-    INDEXED.with(|indexed| indexed.get(view, read))
+    INDEXED.with(|indexed| indexed.get(view, || Ok((read()?, vec![view]))))
 }
 
 thread_local! {
-    static INDEXED: Remembered<Vec<Vec<i16>>> = Remembered::default();
+    static INDEXED: Remembered<Oid, Vec<Vec<i16>>> = Remembered::default();
 }
 
 /// The columns of a log, by number and type, that are still of the type that the source has there.

@@ -7,6 +7,7 @@ use pgrx::pg_sys::Oid;
 
 use super::capture::relations;
 use super::query;
+use super::remembered::Remembered;
 use crate::error::{Error, Result};
 use crate::pg::identity::Scope;
 use crate::pg::{clock, read_only, snapshot, transaction};
@@ -15,7 +16,7 @@ use crate::pg::{clock, read_only, snapshot, transaction};
 /// as it is the same, rows change only where a trigger sees it.
 ///
 /// Relations, plain views beneath and functions named there go into it, and that the view is told of the
-/// changes; of what can be changed and changed back also where its row lies and who wrote it. A function of a
+/// changes (of the sources in `$2`); of what can be changed and changed back also where its row lies and who wrote it. A function of a
 /// user's may call others, by names that nobody can follow: with one come all of them, and with those and with
 /// text search what text search is configured by.
 const FINGERPRINT: &str = concat!(
@@ -32,7 +33,7 @@ const FINGERPRINT: &str = concat!(
                                                  WHERE i.indrelid = c.oid AND i.indisvalid) END,
                      (SELECT string_agg(i.inhparent::text, ',' ORDER BY i.inhparent) FROM pg_inherits i
                        WHERE i.inhrelid = c.oid AND NOT i.inhdetachpending),
-                     EXISTS (SELECT FROM _cache_refresher.capture k WHERE k.view = $1 AND k.source = c.oid),
+                     c.oid = ANY ($2),
                      -- By it we learn of a REFRESH by hand.
                      CASE WHEN c.relkind = 'm' AND c.oid <> $1 THEN
                          (SELECT string_agg(concat_ws(',', e.oid, e.xmin, e.ctid, e.evtenabled), ';' ORDER BY e.oid)
@@ -69,8 +70,18 @@ const FINGERPRINT: &str = concat!(
                               AND (d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass) AND d.refobjid >= 16384
                                    OR d.refclassid IN ('pg_ts_config'::regclass, 'pg_ts_dict'::regclass)))
 )
+-- And the relations on which all this rests; 0 where the server would not tell of a change: when a log comes that
+-- is missing, or when a child leaves its parent and no column tells of it.
 SELECT concat_ws(' ', coalesce(md5(string_agg(l.text, E'\\n' ORDER BY l.oid, l.text)), 'none'),
-                 coalesce((SELECT v.relfilenode FROM pg_class v WHERE v.oid = $1), 0)) FROM line l"
+                 coalesce((SELECT v.relfilenode FROM pg_class v WHERE v.oid = $1), 0)),
+       ARRAY(SELECT l.oid FROM relation l
+              UNION
+             SELECT coalesce(to_regclass('_cache_refresher.changes_' || l.oid)::oid, 0)
+               FROM relation l WHERE l.relkind IN ('r', 'm') AND l.oid <> $1
+              UNION
+             SELECT 0 FROM relation l
+              WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = l.oid AND a.attnum > 0 AND NOT a.attisdropped))
+  FROM line l"
 );
 
 const FILE: &str = "SELECT relfilenode FROM pg_class WHERE oid = $1";
@@ -81,10 +92,23 @@ pub fn file(view: Oid) -> Result<u32> {
     Ok(rows.into_iter().next().map_or(0, Oid::to_u32))
 }
 
+thread_local! {
+    static KNOWN: Remembered<(Oid, Vec<Oid>), String> = Remembered::default();
+}
+
 /// The fingerprint of a view as it is now, and after it the file that its rows are in.
-pub fn fingerprint(view: Oid) -> Result<String> {
-    let rows = query::select_current(FINGERPRINT, &[view.into()], |row| row.required(1))?;
-    rows.into_iter().next().ok_or_else(|| bad("fingerprint"))
+///
+/// The server tells of a change of all that goes into it, but for what we keep ourselves: of which sources
+/// the view is told, `told_of`.
+pub fn fingerprint(view: Oid, told_of: Vec<Oid>) -> Result<String> {
+    let read = || {
+        let arguments = [view.into(), told_of.clone().into()];
+        let rows = query::select_current(FINGERPRINT, &arguments, |row| {
+            Ok((row.required(1)?, row.required(2)?))
+        })?;
+        rows.into_iter().next().ok_or_else(|| bad("fingerprint"))
+    };
+    KNOWN.with(|known| known.get((view, told_of.clone()), read))
 }
 
 /// On what the content of a view rests: the snapshot of its last refresh, and the fingerprint then,

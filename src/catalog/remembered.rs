@@ -1,40 +1,49 @@
 //! What was read of the server's catalogs, for as long as they are the same.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::hash::Hash;
 
-use pgrx::pg_sys::Oid;
+use pgrx::pg_sys::{self, Oid};
 
 use crate::error::Result;
 use crate::pg::{invalidation, snapshot};
 
-/// By the OID of a relation: what only its place in the catalogs says of it.
-pub struct Remembered<T> {
-    generation: Cell<u64>,
-    values: RefCell<HashMap<Oid, T>>,
+/// By what was asked for: what the catalogs say of it.
+pub struct Remembered<K, T>(RefCell<HashMap<K, Fact<T>>>);
+
+/// What was read, and the relations on whose catalog entries it rests.
+struct Fact<T> {
+    value: T,
+    rests_on: Vec<Oid>,
+    read_at: u64,
 }
 
-impl<T: Clone> Default for Remembered<T> {
+impl<K, T> Default for Remembered<K, T> {
     fn default() -> Self {
-        Self { generation: Cell::new(0), values: RefCell::default() }
+        Self(RefCell::default())
     }
 }
 
-impl<T: Clone> Remembered<T> {
-    /// What is remembered of a relation, or else read now.
-    pub fn get(&self, relation: Oid, read: impl FnOnce() -> Result<T>) -> Result<T> {
-        let generation = invalidation::generation();
-        if self.generation.replace(generation) != generation {
-            self.values.borrow_mut().clear();
+impl<K: Eq + Hash, T: Clone> Remembered<K, T> {
+    /// What is remembered, or else read now, together with the relations on whose entries it rests; where one of
+    /// those is missing nothing is remembered.
+    pub fn get(&self, key: K, read: impl FnOnce() -> Result<(T, Vec<Oid>)>) -> Result<T> {
+        invalidation::hear();
+        let is_valid =
+            |fact: &&Fact<T>| invalidation::unchanged_since(fact.read_at, &fact.rests_on);
+        if let Some(fact) = self.0.borrow().get(&key).filter(is_valid) {
+            return Ok(fact.value.clone());
         }
-        if let Some(value) = self.values.borrow().get(&relation) {
-            return Ok(value.clone());
-        }
-        let value = read()?;
+        let read_at = invalidation::generation();
+        let (value, rests_on) = read()?;
         // What has changed meanwhile may be in it, or not; and a snapshot of the whole transaction may be older
         // than what this process has heard of.
-        if invalidation::generation() == generation && snapshot::is_read_committed() {
-            self.values.borrow_mut().insert(relation, value.clone());
+        let is_of_now = invalidation::generation() == read_at && snapshot::is_read_committed();
+        if is_of_now && !rests_on.contains(&pg_sys::InvalidOid) {
+            invalidation::watch(&rests_on);
+            let fact = Fact { value: value.clone(), rests_on, read_at };
+            self.0.borrow_mut().insert(key, fact);
         }
         Ok(value)
     }

@@ -62,13 +62,13 @@ SELECT c.relkind::text, n.nspname::text, c.relname::text, c.relowner,
  WHERE c.oid = $1";
 
 thread_local! {
-    static FOUND: Remembered<View> = Remembered::default();
+    static FOUND: Remembered<Oid, View> = Remembered::default();
 }
 
 impl View {
     /// The materialized view with this OID, as it is now; an error if it is none.
     pub fn find(oid: Oid) -> Result<Self> {
-        FOUND.with(|found| found.get(oid, || Self::read(oid)))
+        FOUND.with(|found| found.get(oid, || Ok((Self::read(oid)?, vec![oid]))))
     }
 
     fn read(oid: Oid) -> Result<Self> {
@@ -144,7 +144,7 @@ pub fn unique_columns(view: Oid) -> Result<Vec<i16>> {
     query::select_current(UNIQUE_COLUMNS, &[view.into()], |row| row.required(1))
 }
 
-/// A relation that a view's query reads, directly or through plain views.
+/// A relation that a view's query reads, directly or through plain views, or a plain view between them.
 #[derive(Debug, Clone, Copy)]
 pub struct Source {
     pub oid: Oid,
@@ -175,15 +175,24 @@ WITH RECURSIVE source (oid, relkind) AS (
 )
 SELECT oid, relkind = 'f', relkind = 'm' FROM leaf ORDER BY oid";
 
+thread_local! {
+    static READ: Remembered<Oid, Vec<Source>> = Remembered::default();
+}
+
 /// What the view reads.
 pub fn sources(view: Oid) -> Result<Vec<Source>> {
-    query::select_current(SOURCES, &[view.into()], |row| {
-        Ok(Source {
-            oid: row.required(1)?,
-            foreign: row.required(2)?,
-            materialized: row.required(3)?,
-        })
-    })
+    let read = || {
+        let sources = query::select_current(SOURCES, &[view.into()], |row| {
+            Ok(Source {
+                oid: row.required(1)?,
+                foreign: row.required(2)?,
+                materialized: row.required(3)?,
+            })
+        })?;
+        let relations = sources.iter().map(|source| source.oid).chain([view]).collect();
+        Ok((sources, relations))
+    };
+    READ.with(|remembered| remembered.get(view, read))
 }
 
 const READS: &str = "

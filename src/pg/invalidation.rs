@@ -1,6 +1,7 @@
 //! What the server tells each process about changes of its catalogs.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::ffi::c_int;
 use std::sync::Once;
 
@@ -10,19 +11,37 @@ use super::capture_trigger;
 
 thread_local! {
     static GENERATION: Cell<u64> = const { Cell::new(0) };
+    /// The generation since which something has been the same that is not said of one relation.
+    static OF_ALL: Cell<u64> = const { Cell::new(0) };
+    /// The same of single relations that somebody watches.
+    static WATCHED: RefCell<HashMap<Oid, u64>> = RefCell::default();
 }
 
 static WATCHING: Once = Once::new();
 
-/// A number that is another one once a relation, an index, a role or a schema may have changed, as far as this
-/// process has heard: it hears of others when a transaction starts and when it is granted a lock, and of its own
-/// changes after each command.
+/// What belongs to no relation: names of roles and schemas, functions, event triggers, text search.
+const CACHES: [u32; 7] = [
+    SysCacheIdentifier::AUTHOID,
+    SysCacheIdentifier::NAMESPACEOID,
+    SysCacheIdentifier::PROCOID,
+    SysCacheIdentifier::EVENTTRIGGEROID,
+    SysCacheIdentifier::TSCONFIGOID,
+    SysCacheIdentifier::TSCONFIGMAP,
+    SysCacheIdentifier::TSDICTOID,
+];
+
+/// More relations than that are not told apart.
+const MOST_WATCHED: usize = 10_000;
+
+/// A number that is another one once a relation or something of what [`CACHES`] names may have changed, as far as
+/// this process has heard: it hears of others when a transaction starts and when it is granted a lock, and of its
+/// own changes after each command.
 pub fn generation() -> u64 {
     WATCHING.call_once(|| {
         // SAFETY: functions that stay where they are.
         unsafe {
             pg_sys::CacheRegisterRelcacheCallback(Some(on_relation), Datum::from(0));
-            for cache in [SysCacheIdentifier::AUTHOID, SysCacheIdentifier::NAMESPACEOID] {
+            for cache in CACHES {
                 pg_sys::CacheRegisterSyscacheCallback(
                     cache as c_int,
                     Some(on_entry),
@@ -34,11 +53,53 @@ pub fn generation() -> u64 {
     GENERATION.get()
 }
 
-unsafe extern "C-unwind" fn on_relation(_argument: Datum, relation: Oid) {
+/// Hears now of what has changed. Inside a transaction.
+pub fn hear() {
+    generation();
+    // SAFETY: what the server does with each lock.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
+}
+
+/// From now on it is noted when one of these relations changes.
+pub fn watch(relations: &[Oid]) {
+    WATCHED.with_borrow_mut(|watched| {
+        if watched.len() > MOST_WATCHED {
+            watched.clear();
+            OF_ALL.set(next());
+        }
+        for &relation in relations {
+            watched.entry(relation).or_insert(0);
+        }
+    });
+}
+
+/// Whether these relations, which somebody watches since then, and all that belongs to no relation are as they were.
+pub fn unchanged_since(generation: u64, relations: &[Oid]) -> bool {
+    OF_ALL.get() <= generation
+        && WATCHED.with_borrow(|watched| {
+            relations
+                .iter()
+                .all(|relation| watched.get(relation).is_some_and(|at| *at <= generation))
+        })
+}
+
+fn next() -> u64 {
     GENERATION.set(GENERATION.get() + 1);
+    GENERATION.get()
+}
+
+unsafe extern "C-unwind" fn on_relation(_argument: Datum, relation: Oid) {
+    let now = next();
+    if relation == pg_sys::InvalidOid {
+        OF_ALL.set(now);
+    } else {
+        WATCHED.with_borrow_mut(|watched| {
+            watched.entry(relation).and_modify(|at| *at = now);
+        });
+    }
     capture_trigger::forget(relation);
 }
 
 unsafe extern "C-unwind" fn on_entry(_argument: Datum, _cache: c_int, _hash: u32) {
-    GENERATION.set(GENERATION.get() + 1);
+    OF_ALL.set(next());
 }

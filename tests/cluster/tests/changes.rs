@@ -176,30 +176,6 @@ fn a_writer_of_many_subtransactions_needs_no_memory_for_each() {
 }
 
 #[test]
-fn what_an_old_snapshot_shows_of_a_view_is_not_remembered() {
-    let server = Server::builder().start();
-    let mut db = server.create_database("old_snapshot");
-    reacting(&mut db, "v", "debounce => '1 hour', max_staleness => '1 day'");
-    let mut other = server.connect("old_snapshot");
-    db.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM v_source");
-    other.run(
-        "ALTER MATERIALIZED VIEW v RENAME TO w; DROP INDEX v_id_idx; CREATE UNIQUE INDEX ON w (id)",
-    );
-    // A lock on another table makes the session hear of it.
-    db.run("CREATE TEMPORARY TABLE unrelated ()");
-    db.get::<bool>(
-        "SELECT cache_refresher.is_stale(oid::regclass) FROM pg_class WHERE relname = 'v'",
-    );
-    db.run("COMMIT");
-    other.write("v", 7);
-    db.run("SELECT cache_refresher.refresh('w')");
-    let logged: String =
-        db.get("SELECT view_name FROM cache_refresher.refresh_log ORDER BY id DESC LIMIT 1");
-    assert_eq!(logged, "w");
-    assert_eq!(db.get::<i32>("SELECT value FROM w WHERE id = 1"), 7);
-}
-
-#[test]
 fn a_prepared_transaction_counts_from_its_commit() {
     let server = Server::builder().setting("max_prepared_transactions", "5").start();
     let mut db = server.create_database("app");
