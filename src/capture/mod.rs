@@ -14,6 +14,7 @@ use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::visibility::Visibility;
 use pgrx::pg_sys::Oid;
 
+use crate::catalog::capture::Told;
 use crate::catalog::proof::{self, Basis};
 use crate::catalog::{capture, registry};
 use crate::error::Result;
@@ -42,21 +43,46 @@ pub enum Changes {
     Some(Visibility),
 }
 
-/// Looks at what a view shows and what has changed. The caller holds locks on the view and its sources;
-/// `captured` says whether it is registered with capture.
+/// On what the rows of a view depended when it was looked at, and who tells of their changes.
+///
+/// To be looked at before the snapshot is taken under which the view is refreshed: were it looked at later, a
+/// change that the snapshot does not show, and that no trigger saw, could seem to have been shown.
+#[derive(Debug)]
+pub struct Definition {
+    told: Told,
+    fingerprint: String,
+}
+
+impl Definition {
+    /// As it is now. The caller holds locks on the view and its sources.
+    pub fn of(view: Oid) -> Result<Self> {
+        Self::with(view, capture::told(view)?)
+    }
+
+    fn with(view: Oid, told: Told) -> Result<Self> {
+        let fingerprint = proof::fingerprint(view, &told)?;
+        Ok(Self { told, fingerprint })
+    }
+
+    fn under(&self, settings: &str) -> String {
+        format!("{} {settings}", self.fingerprint)
+    }
+}
+
+/// Looks at what a view shows and what has changed, if changes are captured for it. The caller holds locks on the
+/// view and its sources.
 ///
 /// `settings` are those under which the query runs: its result may depend on them.
-pub fn examine(view: Oid, captured: bool, settings: &str) -> Result<Knowledge> {
+pub fn examine(view: Oid, definition: Option<&Definition>, settings: &str) -> Result<Knowledge> {
     let shown = proof::visible_now()?;
-    if !captured {
+    let Some(definition) = definition else {
         return Ok(Knowledge {
             before: None,
             basis: Basis { shown, fingerprint: None },
             changes: Changes::Unknown,
         });
-    }
-    let sources = capture::sources(view)?;
-    let fingerprint = fingerprint(view, &sources, settings)?;
+    };
+    let fingerprint = definition.under(settings);
     let basis = proof::basis(view)?;
     let before = basis.as_ref().map(|basis| basis.shown.clone());
     let trusted = basis.filter(|basis| basis.fingerprint.as_deref() == Some(&fingerprint));
@@ -64,7 +90,7 @@ pub fn examine(view: Oid, captured: bool, settings: &str) -> Result<Knowledge> {
         let invalidated = proof::invalidated_since(view, Some(&last))?.is_some();
         let changes = if invalidated {
             Changes::Unknown
-        } else if unshown_since(view, &sources, &last)?.is_none() {
+        } else if unshown_since(view, &definition.told.sources, &last)?.is_none() {
             Changes::None
         } else {
             Changes::Some(last)
@@ -75,11 +101,6 @@ pub fn examine(view: Oid, captured: bool, settings: &str) -> Result<Knowledge> {
     let proved = !capture::begins_here(view)? && obstacle::of(view)?.is_none();
     let fingerprint = proved.then_some(fingerprint);
     Ok(Knowledge { before, basis: Basis { shown, fingerprint }, changes: Changes::Unknown })
-}
-
-/// Everything that the rows of a view depend on, where they are, and the settings.
-fn fingerprint(view: Oid, told_of: &[Oid], settings: &str) -> Result<String> {
-    Ok(format!("{} {settings}", proof::fingerprint(view, told_of.to_vec())?))
 }
 
 /// Where the rows of a view are has changed since `basis` was looked at, by this refresh.
@@ -103,17 +124,17 @@ pub fn staleness(
         return Ok((Staleness::Unknown, None));
     };
     // Whoever looks at all views is not to wait for the owner of one.
-    let sources = capture::sources(view)?;
-    if !sources.iter().copied().all(change_log::is_free) {
+    let told = capture::told(view)?;
+    if !told.sources.iter().copied().all(change_log::is_free) {
         return Ok((Staleness::Unknown, None));
     }
-    if let Some(since) = unshown_since(view, &sources, &basis.shown)? {
+    if let Some(since) = unshown_since(view, &told.sources, &basis.shown)? {
         return Ok((Staleness::Stale, Some(since)));
     }
     let Some(fingerprint) = basis.fingerprint.filter(|_| captured) else {
         return Ok((Staleness::Unknown, None));
     };
-    let now = self::fingerprint(view, &sources, settings)?;
+    let now = Definition::with(view, told)?.under(settings);
     Ok((if now == fingerprint { Staleness::Fresh } else { Staleness::Unknown }, None))
 }
 

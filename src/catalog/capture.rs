@@ -237,6 +237,30 @@ pub fn sources(view: Oid) -> Result<Vec<Oid>> {
     query::select_current(SOURCES, &[view.into()], |row| row.required(1))
 }
 
+const TOLD: &str = "
+SELECT c.source,
+       coalesce((SELECT string_agg(concat_ws(',', t.oid, t.xmin, t.ctid, t.tgenabled), ';' ORDER BY t.oid)
+                   FROM pg_trigger t
+                  WHERE t.tgrelid = c.source AND t.tgname IN ('cache_refresher_capture', 'cache_refresher_truncate')), '')
+  FROM _cache_refresher.capture c WHERE c.view = $1 ORDER BY c.source";
+
+/// Who tells of changes for a view, of which the server tells nobody: sources, and for each what our triggers there
+/// are, where an administrator writes to the catalog itself, too.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Told {
+    pub sources: Vec<Oid>,
+    pub(super) triggers: Vec<String>,
+}
+
+/// Who tells of changes for a view now.
+pub fn told(view: Oid) -> Result<Told> {
+    let rows = query::select_current(TOLD, &[view.into()], |row| {
+        Ok((row.required::<Oid>(1)?, row.required::<String>(2)?))
+    })?;
+    let (sources, triggers) = rows.into_iter().unzip();
+    Ok(Told { sources, triggers })
+}
+
 const TOLD_BY: &str = "
 SELECT CASE WHEN k.relkind = 'm' THEN to_regclass('_cache_refresher.changes_' || c.source)::oid ELSE c.source END
   FROM _cache_refresher.capture c LEFT JOIN pg_class k ON k.oid = c.source WHERE c.view = $1";
@@ -315,7 +339,7 @@ pub fn indexes(view: Oid) -> Result<Vec<Vec<i16>>> {
 }
 
 thread_local! {
-    static INDEXED: Remembered<Oid, Vec<Vec<i16>>> = Remembered::default();
+    static INDEXED: Remembered<Vec<Vec<i16>>> = Remembered::default();
 }
 
 /// The columns of a log, by number and type, that are still of the type that the source has there.

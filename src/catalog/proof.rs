@@ -5,7 +5,7 @@ use cache_refresher_core::visibility::Visibility;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys::Oid;
 
-use super::capture::relations;
+use super::capture::{Told, relations};
 use super::query;
 use super::remembered::Remembered;
 use crate::error::{Error, Result};
@@ -15,8 +15,8 @@ use crate::pg::{clock, read_only, snapshot, transaction};
 /// Stands for the definition of everything that the rows of a view depend on, and for our triggers: as long
 /// as it is the same, rows change only where a trigger sees it.
 ///
-/// Relations, plain views beneath and functions named there go into it, and that the view is told of the
-/// changes (of the sources in `$2`); of what can be changed and changed back also where its row lies and who wrote it. A function of a
+/// Relations, plain views beneath and functions named there go into it, and who tells the view of changes (the
+/// sources `$2`, with what is to be known of our triggers there in `$3`); of what can be changed and changed back also where its row lies and who wrote it. A function of a
 /// user's may call others, by names that nobody can follow: with one come all of them, and with those and with
 /// text search what text search is configured by.
 const FINGERPRINT: &str = concat!(
@@ -32,17 +32,15 @@ const FINGERPRINT: &str = concat!(
                      CASE WHEN c.oid = $1 THEN (SELECT string_agg(i.indexrelid::text, ',' ORDER BY i.indexrelid) FROM pg_index i
                                                  WHERE i.indrelid = c.oid AND i.indisvalid) END,
                      (SELECT string_agg(i.inhparent::text, ',' ORDER BY i.inhparent) FROM pg_inherits i
-                       WHERE i.inhrelid = c.oid AND NOT i.inhdetachpending),
+                       WHERE i.inhrelid = c.oid AND NOT i.inhdetachpending AND i.inhparent IN (SELECT p.oid FROM relation p)),
                      c.oid = ANY ($2),
                      -- By it we learn of a REFRESH by hand.
                      CASE WHEN c.relkind = 'm' AND c.oid <> $1 THEN
                          (SELECT string_agg(concat_ws(',', e.oid, e.xmin, e.ctid, e.evtenabled), ';' ORDER BY e.oid)
                             FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid
                            WHERE p.pronamespace = '_cache_refresher'::regnamespace) END,
-                     to_regclass('_cache_refresher.changes_' || c.oid)::oid,
-                     (SELECT string_agg(concat_ws(',', t.oid, t.xmin, t.ctid, t.tgenabled), ';' ORDER BY t.oid)
-                        FROM pg_trigger t
-                       WHERE t.tgrelid = c.oid AND t.tgname IN ('cache_refresher_capture', 'cache_refresher_truncate')),
+                     CASE WHEN c.oid <> $1 THEN to_regclass('_cache_refresher.changes_' || c.oid)::oid END,
+                     nullif(($3::text[])[array_position($2, c.oid)], ''),
                      (SELECT md5(string_agg(w.ev_action::text, ';' ORDER BY w.oid)) FROM pg_rewrite w WHERE w.ev_class = c.oid AND l.relkind = 'v'))
       FROM relation l JOIN pg_class c ON c.oid = l.oid
      UNION ALL
@@ -79,6 +77,8 @@ SELECT concat_ws(' ', coalesce(md5(string_agg(l.text, E'\\n' ORDER BY l.oid, l.t
              SELECT coalesce(to_regclass('_cache_refresher.changes_' || l.oid)::oid, 0)
                FROM relation l WHERE l.relkind IN ('r', 'm') AND l.oid <> $1
               UNION
+             SELECT i.indexrelid FROM pg_index i WHERE i.indrelid = $1
+              UNION
              SELECT 0 FROM relation l
               WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = l.oid AND a.attnum > 0 AND NOT a.attisdropped))
   FROM line l"
@@ -92,23 +92,28 @@ pub fn file(view: Oid) -> Result<u32> {
     Ok(rows.into_iter().next().map_or(0, Oid::to_u32))
 }
 
+/// What a fingerprint stands for, beside who tells of changes.
+#[derive(Clone)]
+struct Known {
+    told: Told,
+    fingerprint: String,
+}
+
 thread_local! {
-    static KNOWN: Remembered<(Oid, Vec<Oid>), String> = Remembered::default();
+    static KNOWN: Remembered<Known> = Remembered::default();
 }
 
 /// The fingerprint of a view as it is now, and after it the file that its rows are in.
-///
-/// The server tells of a change of all that goes into it, but for what we keep ourselves: of which sources
-/// the view is told, `told_of`.
-pub fn fingerprint(view: Oid, told_of: Vec<Oid>) -> Result<String> {
+pub fn fingerprint(view: Oid, told: &Told) -> Result<String> {
     let read = || {
-        let arguments = [view.into(), told_of.clone().into()];
+        let arguments = [view.into(), told.sources.clone().into(), told.triggers.clone().into()];
         let rows = query::select_current(FINGERPRINT, &arguments, |row| {
-            Ok((row.required(1)?, row.required(2)?))
+            Ok((Known { told: told.clone(), fingerprint: row.required(1)? }, row.required(2)?))
         })?;
         rows.into_iter().next().ok_or_else(|| bad("fingerprint"))
     };
-    KNOWN.with(|known| known.get((view, told_of.clone()), read))
+    let known = KNOWN.with(|known| known.get_if(view, |known| known.told == *told, read))?;
+    Ok(known.fingerprint)
 }
 
 /// On what the content of a view rests: the snapshot of its last refresh, and the fingerprint then,

@@ -2,15 +2,16 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::hash::Hash;
 
 use pgrx::pg_sys::{self, Oid};
 
 use crate::error::Result;
 use crate::pg::{invalidation, snapshot};
 
-/// By what was asked for: what the catalogs say of it.
-pub struct Remembered<K, T>(RefCell<HashMap<K, Fact<T>>>);
+/// By the OID of a relation: what the catalogs say of it.
+///
+/// What is remembered may be as old as what the server itself has in its caches: who needs it of now holds locks.
+pub struct Remembered<T>(RefCell<HashMap<Oid, Fact<T>>>);
 
 /// What was read, and the relations on whose catalog entries it rests.
 struct Fact<T> {
@@ -19,20 +20,31 @@ struct Fact<T> {
     read_at: u64,
 }
 
-impl<K, T> Default for Remembered<K, T> {
+impl<T> Default for Remembered<T> {
     fn default() -> Self {
         Self(RefCell::default())
     }
 }
 
-impl<K: Eq + Hash, T: Clone> Remembered<K, T> {
+impl<T: Clone> Remembered<T> {
     /// What is remembered, or else read now, together with the relations on whose entries it rests; where one of
     /// those is missing nothing is remembered.
-    pub fn get(&self, key: K, read: impl FnOnce() -> Result<(T, Vec<Oid>)>) -> Result<T> {
+    pub fn get(&self, relation: Oid, read: impl FnOnce() -> Result<(T, Vec<Oid>)>) -> Result<T> {
+        self.get_if(relation, |_| true, read)
+    }
+
+    /// The same, where what is remembered is only of use if it `fits`.
+    pub fn get_if(
+        &self,
+        relation: Oid,
+        fits: impl Fn(&T) -> bool,
+        read: impl FnOnce() -> Result<(T, Vec<Oid>)>,
+    ) -> Result<T> {
         invalidation::hear();
-        let is_valid =
-            |fact: &&Fact<T>| invalidation::unchanged_since(fact.read_at, &fact.rests_on);
-        if let Some(fact) = self.0.borrow().get(&key).filter(is_valid) {
+        let is_valid = |fact: &&Fact<T>| {
+            invalidation::unchanged_since(fact.read_at, &fact.rests_on) && fits(&fact.value)
+        };
+        if let Some(fact) = self.0.borrow().get(&relation).filter(is_valid) {
             return Ok(fact.value.clone());
         }
         let read_at = invalidation::generation();
@@ -43,7 +55,7 @@ impl<K: Eq + Hash, T: Clone> Remembered<K, T> {
         if is_of_now && !rests_on.contains(&pg_sys::InvalidOid) {
             invalidation::watch(&rests_on);
             let fact = Fact { value: value.clone(), rests_on, read_at };
-            self.0.borrow_mut().insert(key, fact);
+            self.0.borrow_mut().insert(relation, fact);
         }
         Ok(value)
     }

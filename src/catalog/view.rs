@@ -62,13 +62,18 @@ SELECT c.relkind::text, n.nspname::text, c.relname::text, c.relowner,
  WHERE c.oid = $1";
 
 thread_local! {
-    static FOUND: Remembered<Oid, View> = Remembered::default();
+    static FOUND: Remembered<View> = Remembered::default();
 }
 
 impl View {
     /// The materialized view with this OID, as it is now; an error if it is none.
     pub fn find(oid: Oid) -> Result<Self> {
-        FOUND.with(|found| found.get(oid, || Ok((Self::read(oid)?, vec![oid]))))
+        let read = || {
+            let view = Self::read(oid)?;
+            let relations = view.key_index.into_iter().chain([oid]).collect();
+            Ok((view, relations))
+        };
+        FOUND.with(|found| found.get(oid, read))
     }
 
     fn read(oid: Oid) -> Result<Self> {
@@ -176,7 +181,7 @@ WITH RECURSIVE source (oid, relkind) AS (
 SELECT oid, relkind = 'f', relkind = 'm' FROM leaf ORDER BY oid";
 
 thread_local! {
-    static READ: Remembered<Oid, Vec<Source>> = Remembered::default();
+    static READ: Remembered<Vec<Source>> = Remembered::default();
 }
 
 /// What the view reads.

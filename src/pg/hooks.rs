@@ -175,7 +175,10 @@ unsafe fn concern(statement: *mut pg_sys::Node) -> Option<Concern> {
             }
             NodeTag::T_AlterObjectSchemaStmt => Some(Concern::Views),
             // Partitions come and go, and columns change: what is proved of a view rests on them.
-            NodeTag::T_AlterTableStmt => Some(Concern::Views),
+            NodeTag::T_AlterTableStmt => {
+                let alter = statement.cast::<pg_sys::AlterTableStmt>();
+                (!names_temporary((*alter).relation)).then_some(Concern::Views)
+            }
             NodeTag::T_CreateStmt => {
                 let create = statement.cast::<pg_sys::CreateStmt>();
                 (!(*create).inhRelations.is_null()).then_some(Concern::Views)
@@ -310,16 +313,35 @@ unsafe fn names_partition(names: *mut pg_sys::List) -> bool {
     // SAFETY: each of them is a list of the parts of a name; what does not exist is none.
     unsafe {
         PgList::<pg_sys::List>::from_pg(names).iter_ptr().any(|name| {
-            let table = pg_sys::RangeVarGetRelidExtended(
-                pg_sys::makeRangeVarFromNameList(name),
-                pg_sys::NoLock as i32,
-                pg_sys::RVROption::RVR_MISSING_OK,
-                None,
-                std::ptr::null_mut(),
-            );
+            let table = named(pg_sys::makeRangeVarFromNameList(name));
             table != pg_sys::InvalidOid && pg_sys::get_rel_relispartition(table)
         })
     }
+}
+
+/// Whether a relation is one of this session's own, which no view reads. Each REFRESH … CONCURRENTLY alters
+/// one.
+///
+/// # Safety
+/// `name` must be the name of a relation.
+unsafe fn names_temporary(name: *const pg_sys::RangeVar) -> bool {
+    // SAFETY: passed on; what does not exist is none.
+    unsafe {
+        let relation = named(name);
+        relation != pg_sys::InvalidOid
+            && pg_sys::get_rel_persistence(relation) as u8 == pg_sys::RELPERSISTENCE_TEMP
+    }
+}
+
+/// The relation of that name, or `InvalidOid`.
+///
+/// # Safety
+/// `name` must be the name of a relation.
+unsafe fn named(name: *const pg_sys::RangeVar) -> pg_sys::Oid {
+    let lock = pg_sys::NoLock as i32;
+    let options = pg_sys::RVROption::RVR_MISSING_OK;
+    // SAFETY: passed on.
+    unsafe { pg_sys::RangeVarGetRelidExtended(name, lock, options, None, std::ptr::null_mut()) }
 }
 
 /// # Safety

@@ -6,7 +6,7 @@ use cache_refresher_core::obstacle::Obstacle;
 use super::{facts, settings};
 use crate::capture::obstacle;
 use crate::capture::unit::{self, Unit};
-use crate::capture::{self, Changes};
+use crate::capture::{self, Changes, Definition};
 use crate::catalog::registry::Registration;
 use crate::catalog::view::View;
 use crate::error::{RefusalText, Result};
@@ -98,7 +98,8 @@ fn by_changes(
         return Ok(Err(obstacle));
     }
     let pinned = settings::pinned(settings.lock_timeout)?;
-    let next = match capture::examine(view.oid, true, &settings::text(&pinned))?.changes {
+    let definition = Some(&Definition::of(view.oid)?);
+    let next = match capture::examine(view.oid, definition, &settings::text(&pinned))?.changes {
         Changes::Unknown => None,
         Changes::None => Some(Method::Skip),
         Changes::Some(_) => Some(Method::Delta),

@@ -34,7 +34,7 @@ use cache_refresher_core::visibility::Visibility;
 use pgrx::pg_sys::Oid;
 use pgrx::{PgSqlErrorCode, PgTryBuilder};
 
-use crate::capture::{self, Changes};
+use crate::capture::{self, Changes, Definition};
 use crate::catalog::content;
 use crate::catalog::proof::Basis;
 use crate::catalog::registry::Registration;
@@ -106,6 +106,8 @@ struct Locked {
     view: View,
     choice: Choice,
     sources: Vec<Source>,
+    /// Where changes are captured.
+    definition: Option<Definition>,
 }
 
 /// Refreshes a view. The caller holds its refresh lock and has checked the caller's rights.
@@ -194,6 +196,10 @@ impl<'a> Refresh<'a> {
         self.request.method.or(registered).unwrap_or_default()
     }
 
+    fn captured(&self) -> bool {
+        self.registration.is_some_and(|registration| registration.policy.on_change)
+    }
+
     fn decide(&self, view: &View) -> Result<Choice> {
         let requested = match self.request.method {
             // How it is registered to be refreshed does not matter before it has content.
@@ -229,7 +235,8 @@ impl<'a> Refresh<'a> {
         for source in &sources {
             lock::relation(source.oid, RelationLock::AccessShare);
         }
-        Ok(Locked { view, choice, sources })
+        let definition = self.captured().then(|| Definition::of(self.oid)).transpose()?;
+        Ok(Locked { view, choice, sources, definition })
     }
 
     /// Brings a view up to date by the captured changes, if there are any to go by.
@@ -266,8 +273,7 @@ impl<'a> Refresh<'a> {
         snapshot_at: Timestamp,
         snapshot: impl Fn() -> ActiveSnapshot,
     ) -> Result<Done> {
-        let Locked { view, choice, sources } = locked;
-        let captured = self.registration.is_some_and(|registration| registration.policy.on_change);
+        let Locked { view, choice, sources, definition } = locked;
         let parents = sources.iter().filter(|source| source.materialized).map(|source| source.oid);
         let data_as_of = content::data_as_of(snapshot_at, parents.collect())?;
         let pinned = settings::pinned(self.settings.lock_timeout)?;
@@ -281,7 +287,8 @@ impl<'a> Refresh<'a> {
             };
             first = !view.populated;
             let _snapshot = snapshot();
-            let mut knowledge = capture::examine(self.oid, captured, &settings::text(&pinned))?;
+            let definition = definition.as_ref();
+            let mut knowledge = capture::examine(self.oid, definition, &settings::text(&pinned))?;
             let restriction = match choice.method {
                 // CONCURRENTLY makes a temporary table. The server restricts the query itself.
                 Method::Full | Method::Concurrent => Restriction::LocalUserIdChange,
@@ -336,7 +343,7 @@ impl<'a> Refresh<'a> {
             rows,
             basis: knowledge.basis,
             shown_before: knowledge.before,
-            captured,
+            captured: self.captured(),
             first,
             summary,
         })

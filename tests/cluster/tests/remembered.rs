@@ -59,10 +59,10 @@ const CHANGES: [(&str, &str, &str); 29] = [
         "CREATE OR REPLACE FUNCTION f(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT $1 || 1'",
     ),
     (
-        "CREATE FUNCTION g(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT $1';
-         CREATE FUNCTION f(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN g($1); END'",
+        "CREATE FUNCTION public.g(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT $1';
+         CREATE FUNCTION f(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN public.g($1); END'",
         "SELECT id, f(x) AS x FROM s",
-        "CREATE OR REPLACE FUNCTION g(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT $1 || 1'",
+        "CREATE OR REPLACE FUNCTION public.g(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT $1 || 1'",
     ),
     (
         "CREATE TEXT SEARCH CONFIGURATION words (COPY = simple)",
@@ -82,8 +82,16 @@ const CHANGES: [(&str, &str, &str); 29] = [
     ),
 ];
 
-fn method(db: &mut Session) -> String {
-    db.get("SELECT method FROM cache_refresher.refresh('v')")
+fn register(db: &mut Session, view: &str, key: &str, query: &str) {
+    db.run(&format!(
+        "CREATE MATERIALIZED VIEW {view} AS {query}; CREATE UNIQUE INDEX ON {view} ({key});
+         SELECT cache_refresher.register('{view}', refresh_interval => '1 day', on_change => true,
+                                         debounce => '1 day', max_staleness => '1 day')"
+    ));
+}
+
+fn method(db: &mut Session, view: &str) -> String {
+    db.get(&format!("SELECT method FROM cache_refresher.refresh('{view}')"))
 }
 
 #[test]
@@ -95,26 +103,133 @@ fn what_others_change_is_noticed() {
         let schema = format!("c{number}");
         other.run(&format!(
             "CREATE SCHEMA {schema}; GRANT ALL ON SCHEMA {schema} TO other_owner; SET search_path = {schema}, public;
-             CREATE TABLE s (id int PRIMARY KEY, x text); INSERT INTO s VALUES (1, 'one'), (2, 'the'); {beneath};
-             CREATE MATERIALIZED VIEW v AS {query}; CREATE UNIQUE INDEX ON v (id);
-             SELECT cache_refresher.register('v', refresh_interval => '1 day', on_change => true,
-                                             debounce => '1 day', max_staleness => '1 day')"
+             CREATE TABLE s (id int PRIMARY KEY, x text); INSERT INTO s VALUES (1, 'one'), (2, 'the');
+             GRANT SELECT ON s TO other_owner; {beneath}"
         ));
+        register(&mut other, "v", "id", query);
         db.run(&format!("SET search_path = {schema}, public"));
-        db.run("SELECT cache_refresher.refresh('v')");
+        db.refresh("v");
         for _ in 0..2 {
-            assert_eq!(method(&mut db), "skip", "before: {change}");
+            assert_eq!(method(&mut db, "v"), "skip", "before: {change}");
         }
         let source: u32 = other.get("SELECT 's'::regclass::oid");
         // One by one: some want no transaction around them.
         for statement in change.replace('@', &source.to_string()).split("; ") {
             other.run(statement);
         }
-        assert_ne!(method(&mut db), "skip", "after: {change}");
+        assert_ne!(method(&mut db, "v"), "skip", "after: {change}");
         if change.contains("EVENT TRIGGER") {
             other.run("ALTER EVENT TRIGGER cache_refresher_content_replaced ENABLE ALWAYS");
         }
     }
+}
+
+#[test]
+fn what_concerns_others_makes_nobody_look_again() {
+    let mut db = Scratch::new("unconcerned");
+    let mut other = db.connect();
+    db.run(
+        "CREATE TABLE s (id int PRIMARY KEY, x text); CREATE TABLE t (id int PRIMARY KEY, x text)",
+    );
+    register(&mut db, "v", "id", "SELECT id, x FROM s");
+    register(&mut db, "w", "id", "SELECT id, x FROM t");
+    for _ in 0..3 {
+        db.refresh("v");
+    }
+    for (change, method_then, looks_again) in [
+        (
+            "CREATE TABLE u (); ALTER TABLE t ADD COLUMN y int; REFRESH MATERIALIZED VIEW w",
+            "skip",
+            false,
+        ),
+        ("ALTER TABLE s ADD COLUMN y int", "diff", true),
+    ] {
+        other.run(change);
+        // Where a view is looked at anew, so is what inherits from its sources.
+        let looks = "SELECT coalesce(seq_scan + idx_scan, 0) FROM pg_stat_xact_sys_tables WHERE relname = 'pg_inherits'";
+        db.run("BEGIN");
+        let before: i64 = db.get(looks);
+        assert_eq!(method(&mut db, "v"), method_then, "after: {change}");
+        assert_eq!(db.get::<i64>(looks) > before, looks_again, "after: {change}");
+        db.run("COMMIT");
+    }
+}
+
+#[test]
+fn sessions_agree_on_what_a_view_rests_on() {
+    let mut db = Scratch::new("agreed");
+    let mut other = db.connect();
+    db.run(
+        "CREATE TABLE parent (id int PRIMARY KEY, x text); CREATE TABLE s () INHERITS (parent);
+         CREATE TABLE empty (); INSERT INTO s VALUES (1, 'one')",
+    );
+    register(&mut db, "v", "id", "SELECT id, x FROM s");
+    for change in [
+        // It gives the view a log of its own.
+        "CREATE MATERIALIZED VIEW w AS SELECT id, x FROM v; CREATE UNIQUE INDEX ON w (id);
+         SELECT cache_refresher.register('w', refresh_interval => '1 day', on_change => true)",
+        "DROP MATERIALIZED VIEW w",
+        "ALTER TABLE s INHERIT empty",
+        "ALTER TABLE s NO INHERIT empty",
+        "VACUUM FULL pg_trigger",
+        "VACUUM FULL pg_event_trigger",
+    ] {
+        db.refresh("v");
+        assert_eq!(method(&mut db, "v"), "skip");
+        other.run(change);
+        // Whoever looks for the first time, and whoever remembers.
+        db.connect().refresh("v");
+        assert_eq!(method(&mut db, "v"), "skip", "after: {change}");
+    }
+}
+
+#[test]
+fn what_was_rolled_back_is_not_remembered() {
+    let mut db = Scratch::new("rolled_back");
+    db.run("CREATE TABLE s (id int PRIMARY KEY, x text)");
+    register(&mut db, "v", "id", "SELECT id, x FROM s");
+    for (begin, end) in [("BEGIN", "ROLLBACK"), ("BEGIN; SAVEPOINT p", "ROLLBACK TO p; COMMIT")] {
+        db.refresh("v");
+        assert_eq!(method(&mut db, "v"), "skip");
+        db.run(begin);
+        db.run("ALTER TABLE s DISABLE TRIGGER cache_refresher_capture");
+        assert_eq!(method(&mut db, "v"), "diff");
+        db.run(end);
+        assert_eq!(method(&mut db, "v"), "skip");
+        db.run("ALTER TABLE s DISABLE TRIGGER cache_refresher_capture");
+        assert_eq!(method(&mut db, "v"), "diff");
+        db.run("ALTER TABLE s ENABLE ALWAYS TRIGGER cache_refresher_capture");
+    }
+}
+
+#[test]
+fn what_no_trigger_saw_is_shown_though_it_came_between_snapshot_and_look() {
+    let mut db = Scratch::new("between");
+    db.run(
+        "CREATE TABLE s (id int PRIMARY KEY, x text); INSERT INTO s VALUES (1, 'old');
+         CREATE FUNCTION slowly(int) RETURNS int STABLE LANGUAGE plpgsql AS $$
+             BEGIN PERFORM pg_sleep(1); RETURN $1; END $$;
+         CREATE MATERIALIZED VIEW slow AS SELECT slowly(1) AS id; CREATE UNIQUE INDEX ON slow (id);
+         SELECT cache_refresher.register('slow', refresh_interval => '1 day')",
+    );
+    register(&mut db, "v", "id", "SELECT id, x FROM s");
+    db.refresh("v");
+    assert_eq!(method(&mut db, "v"), "skip");
+    let mut together = db.connect();
+    let running = std::thread::spawn(move || {
+        together.run("SELECT cache_refresher.refresh_together(ARRAY['slow', 'v']::regclass[])");
+    });
+    db.wait(
+        "the first of them runs",
+        "SELECT count(*) = 1 FROM cache_refresher.progress WHERE view = 'slow'::regclass",
+    );
+    db.run(
+        "BEGIN; ALTER TABLE s DISABLE TRIGGER cache_refresher_capture; UPDATE s SET x = 'new';
+         ALTER TABLE s ENABLE ALWAYS TRIGGER cache_refresher_capture; COMMIT",
+    );
+    running.join().unwrap();
+    db.refresh("v");
+    assert_eq!(db.get::<String>("SELECT x FROM v"), "new");
 }
 
 #[test]
