@@ -66,7 +66,7 @@ fn an_idle_server_keeps_only_the_launcher() {
     app.run("CREATE MATERIALIZED VIEW fresh AS SELECT id FROM v WITH NO DATA");
     app.register("v", "1 hour");
     app.register("fresh", "1 hour");
-    app.wait_for_refreshes("fresh", 1);
+    app.wait("fresh is populated", "SELECT relispopulated FROM pg_class WHERE relname = 'fresh'");
 
     let only_the_launcher = || {
         let kinds: Vec<String> = server.processes().into_iter().map(|p| p.kind).collect();
