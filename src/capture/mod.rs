@@ -20,7 +20,7 @@ use crate::catalog::{capture, registry};
 use crate::error::Result;
 use crate::pg::capture_trigger::ViewLog;
 use crate::pg::lock::RefreshLock;
-use crate::pg::{announcements, change_log, clock};
+use crate::pg::{announcements, change_log, clock, invalidation};
 
 /// What is known about the changes of a view's sources, under the active snapshot.
 #[derive(Debug, Clone)]
@@ -45,12 +45,15 @@ pub enum Changes {
 
 /// On what the rows of a view depended when it was looked at, and who tells of their changes.
 ///
-/// To be looked at before the snapshot is taken under which the view is refreshed: were it looked at later, a
-/// change that the snapshot does not show, and that no trigger saw, could seem to have been shown.
+/// Looked at before the snapshot is taken under which the view is refreshed: were it looked at later only, a
+/// change that the snapshot does not show, and that no trigger saw, could seem to have been shown. And looked at
+/// again afterwards: what is computed depends on what the catalogs say then.
 #[derive(Debug)]
 pub struct Definition {
     told: Told,
     fingerprint: String,
+    /// Functions and the like that had been changed by then.
+    entries: u64,
 }
 
 impl Definition {
@@ -61,12 +64,36 @@ impl Definition {
 
     fn with(view: Oid, told: Told) -> Result<Self> {
         let fingerprint = proof::fingerprint(view, &told)?;
-        Ok(Self { told, fingerprint })
+        Ok(Self { told, fingerprint, entries: invalidation::entries() })
     }
 
     fn under(&self, settings: &str) -> String {
         format!("{} {settings}", self.fingerprint)
     }
+
+    /// Whether all that the rows depend on is as it was, and was not something else in between.
+    fn still_holds(&self, view: Oid) -> Result<bool> {
+        // Where the rows are is our own doing.
+        let definition = |of: &Self| of.fingerprint.split(' ').next().map(str::to_owned);
+        let now = Self::of(view)?;
+        Ok(self.told == now.told
+            && self.entries == now.entries
+            && definition(self) == definition(&now))
+    }
+}
+
+/// In place of a fingerprint: what the view depends on has changed while it was refreshed, and it is to be
+/// refreshed again.
+const CHANGED_MEANWHILE: &str = "changed meanwhile";
+
+/// To be called when the rows of a view have been computed: on what its content rests now.
+pub fn conclude(view: Oid, definition: Option<&Definition>, basis: &mut Basis) -> Result<()> {
+    if let (Some(fingerprint), Some(definition)) = (&mut basis.fingerprint, definition)
+        && !definition.still_holds(view)?
+    {
+        CHANGED_MEANWHILE.clone_into(fingerprint);
+    }
+    Ok(())
 }
 
 /// Looks at what a view shows and what has changed, if changes are captured for it. The caller holds locks on the
@@ -88,9 +115,11 @@ pub fn examine(view: Oid, definition: Option<&Definition>, settings: &str) -> Re
     let trusted = basis.filter(|basis| basis.fingerprint.as_deref() == Some(&fingerprint));
     if let Some(Basis { shown: last, .. }) = trusted {
         let invalidated = proof::invalidated_since(view, Some(&last))?.is_some();
-        let changes = if invalidated {
+        let unshown = unshown_since(view, &definition.told.sources, &last)?;
+        // What the logs say counts for what they were logs of.
+        let changes = if invalidated || !definition.still_holds(view)? {
             Changes::Unknown
-        } else if unshown_since(view, &definition.told.sources, &last)?.is_none() {
+        } else if unshown.is_none() {
             Changes::None
         } else {
             Changes::Some(last)

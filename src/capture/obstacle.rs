@@ -47,6 +47,7 @@ fn of_source(leaf: &Leaf, wanted: &Watch) -> Option<Obstacle> {
         Kind::Foreign => Some(Obstacle::Foreign(name)),
         Kind::Unlogged => Some(Obstacle::Unlogged(name)),
         Kind::RowSecurity => Some(Obstacle::RowSecurity(name)),
+        Kind::Unnoticed => Some(Obstacle::Unnoticed(name)),
         Kind::Catalog => Some(Obstacle::Catalog),
         Kind::Virtual => Some(Obstacle::Virtual(name)),
         Kind::Table | Kind::Materialized => {

@@ -33,6 +33,9 @@ const FINGERPRINT: &str = concat!(
                                                  WHERE i.indrelid = c.oid AND i.indisvalid) END,
                      (SELECT string_agg(i.inhparent::text, ',' ORDER BY i.inhparent) FROM pg_inherits i
                        WHERE i.inhrelid = c.oid AND NOT i.inhdetachpending AND i.inhparent IN (SELECT p.oid FROM relation p)),
+                     -- It comes back where a partition was attached and is being detached: that is no way back.
+                     (SELECT string_agg(i.inhrelid::text, ',' ORDER BY i.inhrelid) FROM pg_inherits i
+                       WHERE i.inhparent = c.oid AND i.inhdetachpending),
                      c.oid = ANY ($2),
                      -- By it we learn of a REFRESH by hand.
                      CASE WHEN c.relkind = 'm' AND c.oid <> $1 THEN

@@ -176,8 +176,9 @@ unsafe fn concern(statement: *mut pg_sys::Node) -> Option<Concern> {
             NodeTag::T_AlterObjectSchemaStmt => Some(Concern::Views),
             // Partitions come and go, and columns change: what is proved of a view rests on them.
             NodeTag::T_AlterTableStmt => {
-                let alter = statement.cast::<pg_sys::AlterTableStmt>();
-                (!names_temporary((*alter).relation)).then_some(Concern::Views)
+                let alter = &*statement.cast::<pg_sys::AlterTableStmt>();
+                let of_no_concern = names_temporary(alter.relation) && !changes_parents(alter.cmds);
+                (!of_no_concern).then_some(Concern::Views)
             }
             NodeTag::T_CreateStmt => {
                 let create = statement.cast::<pg_sys::CreateStmt>();
@@ -319,17 +320,25 @@ unsafe fn names_partition(names: *mut pg_sys::List) -> bool {
     }
 }
 
-/// Whether a relation is one of this session's own, which no view reads. Each REFRESH … CONCURRENTLY alters
+/// Whether a relation is one of this session's own, which no view names. Each REFRESH … CONCURRENTLY alters
 /// one.
 ///
 /// # Safety
 /// `name` must be the name of a relation.
 unsafe fn names_temporary(name: *const pg_sys::RangeVar) -> bool {
-    // SAFETY: passed on; what does not exist is none.
+    // SAFETY: passed on; what does not exist is in no schema.
+    unsafe { pg_sys::isTempOrTempToastNamespace(pg_sys::get_rel_namespace(named(name))) }
+}
+
+/// # Safety
+/// The commands of an ALTER TABLE.
+unsafe fn changes_parents(commands: *mut pg_sys::List) -> bool {
+    use pg_sys::AlterTableType as Type;
+    let of_parents = [Type::AT_AddInherit, Type::AT_DropInherit];
+    // SAFETY: as said.
     unsafe {
-        let relation = named(name);
-        relation != pg_sys::InvalidOid
-            && pg_sys::get_rel_persistence(relation) as u8 == pg_sys::RELPERSISTENCE_TEMP
+        let commands = PgList::<pg_sys::AlterTableCmd>::from_pg(commands);
+        commands.iter_ptr().any(|command| of_parents.contains(&(*command).subtype))
     }
 }
 

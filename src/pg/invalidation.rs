@@ -15,14 +15,16 @@ thread_local! {
     static OF_ALL: Cell<u64> = const { Cell::new(0) };
     /// The same of single relations that somebody watches.
     static WATCHED: RefCell<HashMap<Oid, u64>> = RefCell::default();
+    /// How many changes of functions and the like were heard of.
+    static ENTRIES: Cell<u64> = const { Cell::new(0) };
 }
 
 static WATCHING: Once = Once::new();
 
-/// What belongs to no relation: names of roles and schemas, functions, event triggers, text search.
-const CACHES: [u32; 7] = [
-    SysCacheIdentifier::AUTHOID,
-    SysCacheIdentifier::NAMESPACEOID,
+/// Names of roles and schemas.
+const NAMES: [u32; 2] = [SysCacheIdentifier::AUTHOID, SysCacheIdentifier::NAMESPACEOID];
+/// What else belongs to no relation: functions, event triggers, text search.
+const FUNCTIONS: [u32; 5] = [
     SysCacheIdentifier::PROCOID,
     SysCacheIdentifier::EVENTTRIGGEROID,
     SysCacheIdentifier::TSCONFIGOID,
@@ -33,15 +35,15 @@ const CACHES: [u32; 7] = [
 /// More relations than that are not told apart.
 const MOST_WATCHED: usize = 10_000;
 
-/// A number that is another one once a relation or something of what [`CACHES`] names may have changed, as far as
-/// this process has heard: it hears of others when a transaction starts and when it is granted a lock, and of its
+/// A number that is another one once a relation or something of what [`NAMES`] and [`FUNCTIONS`] name may have changed, as
+/// far as this process has heard: it hears of others when a transaction starts and when it is granted a lock, and of its
 /// own changes after each command.
 pub fn generation() -> u64 {
     WATCHING.call_once(|| {
         // SAFETY: functions that stay where they are.
         unsafe {
             pg_sys::CacheRegisterRelcacheCallback(Some(on_relation), Datum::from(0));
-            for cache in CACHES {
+            for cache in NAMES.into_iter().chain(FUNCTIONS) {
                 pg_sys::CacheRegisterSyscacheCallback(
                     cache as c_int,
                     Some(on_entry),
@@ -58,6 +60,12 @@ pub fn hear() {
     generation();
     // SAFETY: what the server does with each lock.
     unsafe { pg_sys::AcceptInvalidationMessages() };
+}
+
+/// A number that is another one once this process has heard that a function or the like has changed, even if it was
+/// changed back. Not where it was told that anything may have, for want of room for the messages.
+pub fn entries() -> u64 {
+    ENTRIES.get()
 }
 
 /// From now on it is noted when one of these relations changes.
@@ -100,6 +108,9 @@ unsafe extern "C-unwind" fn on_relation(_argument: Datum, relation: Oid) {
     capture_trigger::forget(relation);
 }
 
-unsafe extern "C-unwind" fn on_entry(_argument: Datum, _cache: c_int, _hash: u32) {
+unsafe extern "C-unwind" fn on_entry(_argument: Datum, cache: c_int, hash: u32) {
     OF_ALL.set(next());
+    if hash != 0 && FUNCTIONS.contains(&cache.cast_unsigned()) {
+        ENTRIES.set(ENTRIES.get() + 1);
+    }
 }

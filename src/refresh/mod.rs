@@ -106,8 +106,6 @@ struct Locked {
     view: View,
     choice: Choice,
     sources: Vec<Source>,
-    /// Where changes are captured.
-    definition: Option<Definition>,
 }
 
 /// Refreshes a view. The caller holds its refresh lock and has checked the caller's rights.
@@ -124,9 +122,10 @@ fn run(
     refresh.limited(|| {
         let locked = refresh.lock()?;
         on_sources(locked.sources.iter().any(|source| source.foreign));
+        let definition = refresh.look()?;
         // Only now, with all locks held, the time and the snapshot: whatever committed before is in
         // the view.
-        refresh.rebuild(&locked, clock::now(), ActiveSnapshot::take)
+        refresh.rebuild((&locked, definition.as_ref()), clock::now(), ActiveSnapshot::take)
     })
 }
 
@@ -235,8 +234,12 @@ impl<'a> Refresh<'a> {
         for source in &sources {
             lock::relation(source.oid, RelationLock::AccessShare);
         }
-        let definition = self.captured().then(|| Definition::of(self.oid)).transpose()?;
-        Ok(Locked { view, choice, sources, definition })
+        Ok(Locked { view, choice, sources })
+    }
+
+    /// Looks at what a locked view depends on, where changes are captured. Before the snapshot.
+    fn look(&self) -> Result<Option<Definition>> {
+        self.captured().then(|| Definition::of(self.oid)).transpose()
     }
 
     /// Brings a view up to date by the captured changes, if there are any to go by.
@@ -269,11 +272,11 @@ impl<'a> Refresh<'a> {
     /// at `snapshot_at`.
     fn rebuild(
         &self,
-        locked: &Locked,
+        (locked, definition): (&Locked, Option<&Definition>),
         snapshot_at: Timestamp,
         snapshot: impl Fn() -> ActiveSnapshot,
     ) -> Result<Done> {
-        let Locked { view, choice, sources, definition } = locked;
+        let Locked { view, choice, sources } = locked;
         let parents = sources.iter().filter(|source| source.materialized).map(|source| source.oid);
         let data_as_of = content::data_as_of(snapshot_at, parents.collect())?;
         let pinned = settings::pinned(self.settings.lock_timeout)?;
@@ -287,7 +290,6 @@ impl<'a> Refresh<'a> {
             };
             first = !view.populated;
             let _snapshot = snapshot();
-            let definition = definition.as_ref();
             let mut knowledge = capture::examine(self.oid, definition, &settings::text(&pinned))?;
             let restriction = match choice.method {
                 // CONCURRENTLY makes a temporary table. The server restricts the query itself.
@@ -319,6 +321,9 @@ impl<'a> Refresh<'a> {
             if let Some(rows) = rows {
                 if method == Method::Full {
                     capture::follow_to_new_file(self.oid, &mut knowledge.basis)?;
+                }
+                if method != Method::Skip {
+                    capture::conclude(self.oid, definition, &mut knowledge.basis)?;
                 }
                 break (view, rows, (method, reason), knowledge);
             }

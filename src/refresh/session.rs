@@ -9,6 +9,7 @@ use cache_refresher_core::view_state;
 use pgrx::pg_sys::Oid;
 
 use super::{Done, Refresh, Request, privilege, record, run};
+use crate::capture::Definition;
 use crate::catalog::content::{self, Content};
 use crate::catalog::registry::{self, Registration};
 use crate::catalog::view::View;
@@ -117,13 +118,17 @@ pub fn refresh_together(
         let locked = logging_failure(view.oid, called_at, || refresh.limited(|| refresh.lock()))?;
         refreshes.push((refresh, locked));
     }
+    let definitions: Vec<Option<Definition>> =
+        refreshes.iter().map(|(refresh, _)| refresh.look()).collect::<Result<_>>()?;
     let snapshot_at = clock::now();
     let snapshot = SharedSnapshot::take();
     let mut answers = Vec::with_capacity(oids.len());
-    for (refresh, locked) in &refreshes {
+    for ((refresh, locked), definition) in refreshes.iter().zip(&definitions) {
         answers.push(logging_failure(refresh.oid, called_at, || {
-            let done =
-                refresh.limited(|| refresh.rebuild(locked, snapshot_at, || snapshot.activate()))?;
+            let done = refresh.limited(|| {
+                let found = (locked, definition.as_ref());
+                refresh.rebuild(found, snapshot_at, || snapshot.activate())
+            })?;
             recorded(&done, request, refresh.registration.is_some(), settings)
         })?);
     }

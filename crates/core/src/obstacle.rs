@@ -25,6 +25,8 @@ pub enum Obstacle {
     Unlogged(String),
     /// A source shows different rows to different roles, by rules that may read anything.
     RowSecurity(String),
+    /// A source is a materialized view, and a REFRESH of it by hand would not be noticed.
+    Unnoticed(String),
     /// A column of a source is computed when it is read.
     Virtual(String),
     /// A source has no trigger of ours, or not one that sees enough.
@@ -111,6 +113,7 @@ impl Obstacle {
             Self::Foreign(name()),
             Self::Unlogged(name()),
             Self::RowSecurity(name()),
+            Self::Unnoticed(name()),
             Self::Virtual(name()),
             Self::Uncaptured { name: name(), allowed: true },
         ];
@@ -153,6 +156,9 @@ impl Obstacle {
             Self::RowSecurity(name) => {
                 format!("{name} has row security, whose policies may read anything")
             }
+            Self::Unnoticed(name) => format!(
+                "a REFRESH of {name} would not be noticed: our event trigger does not fire always"
+            ),
             Self::Virtual(name) => {
                 format!("{name} has virtual generated columns that the query reads")
             }
@@ -206,6 +212,9 @@ impl Obstacle {
             }
             Self::Unlogged(name) => {
                 format!("ALTER TABLE {name} SET LOGGED, or call cache_refresher.invalidate.")
+            }
+            Self::Unnoticed(_) => {
+                "ALTER EVENT TRIGGER cache_refresher_content_replaced ENABLE ALWAYS.".to_owned()
             }
             Self::Virtual(_) => "Generate them STORED, or compute them in the view.".to_owned(),
             Self::Uncaptured { allowed: true, .. } => {

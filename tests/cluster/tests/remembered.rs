@@ -1,6 +1,6 @@
 //! What a session remembers of the catalogs: not for longer than it is so.
 
-use cluster_tests::{Scratch, Server, Session};
+use cluster_tests::{Scratch, Server, Session, millis};
 
 /// What a view reads, its query, and what somebody else does that a session must notice which has it all in its
 /// memory. `@` stands for the OID of `s`.
@@ -202,19 +202,18 @@ fn what_was_rolled_back_is_not_remembered() {
     }
 }
 
-#[test]
-fn what_no_trigger_saw_is_shown_though_it_came_between_snapshot_and_look() {
-    let mut db = Scratch::new("between");
+/// A view that takes a second to refresh, beside which others are refreshed together.
+fn create_slow(db: &mut Session) {
     db.run(
-        "CREATE TABLE s (id int PRIMARY KEY, x text); INSERT INTO s VALUES (1, 'old');
-         CREATE FUNCTION slowly(int) RETURNS int STABLE LANGUAGE plpgsql AS $$
+        "CREATE FUNCTION slowly(int) RETURNS int STABLE LANGUAGE plpgsql AS $$
              BEGIN PERFORM pg_sleep(1); RETURN $1; END $$;
          CREATE MATERIALIZED VIEW slow AS SELECT slowly(1) AS id; CREATE UNIQUE INDEX ON slow (id);
          SELECT cache_refresher.register('slow', refresh_interval => '1 day')",
     );
-    register(&mut db, "v", "id", "SELECT id, x FROM s");
-    db.refresh("v");
-    assert_eq!(method(&mut db, "v"), "skip");
+}
+
+/// Runs `meanwhile` between the moment in which a refresh of `v` looks at what there is, and its work.
+fn refresh_while(db: &mut Scratch, meanwhile: impl FnOnce(&mut Scratch)) {
     let mut together = db.connect();
     let running = std::thread::spawn(move || {
         together.run("SELECT cache_refresher.refresh_together(ARRAY['slow', 'v']::regclass[])");
@@ -223,13 +222,100 @@ fn what_no_trigger_saw_is_shown_though_it_came_between_snapshot_and_look() {
         "the first of them runs",
         "SELECT count(*) = 1 FROM cache_refresher.progress WHERE view = 'slow'::regclass",
     );
-    db.run(
-        "BEGIN; ALTER TABLE s DISABLE TRIGGER cache_refresher_capture; UPDATE s SET x = 'new';
-         ALTER TABLE s ENABLE ALWAYS TRIGGER cache_refresher_capture; COMMIT",
-    );
+    meanwhile(db);
     running.join().unwrap();
+}
+
+#[test]
+fn what_no_trigger_saw_is_shown_though_it_came_between_snapshot_and_look() {
+    let mut db = Scratch::new("between");
+    create_slow(&mut db);
+    db.run("CREATE TABLE s (id int PRIMARY KEY, x text); INSERT INTO s VALUES (1, 'old')");
+    register(&mut db, "v", "id", "SELECT id, x FROM s");
+    db.refresh("v");
+    assert_eq!(method(&mut db, "v"), "skip");
+    refresh_while(&mut db, |db| {
+        db.run(
+            "BEGIN; ALTER TABLE s DISABLE TRIGGER cache_refresher_capture; UPDATE s SET x = 'new';
+             ALTER TABLE s ENABLE ALWAYS TRIGGER cache_refresher_capture; COMMIT",
+        );
+    });
     db.refresh("v");
     assert_eq!(db.get::<String>("SELECT x FROM v"), "new");
+}
+
+/// Something that a view reads comes and goes while that is refreshed. Whoever takes it away begins that many
+/// milliseconds later, and may have to wait.
+fn comes_and_goes(name: &'static str, come: &str, (go, later): (&'static str, u64)) {
+    let mut db = Scratch::new(name);
+    create_slow(&mut db);
+    db.run(
+        "CREATE TABLE p (id int, k int, x varchar) PARTITION BY LIST (k);
+         CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1); INSERT INTO p VALUES (1, 1, 'one');
+         CREATE TABLE p2 (id int, k int, x varchar); INSERT INTO p2 VALUES (2, 2, 'two');
+         CREATE FUNCTION found(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT $1';
+         CREATE FUNCTION finder(varchar) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+             BEGIN RETURN public.found($1); END $$",
+    );
+    register(&mut db, "v", "id", "SELECT id, finder(x) AS x FROM p");
+    db.refresh("v");
+    assert_eq!(method(&mut db, "v"), "skip");
+    // What makes the refresh look at rows.
+    db.run("UPDATE p SET x = x || '!'");
+    let mut leaving = db.connect();
+    let mut gone = None;
+    refresh_while(&mut db, |db| {
+        db.run(come);
+        gone = Some(std::thread::spawn(move || {
+            std::thread::sleep(millis(later));
+            leaving.run(go);
+        }));
+    });
+    gone.unwrap().join().unwrap();
+    db.refresh("v");
+    assert_eq!(db.get::<String>("SELECT string_agg(id || x, ',') FROM v"), "1one!");
+}
+
+#[test]
+fn a_partition_that_came_and_went_during_a_refresh_is_not_shown() {
+    let come = "ALTER TABLE p ATTACH PARTITION p2 FOR VALUES IN (2)";
+    comes_and_goes("came_and_went", come, ("ALTER TABLE p DETACH PARTITION p2", 0));
+    let concurrently = "ALTER TABLE p DETACH PARTITION p2 CONCURRENTLY";
+    comes_and_goes("came_and_went_concurrently", come, (concurrently, 0));
+}
+
+#[test]
+fn a_function_that_came_and_went_during_a_refresh_counts_no_more() {
+    comes_and_goes(
+        "function_came_and_went",
+        "CREATE FUNCTION public.found(varchar) RETURNS text LANGUAGE sql IMMUTABLE AS $$SELECT 'other'$$",
+        ("DROP FUNCTION public.found(varchar)", 1500),
+    );
+}
+
+#[test]
+fn where_nobody_notices_that_a_view_is_replaced_nothing_is_proved_of_those_that_read_it() {
+    let mut db = Scratch::new("unnoticed");
+    db.run(
+        "CREATE TABLE s (id int PRIMARY KEY, x text); INSERT INTO s VALUES (1, 'old');
+         CREATE MATERIALIZED VIEW m AS SELECT id, x FROM s; CREATE UNIQUE INDEX ON m (id)",
+    );
+    register(&mut db, "v", "id", "SELECT id, x FROM m");
+    db.refresh("v");
+    assert_eq!(method(&mut db, "v"), "skip");
+    db.run("ALTER EVENT TRIGGER cache_refresher_content_replaced DISABLE");
+    for _ in 0..2 {
+        assert_eq!(method(&mut db, "v"), "diff");
+    }
+    let reason: String =
+        db.get("SELECT reason FROM cache_refresher.explain('v') WHERE method = 'skip'");
+    assert!(reason.contains("would not be noticed"), "{reason}");
+    db.run("UPDATE s SET x = 'new'; REFRESH MATERIALIZED VIEW m");
+    db.refresh("v");
+    assert_eq!(db.get::<String>("SELECT x FROM v"), "new");
+    db.run("ALTER EVENT TRIGGER cache_refresher_content_replaced ENABLE ALWAYS");
+    assert_eq!(method(&mut db, "v"), "diff");
+    assert_eq!(method(&mut db, "v"), "skip");
 }
 
 #[test]
