@@ -15,7 +15,7 @@ use cache_refresher_core::visibility::Visibility;
 use pgrx::pg_sys::Oid;
 
 use crate::catalog::capture::Told;
-use crate::catalog::proof::{self, Basis};
+use crate::catalog::proof::{self, Basis, Fingerprint};
 use crate::catalog::{capture, registry};
 use crate::error::Result;
 use crate::pg::capture_trigger::ViewLog;
@@ -27,6 +27,8 @@ use crate::pg::{announcements, change_log, clock, invalidation};
 pub struct Knowledge {
     /// What it shows now.
     pub before: Option<Visibility>,
+    /// What the view depends on had changed while it was refreshed the last time.
+    changed_before: bool,
     /// What its content will rest on if it is refreshed now.
     pub basis: Basis,
     pub changes: Changes,
@@ -50,10 +52,9 @@ pub enum Changes {
 /// again afterwards: what is computed depends on what the catalogs say then.
 #[derive(Debug)]
 pub struct Definition {
-    told: Told,
-    fingerprint: String,
-    /// Functions and the like that had been changed by then.
-    entries: u64,
+    fingerprint: Fingerprint,
+    /// Functions that had been changed by then.
+    functions: u64,
 }
 
 impl Definition {
@@ -63,35 +64,44 @@ impl Definition {
     }
 
     fn with(view: Oid, told: Told) -> Result<Self> {
-        let fingerprint = proof::fingerprint(view, &told)?;
-        Ok(Self { told, fingerprint, entries: invalidation::entries() })
+        let fingerprint = proof::fingerprint(view, told)?;
+        Ok(Self { fingerprint, functions: invalidation::functions() })
+    }
+
+    fn sources(&self) -> &[Oid] {
+        &self.fingerprint.told.sources
     }
 
     fn under(&self, settings: &str) -> String {
-        format!("{} {settings}", self.fingerprint)
+        format!("{} {settings}", self.fingerprint.text)
     }
 
     /// Whether all that the rows depend on is as it was, and was not something else in between.
     fn still_holds(&self, view: Oid) -> Result<bool> {
-        // Where the rows are is our own doing.
-        let definition = |of: &Self| of.fingerprint.split(' ').next().map(str::to_owned);
-        let now = Self::of(view)?;
-        Ok(self.told == now.told
-            && self.entries == now.entries
-            && definition(self) == definition(&now))
+        let Self { fingerprint: now, functions } = Self::of(view)?;
+        let then = &self.fingerprint;
+        // After it comes where the rows are, which is our own doing.
+        let definition = |text: &str| text.split(' ').next().map(str::to_owned);
+        let functions_too = then.by_name || now.by_name;
+        Ok(then.told == now.told
+            && definition(&then.text) == definition(&now.text)
+            && (!functions_too || self.functions == functions))
     }
 }
 
-/// In place of a fingerprint: what the view depends on has changed while it was refreshed, and it is to be
-/// refreshed again.
+/// In place of a fingerprint: what the view depends on has changed while it was refreshed.
 const CHANGED_MEANWHILE: &str = "changed meanwhile";
 
-/// To be called when the rows of a view have been computed: on what its content rests now.
-pub fn conclude(view: Oid, definition: Option<&Definition>, basis: &mut Basis) -> Result<()> {
-    if let (Some(fingerprint), Some(definition)) = (&mut basis.fingerprint, definition)
-        && !definition.still_holds(view)?
+/// To be called when the rows of a view have been computed. If what it depends on has changed since it was looked at,
+/// it is to be refreshed once more: once, since it may be the refresh itself that changes something.
+pub fn conclude(view: Oid, definition: &Definition, knowledge: &mut Knowledge) -> Result<()> {
+    if let Some(fingerprint) = &mut knowledge.basis.fingerprint
+        && (fingerprint == CHANGED_MEANWHILE || !definition.still_holds(view)?)
     {
         CHANGED_MEANWHILE.clone_into(fingerprint);
+        if !knowledge.changed_before {
+            announcements::source_changed(view);
+        }
     }
     Ok(())
 }
@@ -105,19 +115,26 @@ pub fn examine(view: Oid, definition: Option<&Definition>, settings: &str) -> Re
     let Some(definition) = definition else {
         return Ok(Knowledge {
             before: None,
+            changed_before: false,
             basis: Basis { shown, fingerprint: None },
             changes: Changes::Unknown,
         });
     };
-    let fingerprint = definition.under(settings);
+    let mut fingerprint = definition.under(settings);
     let basis = proof::basis(view)?;
     let before = basis.as_ref().map(|basis| basis.shown.clone());
+    let stored = basis.as_ref().and_then(|basis| basis.fingerprint.as_deref());
+    let changed_before = stored == Some(CHANGED_MEANWHILE);
     let trusted = basis.filter(|basis| basis.fingerprint.as_deref() == Some(&fingerprint));
     if let Some(Basis { shown: last, .. }) = trusted {
         let invalidated = proof::invalidated_since(view, Some(&last))?.is_some();
-        let unshown = unshown_since(view, &definition.told.sources, &last)?;
+        let unshown = unshown_since(view, definition.sources(), &last)?;
         // What the logs say counts for what they were logs of.
-        let changes = if invalidated || !definition.still_holds(view)? {
+        let holds = definition.still_holds(view)?;
+        if !holds {
+            CHANGED_MEANWHILE.clone_into(&mut fingerprint);
+        }
+        let changes = if invalidated || !holds {
             Changes::Unknown
         } else if unshown.is_none() {
             Changes::None
@@ -125,11 +142,12 @@ pub fn examine(view: Oid, definition: Option<&Definition>, settings: &str) -> Re
             Changes::Some(last)
         };
         let basis = Basis { shown, fingerprint: Some(fingerprint) };
-        return Ok(Knowledge { before, basis, changes });
+        return Ok(Knowledge { before, changed_before, basis, changes });
     }
     let proved = !capture::begins_here(view)? && obstacle::of(view)?.is_none();
     let fingerprint = proved.then_some(fingerprint);
-    Ok(Knowledge { before, basis: Basis { shown, fingerprint }, changes: Changes::Unknown })
+    let basis = Basis { shown, fingerprint };
+    Ok(Knowledge { before, changed_before, basis, changes: Changes::Unknown })
 }
 
 /// Where the rows of a view are has changed since `basis` was looked at, by this refresh.

@@ -22,6 +22,9 @@ pub fn of(view: Oid) -> Result<Option<Obstacle>> {
             Restless::NoTable(name) => Obstacle::NoTable(name),
         }));
     }
+    if !capture::notices_refresh()? {
+        return Ok(Some(Obstacle::Unnoticed));
+    }
     let wanted = Wanted::by(&relation)?;
     // Nobody keeps changes for a view of which it is not noted that it needs them.
     let told_of = capture::sources(view)?;
@@ -47,7 +50,6 @@ fn of_source(leaf: &Leaf, wanted: &Watch) -> Option<Obstacle> {
         Kind::Foreign => Some(Obstacle::Foreign(name)),
         Kind::Unlogged => Some(Obstacle::Unlogged(name)),
         Kind::RowSecurity => Some(Obstacle::RowSecurity(name)),
-        Kind::Unnoticed => Some(Obstacle::Unnoticed(name)),
         Kind::Catalog => Some(Obstacle::Catalog),
         Kind::Virtual => Some(Obstacle::Virtual(name)),
         Kind::Table | Kind::Materialized => {

@@ -36,8 +36,6 @@ pub enum Kind {
     Table,
     Foreign,
     Materialized,
-    /// A materialized view, and whoever replaces its content by hand does it unnoticed.
-    Unnoticed,
     /// A crash empties it unseen.
     Unlogged,
     /// What a policy lets through can change without any row changing.
@@ -113,9 +111,7 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistenc
               ORDER BY k.attnum),
        EXISTS (SELECT FROM named m JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = m.attname
                 WHERE m.oid = c.oid AND a.attgenerated = 'v'),
-       EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated = 'v'),
-       NOT EXISTS (SELECT FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid
-                    WHERE p.pronamespace = '_cache_refresher'::regnamespace AND e.evtenabled = 'A')
+       EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated = 'v')
   FROM (SELECT DISTINCT l.oid FROM relation l WHERE l.relkind IN ('r', 'f', 'm') AND l.oid <> $1) r
   JOIN pg_class c ON c.oid = r.oid
   JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -137,7 +133,6 @@ pub fn leaves(view: Oid) -> Result<Vec<Leaf>> {
         let (relkind, persistence): (String, String) = (row.required(4)?, row.required(5)?);
         let kind = match (relkind.as_str(), persistence.as_str()) {
             ("f", _) => Kind::Foreign,
-            ("m", _) if row.required(15)? => Kind::Unnoticed,
             ("m", _) => Kind::Materialized,
             _ if row.required(13)? => Kind::Virtual,
             _ if oid.to_u32() < FIRST_USER_OID => Kind::Catalog,
@@ -305,6 +300,16 @@ pub fn other_consumers(source: Oid, view: Oid) -> Result<Vec<Consumer>> {
             needs_after: row.optional(2)?.map(proof::visibility).transpose()?,
         })
     })
+}
+
+const NOTICES_REFRESH: &str = "
+SELECT EXISTS (SELECT FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid
+                WHERE p.pronamespace = '_cache_refresher'::regnamespace AND e.evtenabled = 'A')";
+
+/// Whether somebody who replaces the content of a view by hand is noticed, whatever his settings are.
+pub fn notices_refresh() -> Result<bool> {
+    let rows: Vec<bool> = query::select_current(NOTICES_REFRESH, &[], |row| row.required(1))?;
+    Ok(rows == [true])
 }
 
 const REFRESHED: &str = "SELECT DISTINCT d.objid FROM pg_event_trigger_ddl_commands() d";

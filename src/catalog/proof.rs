@@ -38,7 +38,7 @@ const FINGERPRINT: &str = concat!(
                        WHERE i.inhparent = c.oid AND i.inhdetachpending),
                      c.oid = ANY ($2),
                      -- By it we learn of a REFRESH by hand.
-                     CASE WHEN c.relkind = 'm' AND c.oid <> $1 THEN
+                     CASE WHEN c.relkind = 'm' THEN
                          (SELECT string_agg(concat_ws(',', e.oid, e.xmin, e.ctid, e.evtenabled), ';' ORDER BY e.oid)
                             FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid
                            WHERE p.pronamespace = '_cache_refresher'::regnamespace) END,
@@ -83,7 +83,8 @@ SELECT concat_ws(' ', coalesce(md5(string_agg(l.text, E'\\n' ORDER BY l.oid, l.t
              SELECT i.indexrelid FROM pg_index i WHERE i.indrelid = $1
               UNION
              SELECT 0 FROM relation l
-              WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = l.oid AND a.attnum > 0 AND NOT a.attisdropped))
+              WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = l.oid AND a.attnum > 0 AND NOT a.attisdropped)),
+       bool_or(l.oid = 0)
   FROM line l"
 );
 
@@ -95,28 +96,30 @@ pub fn file(view: Oid) -> Result<u32> {
     Ok(rows.into_iter().next().map_or(0, Oid::to_u32))
 }
 
-/// What a fingerprint stands for, beside who tells of changes.
-#[derive(Clone)]
-struct Known {
-    told: Told,
-    fingerprint: String,
+/// Stands for what the rows of a view depend on, and for those who tell of their changes.
+#[derive(Debug, Clone)]
+pub struct Fingerprint {
+    pub told: Told,
+    pub text: String,
+    /// Functions go into it of which only the names are known by which others call them.
+    pub by_name: bool,
 }
 
 thread_local! {
-    static KNOWN: Remembered<Known> = Remembered::default();
+    static KNOWN: Remembered<Fingerprint> = Remembered::default();
 }
 
 /// The fingerprint of a view as it is now, and after it the file that its rows are in.
-pub fn fingerprint(view: Oid, told: &Told) -> Result<String> {
+pub fn fingerprint(view: Oid, told: Told) -> Result<Fingerprint> {
     let read = || {
         let arguments = [view.into(), told.sources.clone().into(), told.triggers.clone().into()];
         let rows = query::select_current(FINGERPRINT, &arguments, |row| {
-            Ok((Known { told: told.clone(), fingerprint: row.required(1)? }, row.required(2)?))
+            let (text, by_name) = (row.required(1)?, row.required(3)?);
+            Ok((Fingerprint { told: told.clone(), text, by_name }, row.required(2)?))
         })?;
         rows.into_iter().next().ok_or_else(|| bad("fingerprint"))
     };
-    let known = KNOWN.with(|known| known.get_if(view, |known| known.told == *told, read))?;
-    Ok(known.fingerprint)
+    KNOWN.with(|known| known.get_if(view, |known| known.told == told, read))
 }
 
 /// On what the content of a view rests: the snapshot of its last refresh, and the fingerprint then,

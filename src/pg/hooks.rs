@@ -215,7 +215,7 @@ unsafe fn concern(statement: *mut pg_sys::Node) -> Option<Concern> {
                 let create = statement.cast::<pg_sys::CreateFunctionStmt>();
                 (*create).replace.then_some(Concern::Views)
             }
-            NodeTag::T_ClusterStmt => Some(Concern::Views),
+            NodeTag::T_ClusterStmt | NodeTag::T_AlterEventTrigStmt => Some(Concern::Views),
             NodeTag::T_VacuumStmt => {
                 let options = (*statement.cast::<pg_sys::VacuumStmt>()).options;
                 option(options, c"full").map(|_| Concern::Views)

@@ -16,17 +16,20 @@ thread_local! {
     /// The same of single relations that somebody watches.
     static WATCHED: RefCell<HashMap<Oid, u64>> = RefCell::default();
     /// How many changes of functions and the like were heard of.
-    static ENTRIES: Cell<u64> = const { Cell::new(0) };
+    static FUNCTIONS_CHANGED: Cell<u64> = const { Cell::new(0) };
 }
 
 static WATCHING: Once = Once::new();
 
-/// Names of roles and schemas.
-const NAMES: [u32; 2] = [SysCacheIdentifier::AUTHOID, SysCacheIdentifier::NAMESPACEOID];
-/// What else belongs to no relation: functions, event triggers, text search.
-const FUNCTIONS: [u32; 5] = [
-    SysCacheIdentifier::PROCOID,
+/// What belongs to no relation: names of roles and schemas, event triggers,
+const NAMES: [u32; 3] = [
+    SysCacheIdentifier::AUTHOID,
+    SysCacheIdentifier::NAMESPACEOID,
     SysCacheIdentifier::EVENTTRIGGEROID,
+];
+/// functions and text search.
+const FUNCTIONS: [u32; 4] = [
+    SysCacheIdentifier::PROCOID,
     SysCacheIdentifier::TSCONFIGOID,
     SysCacheIdentifier::TSCONFIGMAP,
     SysCacheIdentifier::TSDICTOID,
@@ -62,10 +65,10 @@ pub fn hear() {
     unsafe { pg_sys::AcceptInvalidationMessages() };
 }
 
-/// A number that is another one once this process has heard that a function or the like has changed, even if it was
-/// changed back. Not where it was told that anything may have, for want of room for the messages.
-pub fn entries() -> u64 {
-    ENTRIES.get()
+/// A number that is another one once some function or text search may have changed, as far as this process has heard,
+/// even if it was changed back. Where too many messages have come since it heard of any the last time, they may have.
+pub fn functions() -> u64 {
+    FUNCTIONS_CHANGED.get()
 }
 
 /// From now on it is noted when one of these relations changes.
@@ -108,9 +111,9 @@ unsafe extern "C-unwind" fn on_relation(_argument: Datum, relation: Oid) {
     capture_trigger::forget(relation);
 }
 
-unsafe extern "C-unwind" fn on_entry(_argument: Datum, cache: c_int, hash: u32) {
+unsafe extern "C-unwind" fn on_entry(_argument: Datum, cache: c_int, _hash: u32) {
     OF_ALL.set(next());
-    if hash != 0 && FUNCTIONS.contains(&cache.cast_unsigned()) {
-        ENTRIES.set(ENTRIES.get() + 1);
+    if FUNCTIONS.contains(&cache.cast_unsigned()) {
+        FUNCTIONS_CHANGED.set(FUNCTIONS_CHANGED.get() + 1);
     }
 }

@@ -10,6 +10,7 @@ use pgrx::{PgSqlErrorCode, PgTryBuilder};
 
 use crate::catalog::view::{self, View};
 use crate::error::{Error, Result};
+use crate::pg::invalidation;
 use crate::pg::key_order::KeyOrder;
 use crate::pg::memory::{self, MemoryContext};
 use crate::pg::relation::Relation;
@@ -129,6 +130,8 @@ impl<'a> Meter<'a> {
         let done = self.progress.rows_done;
         if done.is_multiple_of(TELL_EVERY) || (done < TELL_EVERY && done.is_power_of_two()) {
             self.running.report(self.progress);
+            // Before there are more messages than the server keeps.
+            invalidation::hear();
         }
     }
 }

@@ -322,8 +322,8 @@ impl<'a> Refresh<'a> {
                 if method == Method::Full {
                     capture::follow_to_new_file(self.oid, &mut knowledge.basis)?;
                 }
-                if method != Method::Skip {
-                    capture::conclude(self.oid, definition, &mut knowledge.basis)?;
+                if let Some(definition) = definition.filter(|_| method != Method::Skip) {
+                    capture::conclude(self.oid, definition, &mut knowledge)?;
                 }
                 break (view, rows, (method, reason), knowledge);
             }

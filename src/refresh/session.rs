@@ -8,7 +8,7 @@ use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::view_state;
 use pgrx::pg_sys::Oid;
 
-use super::{Done, Refresh, Request, privilege, record, run};
+use super::{Done, Locked, Refresh, Request, privilege, record, run};
 use crate::capture::Definition;
 use crate::catalog::content::{self, Content};
 use crate::catalog::registry::{self, Registration};
@@ -118,8 +118,10 @@ pub fn refresh_together(
         let locked = logging_failure(view.oid, called_at, || refresh.limited(|| refresh.lock()))?;
         refreshes.push((refresh, locked));
     }
-    let definitions: Vec<Option<Definition>> =
-        refreshes.iter().map(|(refresh, _)| refresh.look()).collect::<Result<_>>()?;
+    let look = |(refresh, _): &(Refresh, Locked)| {
+        logging_failure(refresh.oid, called_at, || refresh.limited(|| refresh.look()))
+    };
+    let definitions: Vec<Option<Definition>> = refreshes.iter().map(look).collect::<Result<_>>()?;
     let snapshot_at = clock::now();
     let snapshot = SharedSnapshot::take();
     let mut answers = Vec::with_capacity(oids.len());

@@ -25,8 +25,8 @@ pub enum Obstacle {
     Unlogged(String),
     /// A source shows different rows to different roles, by rules that may read anything.
     RowSecurity(String),
-    /// A source is a materialized view, and a REFRESH of it by hand would not be noticed.
-    Unnoticed(String),
+    /// Nobody would notice a REFRESH by hand.
+    Unnoticed,
     /// A column of a source is computed when it is read.
     Virtual(String),
     /// A source has no trigger of ours, or not one that sees enough.
@@ -113,7 +113,7 @@ impl Obstacle {
             Self::Foreign(name()),
             Self::Unlogged(name()),
             Self::RowSecurity(name()),
-            Self::Unnoticed(name()),
+            Self::Unnoticed,
             Self::Virtual(name()),
             Self::Uncaptured { name: name(), allowed: true },
         ];
@@ -156,9 +156,10 @@ impl Obstacle {
             Self::RowSecurity(name) => {
                 format!("{name} has row security, whose policies may read anything")
             }
-            Self::Unnoticed(name) => format!(
-                "a REFRESH of {name} would not be noticed: our event trigger does not fire always"
-            ),
+            Self::Unnoticed => {
+                "a REFRESH by hand would not be noticed: our event trigger does not fire always"
+                    .to_owned()
+            }
             Self::Virtual(name) => {
                 format!("{name} has virtual generated columns that the query reads")
             }
@@ -213,7 +214,7 @@ impl Obstacle {
             Self::Unlogged(name) => {
                 format!("ALTER TABLE {name} SET LOGGED, or call cache_refresher.invalidate.")
             }
-            Self::Unnoticed(_) => {
+            Self::Unnoticed => {
                 "ALTER EVENT TRIGGER cache_refresher_content_replaced ENABLE ALWAYS.".to_owned()
             }
             Self::Virtual(_) => "Generate them STORED, or compute them in the view.".to_owned(),
