@@ -250,86 +250,100 @@ fn what_no_trigger_saw_is_shown_though_it_came_between_snapshot_and_look() {
     assert_eq!(db.get::<String>("SELECT x FROM v"), "new");
 }
 
-/// Something that a view reads comes and goes while that is refreshed.
-fn comes_and_goes(name: &'static str, come: &str, go: &'static str) {
-    let mut db = Scratch::new(name);
-    create_slow(&mut db);
-    db.run(
-        "CREATE TABLE p (id int, k int, x varchar) PARTITION BY LIST (k);
-         CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1); INSERT INTO p VALUES (1, 1, 'one');
-         CREATE TABLE p2 (id int, k int, x varchar); INSERT INTO p2 VALUES (2, 2, 'two');
-         CREATE FUNCTION found(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT $1';
-         CREATE FUNCTION finder(varchar) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
-             DECLARE found text := public.found($1);
-             BEGIN PERFORM pg_advisory_xact_lock_shared(2); RETURN found; END $$",
-    );
-    register(&mut db, "v", "id", "SELECT id, finder(x) AS x FROM p");
-    db.refresh("v");
-    assert_eq!(method(&mut db, "v"), "skip");
-    // What makes the refresh look at rows.
-    db.run("UPDATE p SET x = x || '!'");
-    let mut leaving = db.connect();
-    leaving.run("SELECT pg_advisory_lock(2)");
-    let mut gone = None;
-    refresh_while(&mut db, |db| {
-        db.run(come);
-        gone = Some(std::thread::spawn(move || {
-            wait_for_lock(&mut leaving, 2);
-            if go.contains("FUNCTION") {
-                leaving.run(go);
-                leaving.run("SELECT pg_advisory_unlock(2)");
-            } else {
-                // That waits for the end of the refresh, or for the first row to be computed.
-                leaving.run("SELECT pg_advisory_unlock(2)");
-                leaving.run(go);
-            }
-        }));
-    });
-    gone.unwrap().join().unwrap();
-    db.refresh("v");
-    assert_eq!(db.get::<String>("SELECT string_agg(id || x, ',') FROM v"), "1one!");
-}
-
 #[test]
 fn a_partition_that_came_and_went_during_a_refresh_is_not_shown() {
-    let come = "ALTER TABLE p ATTACH PARTITION p2 FOR VALUES IN (2)";
-    comes_and_goes("came_and_went", come, "ALTER TABLE p DETACH PARTITION p2");
-    let concurrently = "ALTER TABLE p DETACH PARTITION p2 CONCURRENTLY";
-    comes_and_goes("came_and_went_concurrently", come, concurrently);
+    for (name, go) in [
+        ("came_and_went", "ALTER TABLE p DETACH PARTITION p2"),
+        ("came_and_went_concurrently", "ALTER TABLE p DETACH PARTITION p2 CONCURRENTLY"),
+    ] {
+        let mut db = Scratch::new(name);
+        create_slow(&mut db);
+        db.run(
+            "CREATE TABLE p (id int, k int) PARTITION BY LIST (k);
+             CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1); INSERT INTO p VALUES (1, 1);
+             CREATE TABLE p2 (id int, k int); INSERT INTO p2 VALUES (2, 2)",
+        );
+        register(&mut db, "v", "id", "SELECT id FROM p");
+        db.refresh("v");
+        assert_eq!(method(&mut db, "v"), "skip");
+        // What makes the refresh look at rows.
+        db.run("INSERT INTO p VALUES (3, 1)");
+        let mut leaving = db.connect();
+        let mut gone = None;
+        refresh_while(&mut db, |db| {
+            db.run("ALTER TABLE p ATTACH PARTITION p2 FOR VALUES IN (2)");
+            gone = Some(std::thread::spawn(move || leaving.run(go)));
+        });
+        gone.unwrap().join().unwrap();
+        db.refresh("v");
+        assert_eq!(db.get::<String>("SELECT string_agg(id::text, ',' ORDER BY id) FROM v"), "1,3");
+    }
+}
+
+/// A view whose rows are computed by the function that is found by a name, between two locks.
+fn create_finder(db: &mut Session) {
+    db.run(
+        "CREATE TABLE s (id int PRIMARY KEY, x varchar); INSERT INTO s VALUES (1, 'one');
+         CREATE FUNCTION found(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT $1';
+         CREATE FUNCTION finder(varchar) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+             DECLARE found text;
+             BEGIN
+                 PERFORM pg_advisory_xact_lock_shared(2);
+                 -- To lock a relation has a process hear of what has changed.
+                 PERFORM FROM pg_language;
+                 found := public.found($1);
+                 PERFORM pg_advisory_xact_lock_shared(3);
+                 RETURN found;
+             END $$",
+    );
+    register(db, "v", "id", "SELECT id, finder(x) AS x FROM s");
+    db.refresh("v");
+    assert_eq!(method(db, "v"), "skip");
+}
+
+/// Runs one of these before a function is found by its name, and the other thereafter.
+fn before_and_after(db: &mut Session, before: &str, after: &str) {
+    for (lock, sql) in [(2, before), (3, after)] {
+        wait_for_lock(db, lock);
+        db.run(sql);
+        db.run(&format!("SELECT pg_advisory_unlock({lock})"));
+    }
 }
 
 #[test]
 fn a_function_that_came_and_went_during_a_refresh_counts_no_more() {
-    comes_and_goes(
-        "function_came_and_went",
-        "CREATE FUNCTION public.found(varchar) RETURNS text LANGUAGE sql IMMUTABLE AS $$SELECT 'other'$$",
-        "DROP FUNCTION public.found(varchar)",
+    let mut db = Scratch::new("function_came_and_went");
+    create_finder(&mut db);
+    db.run("UPDATE s SET x = 'two'; SELECT pg_advisory_lock(2), pg_advisory_lock(3)");
+    let mut refreshing = db.connect();
+    let refreshing = std::thread::spawn(move || refreshing.refresh("v"));
+    before_and_after(
+        &mut db,
+        "CREATE FUNCTION found(varchar) RETURNS text LANGUAGE sql IMMUTABLE AS $$SELECT 'other'$$",
+        "DROP FUNCTION found(varchar)",
     );
+    refreshing.join().unwrap();
+    assert_eq!(db.get::<String>("SELECT x FROM v"), "other");
+    db.refresh("v");
+    assert_eq!(db.get::<String>("SELECT x FROM v"), "two");
 }
 
 #[test]
-fn what_has_changed_during_a_refresh_has_the_view_refreshed_once_more() {
+fn what_has_changed_during_a_refresh_by_a_worker_has_the_view_refreshed_once_more() {
     let mut db = Scratch::new("once_more");
-    create_slow(&mut db);
-    db.run(
-        "CREATE TABLE s (id int PRIMARY KEY, x text); INSERT INTO s VALUES (1, 'one');
-         CREATE FUNCTION f(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT $1'",
+    create_finder(&mut db);
+    db.run("SELECT cache_refresher.alter('v', debounce => '0', max_staleness => '1 s')");
+    let fresh = "SELECT staleness = 'fresh' FROM cache_refresher.status WHERE view_name = 'v'";
+    db.wait("v is fresh", fresh);
+    db.run("SELECT pg_advisory_lock(2), pg_advisory_lock(3)");
+    db.run("UPDATE s SET x = 'two'");
+    // Of that no scheduler is told.
+    before_and_after(
+        &mut db,
+        "SELECT",
+        "CREATE FUNCTION unrelated() RETURNS int LANGUAGE sql AS 'SELECT 1'",
     );
-    register(&mut db, "v", "id", "SELECT id, f(x) AS x FROM s");
-    db.run("SELECT cache_refresher.alter('v', debounce => '0')");
-    db.refresh("v");
-    db.wait(
-        "v is fresh",
-        "SELECT staleness = 'fresh' FROM cache_refresher.status WHERE view_name = 'v'",
-    );
-    // The scheduler is not told of that by itself.
-    refresh_while(&mut db, |db| {
-        db.run("CREATE FUNCTION unrelated() RETURNS int LANGUAGE sql AS 'SELECT 1'")
-    });
-    db.wait(
-        "v is fresh again",
-        "SELECT staleness = 'fresh' FROM cache_refresher.status WHERE view_name = 'v'",
-    );
+    db.wait("v is fresh again", fresh);
 }
 
 #[test]
