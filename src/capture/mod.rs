@@ -106,6 +106,18 @@ pub fn conclude(view: Oid, definition: &Definition, knowledge: &mut Knowledge) -
     Ok(())
 }
 
+/// The same when some rows have been computed, which leaves the proof of the others as it is: it has to be one of the
+/// same definition.
+pub fn conclude_part(view: Oid, definition: &Definition, settings: &str) -> Result<()> {
+    let stored = proof::basis(view)?.and_then(|basis| basis.fingerprint);
+    let Some(stored) = stored else { return Ok(()) };
+    if stored != definition.under(settings) || !definition.still_holds(view)? {
+        proof::distrust(view)?;
+        announcements::source_changed(view);
+    }
+    Ok(())
+}
+
 /// Looks at what a view shows and what has changed, if changes are captured for it. The caller holds locks on the
 /// view and its sources.
 ///

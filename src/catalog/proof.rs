@@ -84,7 +84,7 @@ SELECT concat_ws(' ', coalesce(md5(string_agg(l.text, E'\\n' ORDER BY l.oid, l.t
               UNION
              SELECT 0 FROM relation l
               WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = l.oid AND a.attnum > 0 AND NOT a.attisdropped)),
-       bool_or(l.oid = 0)
+       coalesce(bool_or(l.oid = 0), false)
   FROM line l"
 );
 

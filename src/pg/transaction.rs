@@ -92,6 +92,7 @@ type AtEnd = (fn(), fn());
 
 thread_local! {
     static AT_END: Cell<Option<AtEnd>> = const { Cell::new(None) };
+    static COMMITTED: Cell<Option<fn()>> = const { Cell::new(None) };
 }
 
 static WATCHING: Once = Once::new();
@@ -103,7 +104,10 @@ static WATCHING: Once = Once::new();
 pub fn once_at_commit(at_commit: fn(), otherwise: fn()) {
     WATCHING.call_once(|| {
         // SAFETY: a function that stays where it is.
-        unsafe { pg_sys::RegisterXactCallback(Some(at_end_of_transaction), std::ptr::null_mut()) };
+        unsafe {
+            pg_sys::RegisterXactCallback(Some(at_end_of_transaction), std::ptr::null_mut());
+            pg_sys::RegisterResourceReleaseCallback(Some(on_release), std::ptr::null_mut());
+        }
     });
     AT_END.set(Some((at_commit, otherwise)));
 }
@@ -118,7 +122,31 @@ unsafe extern "C-unwind" fn at_end_of_transaction(
         return;
     }
     if let Some((at_commit, otherwise)) = AT_END.take() {
-        if event == XACT_EVENT_COMMIT { at_commit() } else { otherwise() }
+        if event == XACT_EVENT_COMMIT { COMMITTED.set(Some(at_commit)) } else { otherwise() }
+    }
+}
+
+/// The last thing of a commit: whoever is told of it now finds no lock of ours any more, and hears of what we have
+/// changed in the catalogs. When the server calls back for the commit itself he does not yet.
+unsafe extern "C-unwind" fn on_release(
+    phase: pg_sys::ResourceReleasePhase::Type,
+    _is_commit: bool,
+    is_top_level: bool,
+    _argument: *mut c_void,
+) {
+    if is_top_level
+        && phase == pg_sys::ResourceReleasePhase::RESOURCE_RELEASE_AFTER_LOCKS
+        && COMMITTED.get().is_some()
+    {
+        // SAFETY: as for this.
+        unsafe { after_commit() };
+    }
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn after_commit() {
+    if let Some(at_commit) = COMMITTED.take() {
+        at_commit();
     }
 }
 

@@ -9,6 +9,7 @@ use pgrx::pg_sys::Oid;
 
 use super::session::{self, Answer};
 use super::{Refresh, Request, delta, privilege, record, settings};
+use crate::capture::conclude_part;
 use crate::catalog::capture;
 use crate::catalog::content;
 use crate::catalog::registry;
@@ -49,9 +50,10 @@ fn refresh_locked(view: &View, keys: &AnyArray, settings: &RefreshSettings) -> R
             Some(content) => (content.rows_total, content.data_as_of),
             None => (None, None),
         };
+        let definition = refresh.look()?;
+        let pinned = settings::pinned(settings.lock_timeout)?;
         let (before, changes, named) = {
             let _snapshot = ActiveSnapshot::take();
-            let pinned = settings::pinned(settings.lock_timeout)?;
             let restriction = Restriction::RestrictedOperation;
             let _scope = Scope::enter(view.owner, restriction, &settings::refs(&pinned));
             // Within the scope: to read a key can call functions of whoever made its type.
@@ -66,6 +68,9 @@ fn refresh_locked(view: &View, keys: &AnyArray, settings: &RefreshSettings) -> R
             };
             (before, changes, named)
         };
+        if let Some(definition) = &definition {
+            conclude_part(view.oid, definition, &settings::text(&pinned))?;
+        }
         let rows = RowCounts {
             total: before + changes.inserted - changes.deleted,
             changes: Some(changes),

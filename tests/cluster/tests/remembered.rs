@@ -215,7 +215,8 @@ fn create_slow(db: &mut Session) {
 fn wait_for_lock(db: &mut Session, number: u32) {
     db.wait(
         "somebody waits for that lock",
-        &format!("SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = {number} AND NOT granted"),
+        &format!("SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = {number} AND NOT granted
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"),
     );
 }
 
@@ -344,6 +345,23 @@ fn what_has_changed_during_a_refresh_by_a_worker_has_the_view_refreshed_once_mor
         "CREATE FUNCTION unrelated() RETURNS int LANGUAGE sql AS 'SELECT 1'",
     );
     db.wait("v is fresh again", fresh);
+}
+
+#[test]
+fn keys_that_were_refreshed_by_another_definition_are_refreshed_again() {
+    let mut db = Scratch::new("other_keys");
+    create_finder(&mut db);
+    db.run("SELECT cache_refresher.invalidate('v', ARRAY[1])");
+    assert_eq!(method(&mut db, "v"), "skip");
+    db.run(
+        "CREATE FUNCTION found(varchar) RETURNS text LANGUAGE sql IMMUTABLE AS $$SELECT 'other'$$",
+    );
+    // A session that has not called it yet finds the new one.
+    db.connect().run("SELECT cache_refresher.invalidate('v', ARRAY[1])");
+    assert_eq!(db.get::<String>("SELECT x FROM v"), "other");
+    db.run("DROP FUNCTION found(varchar)");
+    db.refresh("v");
+    assert_eq!(db.get::<String>("SELECT x FROM v"), "one");
 }
 
 #[test]
