@@ -80,11 +80,9 @@ impl Definition {
     fn still_holds(&self, view: Oid) -> Result<bool> {
         let Self { fingerprint: now, functions } = Self::of(view)?;
         let then = &self.fingerprint;
-        // After it comes where the rows are, which is our own doing.
-        let definition = |text: &str| text.split(' ').next().map(str::to_owned);
         let functions_too = then.by_name || now.by_name;
         Ok(then.told == now.told
-            && definition(&then.text) == definition(&now.text)
+            && then.definition() == now.definition()
             && (!functions_too || self.functions == functions))
     }
 }

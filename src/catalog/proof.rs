@@ -33,7 +33,7 @@ const FINGERPRINT: &str = concat!(
                                                  WHERE i.indrelid = c.oid AND i.indisvalid) END,
                      (SELECT string_agg(i.inhparent::text, ',' ORDER BY i.inhparent) FROM pg_inherits i
                        WHERE i.inhrelid = c.oid AND NOT i.inhdetachpending AND i.inhparent IN (SELECT p.oid FROM relation p)),
-                     -- It comes back where a partition was attached and is being detached: that is no way back.
+                     -- A partition that was attached and is being detached is not one that never was there.
                      (SELECT string_agg(i.inhrelid::text, ',' ORDER BY i.inhrelid) FROM pg_inherits i
                        WHERE i.inhparent = c.oid AND i.inhdetachpending),
                      c.oid = ANY ($2),
@@ -103,6 +103,13 @@ pub struct Fingerprint {
     pub text: String,
     /// Functions go into it of which only the names are known by which others call them.
     pub by_name: bool,
+}
+
+impl Fingerprint {
+    /// Without the file that the rows of the view are in, which a refresh may replace.
+    pub fn definition(&self) -> Option<&str> {
+        self.text.split(' ').next()
+    }
 }
 
 thread_local! {
