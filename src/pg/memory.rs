@@ -30,6 +30,15 @@ impl MemoryContext {
             value
         }
     }
+
+    /// Frees what is in it.
+    ///
+    /// # Safety
+    /// Nobody uses it.
+    pub unsafe fn reset(&mut self) {
+        // SAFETY: the context lives as long as this.
+        unsafe { pg_sys::MemoryContextReset(self.0) };
+    }
 }
 
 impl Drop for MemoryContext {

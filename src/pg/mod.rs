@@ -16,6 +16,7 @@ mod flat_query;
 pub mod guc_hooks;
 pub mod hooks;
 pub mod identity;
+mod index_writer;
 pub mod invalidation;
 pub mod key_order;
 pub mod latch;

@@ -333,8 +333,8 @@ impl Slot {
     /// Shows these values until it is filled anew.
     ///
     /// # Safety
-    /// A slot made by `borrowed` with as many columns; the values must be there as long as the slot
-    /// is used with them.
+    /// A slot made by `borrowed` or `of_table` with as many columns; the values must be there as long as the
+    /// slot is used with them.
     pub(super) unsafe fn show(&mut self, row: Values) {
         // SAFETY: the arrays of the slot have a place for each column.
         unsafe {
@@ -347,6 +347,20 @@ impl Slot {
             );
             std::ptr::copy_nonoverlapping(row.nulls.as_ptr(), (*slot).tts_isnull, row.nulls.len());
             pg_sys::ExecStoreVirtualTuple(slot);
+        }
+    }
+
+    /// Holds a copy of these values until it is filled anew, in the memory that it was made in; how many bytes.
+    ///
+    /// # Safety
+    /// A slot made by `of_table`, of a heap with as many columns.
+    pub(super) unsafe fn keep(&mut self, row: Values) -> usize {
+        // SAFETY: the values are there until they are copied; slots of heaps hold a tuple then.
+        unsafe {
+            self.show(row);
+            pg_sys::ExecMaterializeSlot(self.0);
+            let tuple = (*self.0.cast::<pg_sys::HeapTupleTableSlot>()).tuple;
+            usize::try_from((*tuple).t_len).unwrap_or_default()
         }
     }
 

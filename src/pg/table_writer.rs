@@ -4,9 +4,12 @@
 //! does not ask. It checks nothing by itself: the caller sees to privileges, to the lock on the table
 //! and to a transaction that may write.
 
+use cache_refresher_core::placement::Placement;
 use pgrx::pg_sys;
 
 use super::capture_trigger::ViewLog;
+use super::index_writer::{Entries, IndexWriter};
+use super::memory::MemoryContext;
 use super::relation::Relation;
 use super::row::{RowId, Slot, Values};
 use super::{change_writer, transaction};
@@ -14,33 +17,53 @@ use super::{change_writer, transaction};
 /// A table opened for writing, with its indexes.
 pub struct TableWriter<'a> {
     relation: &'a Relation,
-    executor: *mut pg_sys::EState,
-    target: *mut pg_sys::ResultRelInfo,
+    indexes: IndexWriter<'a>,
+    placement: Placement,
+    /// A new version of a single row.
     slot: Slot,
+    /// Rows that are stored together.
+    batch: Batch,
     /// Where changes are noted for views that read this one, and the rows that were there before.
     log: Option<(ViewLog, Slot)>,
 }
 
+/// Rows that wait until there are many of them.
+struct Batch {
+    slots: Vec<Slot>,
+    filled: usize,
+    bytes: usize,
+    entries: Entries,
+    /// What storing them takes.
+    memory: MemoryContext,
+}
+
+/// How many rows are stored together at most, and how many bytes of them: as the server does for COPY.
+const MOST_ROWS: usize = 1000;
+const MOST_BYTES: usize = 64 * 1024;
+
 impl<'a> TableWriter<'a> {
-    /// Opens the indexes of a table on which the caller holds ROW EXCLUSIVE or more.
+    /// Opens a heap on which the caller holds ROW EXCLUSIVE or more.
     pub fn open(relation: &'a Relation) -> Self {
-        // SAFETY: nodes are allocated by the server; the relation is open as long as the writer is.
-        unsafe {
-            let executor = pg_sys::CreateExecutorState();
-            let target =
-                pg_sys::palloc0(size_of::<pg_sys::ResultRelInfo>()).cast::<pg_sys::ResultRelInfo>();
-            (*target).type_ = pg_sys::NodeTag::T_ResultRelInfo;
-            // Range-table index 0 means none: there is no range table to look things up in.
-            pg_sys::InitResultRelInfo(target, relation.as_ptr(), 0, std::ptr::null_mut(), 0);
-            pg_sys::ExecOpenIndices(target, false);
-            let slot = Slot::borrowed(relation.descriptor());
-            let log = ViewLog::of(relation).map(|log| (log, Slot::of_table(relation)));
-            Self { relation, executor, target, slot, log }
+        Self {
+            relation,
+            indexes: IndexWriter::open(relation),
+            placement: Placement::default(),
+            // SAFETY: the relation is open as long as the writer is.
+            slot: unsafe { Slot::borrowed(relation.descriptor()) },
+            batch: Batch {
+                slots: Vec::new(),
+                filled: 0,
+                bytes: 0,
+                entries: Entries::OfNewRows,
+                memory: MemoryContext::new(),
+            },
+            log: ViewLog::of(relation).map(|log| (log, Slot::of_table(relation))),
         }
     }
 
     /// Makes what was written visible to the next command.
-    pub fn finish(self) {
+    pub fn finish(mut self) {
+        self.store();
         drop(self);
         change_writer::flush();
         transaction::next_command();
@@ -48,24 +71,52 @@ impl<'a> TableWriter<'a> {
 
     /// Stores a new row.
     pub fn insert(&mut self, row: Values) {
-        pgrx::check_for_interrupts!();
-        // SAFETY: a row of this table, which is there until the slot is filled anew.
-        unsafe {
-            self.slot.show(row);
-            pg_sys::simple_table_tuple_insert(self.relation.as_ptr(), self.slot.as_ptr());
-            if let Some((log, _)) = &self.log {
-                log.note(None, Some(row));
-            }
-            self.index(false, false);
+        if let Some((log, _)) = &self.log {
+            // SAFETY: a row of this table.
+            unsafe { log.note(None, Some(row)) };
+        }
+        self.add(Entries::OfNewRows, row);
+    }
+
+    /// Stores a new version of a row, which has the same values in all columns of unique indexes.
+    pub fn update(&mut self, mut id: RowId, row: Values) {
+        // SAFETY: the row with that id is visible to the active snapshot.
+        unsafe { self.note_old(&mut id, Some(row)) };
+        if self.placement.is_to_try() {
+            let stayed = self.replace(id, row);
+            self.placement.tried(stayed);
+        } else {
+            self.remove(id);
+            self.add(Entries::OfNewVersions, row);
         }
     }
 
-    /// Stores a new version of a row.
-    pub fn update(&mut self, mut id: RowId, row: Values) {
+    /// Removes a row.
+    pub fn delete(&mut self, mut id: RowId) {
+        // SAFETY: the row with that id is visible to the active snapshot.
+        unsafe { self.note_old(&mut id, None) };
+        self.remove(id);
+    }
+
+    fn remove(&self, mut id: RowId) {
         pgrx::check_for_interrupts!();
-        // SAFETY: as in `insert`; the row with that id is visible to the active snapshot.
+        // SAFETY: the row with that id is visible to the active snapshot.
         unsafe {
-            self.note_old(&mut id, Some(row));
+            pg_sys::simple_table_tuple_delete(
+                self.relation.as_ptr(),
+                id.as_mut_ptr(),
+                pg_sys::GetActiveSnapshot(),
+            );
+        }
+    }
+
+    /// Stores a new version of a row, on the same page if there is room, and tells whether that was so and no
+    /// index needed an entry of it.
+    fn replace(&mut self, mut id: RowId, row: Values) -> bool {
+        pgrx::check_for_interrupts!();
+        // SAFETY: a row of this table, which is there until the slot is filled anew; the row with that id is
+        // visible to the active snapshot.
+        unsafe {
             self.slot.show(row);
             let mut indexes = Default::default();
             pg_sys::simple_table_tuple_update(
@@ -75,29 +126,51 @@ impl<'a> TableWriter<'a> {
                 pg_sys::GetActiveSnapshot(),
                 &mut indexes,
             );
-            #[cfg(any(feature = "pg14", feature = "pg15"))]
-            if indexes {
-                self.index(true, false);
+            let entries = needed(indexes);
+            if let Some(entries) = entries {
+                self.indexes.insert(std::slice::from_ref(&self.slot), entries);
             }
-            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-            if indexes != pg_sys::TU_UpdateIndexes::TU_None {
-                self.index(true, indexes == pg_sys::TU_UpdateIndexes::TU_Summarizing);
-            }
+            entries != Some(Entries::OfNewVersions)
         }
     }
 
-    /// Removes a row.
-    pub fn delete(&mut self, mut id: RowId) {
-        pgrx::check_for_interrupts!();
-        // SAFETY: the row with that id is visible to the active snapshot.
-        unsafe {
-            self.note_old(&mut id, None);
-            pg_sys::simple_table_tuple_delete(
-                self.relation.as_ptr(),
-                id.as_mut_ptr(),
-                pg_sys::GetActiveSnapshot(),
-            );
+    fn add(&mut self, entries: Entries, row: Values) {
+        if entries != self.batch.entries {
+            self.store();
+            self.batch.entries = entries;
         }
+        self.batch.add(self.relation, row);
+        if self.batch.filled == MOST_ROWS || self.batch.bytes >= MOST_BYTES {
+            self.store();
+        }
+    }
+
+    /// Stores the rows that wait.
+    fn store(&mut self) {
+        if self.batch.filled == 0 {
+            return;
+        }
+        pgrx::check_for_interrupts!();
+        let rows = &mut self.batch.slots[..self.batch.filled];
+        let mut places: Vec<_> = rows.iter().map(Slot::as_ptr).collect();
+        // SAFETY: the slots are of this table, each with a row in it; what the first call allocates is not used
+        // after it.
+        unsafe {
+            self.batch.memory.run(|| {
+                pg_sys::table_multi_insert(
+                    self.relation.as_ptr(),
+                    places.as_mut_ptr(),
+                    places.len() as i32,
+                    pg_sys::GetCurrentCommandId(true),
+                    0,
+                    std::ptr::null_mut(),
+                );
+            });
+            self.batch.memory.reset();
+            self.indexes.insert(rows, self.batch.entries);
+        }
+        rows.iter_mut().for_each(Slot::clear);
+        (self.batch.filled, self.batch.bytes) = (0, 0);
     }
 
     /// Notes that the row with that id goes, or that another takes its place.
@@ -121,49 +194,32 @@ impl<'a> TableWriter<'a> {
             slot.clear();
         }
     }
+}
 
-    /// Makes index entries for the row that was just stored; a duplicate in a unique index is an
-    /// ERROR.
-    ///
-    /// # Safety
-    /// The slot holds the row, with its place in the table.
-    unsafe fn index(&self, update: bool, only_summarizing: bool) {
-        #[cfg(any(feature = "pg14", feature = "pg15"))]
-        let _ = only_summarizing;
-        // SAFETY: target and executor were made for each other; expressions of indexes allocate in a
-        // context that is emptied after each row.
-        unsafe {
-            if (*self.target).ri_NumIndices == 0 {
-                return;
-            }
-            pg_sys::ExecInsertIndexTuples(
-                self.target,
-                self.slot.as_ptr(),
-                self.executor,
-                update,
-                false,
-                std::ptr::null_mut(),
-                std::ptr::null_mut(),
-                #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-                only_summarizing,
-            );
-            let scratch = (*self.executor).es_per_tuple_exprcontext;
-            if !scratch.is_null() {
-                pg_sys::MemoryContextReset((*scratch).ecxt_per_tuple_memory);
-            }
+impl Batch {
+    fn add(&mut self, relation: &Relation, row: Values) {
+        if self.filled == self.slots.len() {
+            self.slots.push(Slot::of_table(relation));
         }
+        let slot = &mut self.slots[self.filled];
+        // SAFETY: a row of the table; the slot holds a copy of it before the values go away.
+        self.bytes += unsafe { slot.keep(row) };
+        self.filled += 1;
     }
 }
 
-impl Drop for TableWriter<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            return;
-        }
-        // SAFETY: opened by `open`; after an ERROR the transaction takes care.
-        unsafe {
-            pg_sys::ExecCloseIndices(self.target);
-            pg_sys::FreeExecutorState(self.executor);
-        }
+/// The entries in indexes that a new version needs.
+#[cfg(any(feature = "pg14", feature = "pg15"))]
+fn needed(indexes: bool) -> Option<Entries> {
+    indexes.then_some(Entries::OfNewVersions)
+}
+
+/// The entries in indexes that a new version needs.
+#[cfg(not(any(feature = "pg14", feature = "pg15")))]
+fn needed(indexes: pg_sys::TU_UpdateIndexes::Type) -> Option<Entries> {
+    match indexes {
+        pg_sys::TU_UpdateIndexes::TU_None => None,
+        pg_sys::TU_UpdateIndexes::TU_Summarizing => Some(Entries::OnlySummaries),
+        _ => Some(Entries::OfNewVersions),
     }
 }

@@ -106,8 +106,9 @@ struct Entry<K> {
     row: K,
 }
 
-/// Streams are scattered when one new row in so many had to be set aside: from there on a sort of all
-/// rows is cheaper than one of those rows, each of which is copied and hashed besides.
+/// Streams are scattered when for each so many new rows one of either side had to be set aside: from
+/// there on a sort of all rows is cheaper than one of those rows, each of which is copied and hashed
+/// besides. Old rows are, where the query runs in batches, of which the first passes them over.
 const SCATTERED: u64 = 4;
 
 /// Rows of one side that wait for their counterpart.
@@ -308,7 +309,8 @@ impl<R: Rows> Diff<R> {
             if self.aside_bytes <= self.budget_bytes {
                 return Step::Next;
             }
-            let scattered = self.new.0.len() as u64 > (self.steps - self.spilled_at) / SCATTERED;
+            let aside = self.new.0.len().max(self.old.0.len()) as u64;
+            let scattered = aside > (self.steps - self.spilled_at) / SCATTERED;
             if scattered && self.steps < self.start_again_before {
                 return Step::StartAgain;
             }
@@ -741,6 +743,19 @@ mod tests {
         assert!(!first_steps(100), "in time");
         assert!(first_steps(10), "too late");
         assert!(first_steps(0), "there is no order");
+    }
+
+    #[test]
+    fn a_query_in_batches_asks_for_order_in_its_first() {
+        let old: Vec<Row> = (0..200).map(|key| (Some(key), 0)).collect();
+        let memory = Memory { old: old.clone(), hashes: 1 << 32, ..Memory::default() };
+        let mut diff = Diff::natural(memory, 20 * (10 + Diff::<Memory>::OVERHEAD), 100);
+        let first_batch = old.iter().step_by(2);
+        let steps = first_batch.take_while(|row| {
+            diff.rows().head = **row;
+            diff.new_row() == Step::Next
+        });
+        assert!(steps.count() < 30);
     }
 
     #[test]

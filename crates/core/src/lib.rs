@@ -24,6 +24,7 @@ pub mod obstacle;
 pub mod order;
 pub mod outcome;
 pub mod pace;
+pub mod placement;
 pub mod pool;
 pub mod progress;
 pub mod schedule;

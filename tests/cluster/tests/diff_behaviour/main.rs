@@ -7,6 +7,7 @@ mod locks;
 mod memory;
 mod progress;
 mod readers;
+mod scattered;
 mod slow;
 mod surroundings;
 mod writes;

@@ -123,6 +123,56 @@ fn columns_without_an_index_are_updated_in_place() {
     db.assert_sound("v");
 }
 
+/// Where the pages of a view are full, most new versions of its rows are written many at a time, to others.
+#[test]
+fn many_rows_that_find_no_room_are_written_together() {
+    const ROWS: i64 = 5000;
+    let mut db = Scratch::new("diff_together");
+    db.run(&format!(
+        "CREATE TABLE t (id int PRIMARY KEY, name text, value int, long text, words text[]);
+         INSERT INTO t SELECT i, 'Name ' || i, 0, NULL, ARRAY['w' || i % 10] FROM generate_series(1, {ROWS}) i;
+         UPDATE t SET long = (SELECT string_agg(md5((id + i)::text), '') FROM generate_series(1, 300) i)
+             WHERE id % 500 = 0;
+         CREATE MATERIALIZED VIEW v AS SELECT * FROM t;
+         CREATE UNIQUE INDEX ON v (id);
+         CREATE UNIQUE INDEX ON v (lower(name));
+         CREATE UNIQUE INDEX ON v (name DESC) INCLUDE (value) WHERE id % 2 = 0;
+         CREATE INDEX ON v (value);
+         CREATE INDEX ON v USING hash (value);
+         CREATE INDEX ON v USING gin (words);
+         CREATE INDEX ON v USING brin (value);
+         CREATE INDEX ON v ((value + id)) WHERE value > 1"
+    ));
+    for value in 1..4 {
+        db.run(&format!(
+            "UPDATE t SET value = {value}, long = long || '{value}', words = words || 'w{value}'::text"
+        ));
+        let [inserted, updated, _, deleted] = written_by_diff(&mut db);
+        assert_eq!((inserted + updated, inserted - deleted), (ROWS, 0), "round {value}");
+        assert!(updated < ROWS / 10, "{updated} rows were written one by one");
+        db.assert_shows_its_query("v");
+        db.assert_sound("v");
+        for index_scan in [
+            format!("value = {value}"),
+            format!("words @> ARRAY['w{value}']"),
+            format!("value > 1 AND value + id > {value}"),
+        ] {
+            db.run("SET enable_seqscan = off");
+            let found: i64 = db.get(&format!("SELECT count(*) FROM v WHERE {index_scan}"));
+            db.run("RESET enable_seqscan");
+            assert_eq!(
+                found,
+                if value == 1 && index_scan.contains("> 1") { 0 } else { ROWS },
+                "{index_scan}"
+            );
+        }
+    }
+    assert!(db.get::<bool>(
+        "SELECT (rows_total, rows_inserted, rows_updated, rows_deleted) = (5000, 0, 5000, 0)
+         FROM cache_refresher.refresh_log ORDER BY id DESC LIMIT 1"
+    ));
+}
+
 #[test]
 fn autovacuum_learns_how_much_was_written() {
     let mut db = Scratch::new("diff_statistics");
