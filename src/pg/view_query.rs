@@ -21,7 +21,16 @@ impl ViewQuery {
     /// and the settings that hold for it.
     pub fn plan(view: &Relation, order: Option<&KeyOrder>) -> Self {
         // SAFETY: trees are allocated in the present memory context, which outlives this.
-        unsafe { Self::planned(rewritten(view, order)) }
+        unsafe {
+            let natural = Self::planned(rewritten(view, None));
+            if order.is_none() {
+                return natural;
+            }
+            let sorted = Self::planned(rewritten(view, order));
+            // Expressions are compiled where a plan is expensive, but sorting does not evaluate any.
+            (*sorted.0).jitFlags = (*natural.0).jitFlags;
+            sorted
+        }
     }
 
     /// The same, of only those rows that have one unit of each of these sets.
