@@ -73,11 +73,12 @@ impl<'a> IndexWriter<'a> {
         // SAFETY: the caller vouches for index and rows; expressions and conditions allocate in a context that is
         // emptied after each row.
         unsafe {
-            // What computes the same from the same values is known to be unique still. Whether an expression does
-            // is a promise of its author.
+            // The same values are unique still, if the index vouches for those of the old version: not while it is
+            // created concurrently. Whether an expression is the same is a promise of its author.
+            let form = &*(*index).rd_index;
             let only_columns = (*info).ii_Expressions.is_null() && (*info).ii_Predicate.is_null();
-            let unique = (*(*index).rd_index).indisunique && !(new_versions && only_columns);
-            let check = if unique {
+            let is_vouched_for = new_versions && only_columns && form.indisvalid;
+            let check = if form.indisunique && !is_vouched_for {
                 pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES
             } else {
                 pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO

@@ -309,12 +309,13 @@ impl<R: Rows> Diff<R> {
             if self.aside_bytes <= self.budget_bytes {
                 return Step::Next;
             }
-            let aside = self.new.0.len().max(self.old.0.len()) as u64;
-            let scattered = aside > (self.steps - self.spilled_at) / SCATTERED;
-            if scattered && self.steps < self.start_again_before {
+            let many = (self.steps - self.spilled_at) / SCATTERED;
+            let (new, old) = (self.new.0.len() as u64, self.old.0.len() as u64);
+            if new.max(old) > many && self.steps < self.start_again_before {
                 return Step::StartAgain;
             }
-            if scattered {
+            // Many of the view alone may just be gone.
+            if new > many {
                 self.order = Order::None;
             }
             self.spill();

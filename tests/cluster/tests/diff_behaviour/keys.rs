@@ -132,6 +132,27 @@ fn a_null_is_a_key_where_nulls_are_not_distinct() {
     assert_eq!(counts.total, 2, "two rows have swapped NULL and 1");
 }
 
+/// While an index is created concurrently, rows of before have no entries in it, so it cannot vouch for them.
+#[test]
+fn an_index_that_is_not_valid_yet_vouches_for_no_row() {
+    let mut db = Scratch::new("diff_invalid");
+    let rows = "(1, 'a', 0), (2, 'b', 0)";
+    create_view(&mut db, "id int, name text, value int", rows, &["(id)", "(name)"]);
+    db.run("CREATE INDEX ON v (value)");
+    let set = |db: &mut Session, ready: bool| {
+        db.run(&format!(
+            "UPDATE pg_index SET indisvalid = false, indisready = {ready} WHERE indexrelid = 'v_name_idx'::regclass"
+        ));
+    };
+    set(&mut db, false);
+    db.run("INSERT INTO t VALUES (3, 'b', 0)");
+    assert_eq!(db.diff("v"), counts(3, 1, 0, 0));
+    set(&mut db, true);
+    db.run("UPDATE t SET value = 1 WHERE id = 3");
+    let refusal = db.error_of("SELECT * FROM cache_refresher.refresh('v', method => 'diff')");
+    assert_eq!(refusal.code().code(), "23505", "{refusal:?}");
+}
+
 /// The refresh after this change must fail and leave everything as it was.
 fn assert_refused(db: &mut Session, change: &str, failures: i64) {
     remember_rows(db, "bookings");
