@@ -1,11 +1,14 @@
 //! Method `diff`: the view's query is run beside a scan of the view, and only the rows that differ are
 //! written. Readers, VACUUM and ANALYZE go on.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 
 use cache_refresher_core::diff::{Diff, Step};
 use cache_refresher_core::outcome::{RowChanges, RowCounts};
 use cache_refresher_core::progress::{Phase, Progress};
+use pgrx::pg_sys::Oid;
 use pgrx::{PgSqlErrorCode, PgTryBuilder};
 
 use crate::catalog::view::{self, View};
@@ -38,9 +41,34 @@ pub fn refresh(view: &View, running: &RunningMark) -> Result<RowCounts> {
             changes: Some(naming_duplicates(view, || apply(&relation, changes, running))),
         })
     };
-    attempt(None, order.is_some())
-        .or_else(|| attempt(order.as_ref(), false))
+    let natural = || attempt(None, order.is_some());
+    let ordered = || attempt(order.as_ref(), false);
+    let found = if order.is_some() && is_scattered(view.oid) { ordered() } else { natural() };
+    found
+        .or_else(|| {
+            SCATTERED.with_borrow_mut(|views| views.insert(view.oid, BELIEVED));
+            ordered()
+        })
         .ok_or_else(|| Error::Corrupt("a diff in order asked for order".to_owned()))
+}
+
+/// For how many diffs it is believed that the rows of a view come scattered once they have: plans seldom change.
+const BELIEVED: u8 = 7;
+
+thread_local! {
+    /// Views whose rows came scattered when this process looked last, and for how many diffs that is believed.
+    static SCATTERED: RefCell<HashMap<Oid, u8>> = RefCell::default();
+}
+
+fn is_scattered(view: Oid) -> bool {
+    SCATTERED.with_borrow_mut(|views| match views.get_mut(&view) {
+        Some(0) => views.remove(&view).is_none(),
+        Some(diffs) => {
+            *diffs -= 1;
+            true
+        }
+        None => false,
+    })
 }
 
 /// What tells the rows of a view from each other.
