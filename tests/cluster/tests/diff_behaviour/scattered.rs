@@ -23,12 +23,12 @@ fn create_scattered_view(db: &mut Session, key: &str, index: &str) {
     ));
 }
 
-/// The key of a row with that number, made of the names of a type.
+/// The key of a row with that number, of that type.
 fn key_of(key: &str, number: &str) -> String {
     match key {
         "numeric" => format!("({number})::numeric / 4"),
         "int[]" => format!("ARRAY[{number} % 50, {number}]"),
-        _ => format!("({number})::{}", key.split(' ').next().unwrap_or(key)),
+        _ => format!("({number})::{key}"),
     }
 }
 

@@ -135,8 +135,8 @@ fn many_rows_that_find_no_room_are_written_together() {
              WHERE id % 500 = 0;
          CREATE MATERIALIZED VIEW v AS SELECT * FROM t;
          CREATE UNIQUE INDEX ON v (id);
-         CREATE UNIQUE INDEX ON v (lower(name));
-         CREATE UNIQUE INDEX ON v (name DESC) INCLUDE (value) WHERE id % 2 = 0;
+         CREATE UNIQUE INDEX ON v (lower(name), id);
+         CREATE UNIQUE INDEX ON v (name DESC) INCLUDE (id) WHERE id % 2 = 0;
          CREATE INDEX ON v (value);
          CREATE INDEX ON v USING hash (value);
          CREATE INDEX ON v USING gin (words);
@@ -149,7 +149,7 @@ fn many_rows_that_find_no_room_are_written_together() {
         ));
         let [inserted, updated, _, deleted] = written_by_diff(&mut db);
         assert_eq!((inserted + updated, inserted - deleted), (ROWS, 0), "round {value}");
-        assert!(updated < ROWS / 10, "{updated} rows were written one by one");
+        assert!((1..ROWS / 10).contains(&updated), "{updated} rows were written one by one");
         db.assert_shows_its_query("v");
         db.assert_sound("v");
         for index_scan in [
