@@ -1,7 +1,6 @@
 //! The units of a delta: values of one column of a view, and the queries that go by them.
 
-use std::collections::HashMap;
-
+use hashbrown::HashTable;
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::relation::Relation;
@@ -67,7 +66,8 @@ impl UnitColumn {
 pub struct Units {
     column: UnitColumn,
     row_type: RowType,
-    places: HashMap<u64, Vec<usize>>,
+    /// Hashes of the values, and their places.
+    known: HashTable<(u64, usize)>,
     values: Vec<Datum>,
     null: bool,
 }
@@ -77,7 +77,7 @@ impl Units {
         Self {
             column,
             row_type: RowType::of_value(column.by_value, column.length),
-            places: HashMap::new(),
+            known: HashTable::new(),
             values: Vec::new(),
             null: false,
         }
@@ -104,16 +104,15 @@ impl Units {
         let (datums, nulls) = ([value], [false]);
         let row = Values { datums: &datums, nulls: &nulls };
         let hash = self.row_type.hash(row);
-        let places = self.places.entry(hash).or_default();
-        let known = places.iter().any(|&place| {
-            let datums = [self.values[place]];
-            self.row_type.same(row, Values { datums: &datums, nulls: &nulls })
-        });
-        if !known {
-            places.push(self.values.len());
+        let Self { known, values, row_type, column, .. } = self;
+        let is_there = |&(other, place): &(u64, usize)| {
+            let datums = [values[place]];
+            other == hash && row_type.same(row, Values { datums: &datums, nulls: &nulls })
+        };
+        if known.find(hash, is_there).is_none() {
+            known.insert_unique(hash, (hash, values.len()), |&(hash, _)| hash);
             // SAFETY: a value of the column's type, as those who call this have it from the table.
-            self.values
-                .push(unsafe { row::copy_value(self.column.by_value, self.column.length, value) });
+            values.push(unsafe { row::copy_value(column.by_value, column.length, value) });
         }
     }
 
