@@ -34,6 +34,7 @@ pub mod row_streams;
 pub mod shared;
 pub mod signals;
 pub mod snapshot;
+pub mod sorter;
 pub mod spool;
 pub mod statement;
 pub mod table_writer;

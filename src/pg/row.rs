@@ -303,6 +303,17 @@ impl Slot {
         }
     }
 
+    /// For rows that are to be stored in a heap.
+    ///
+    /// # Safety
+    /// As for `minimal`.
+    pub(super) unsafe fn whole(descriptor: pg_sys::TupleDesc) -> Self {
+        // SAFETY: a valid descriptor.
+        unsafe {
+            Self(pg_sys::MakeSingleTupleTableSlot(descriptor, &raw const pg_sys::TTSOpsHeapTuple))
+        }
+    }
+
     /// For values that lie elsewhere.
     ///
     /// # Safety
@@ -333,7 +344,7 @@ impl Slot {
     /// Shows these values until it is filled anew.
     ///
     /// # Safety
-    /// A slot made by `borrowed` or `of_table` with as many columns; the values must be there as long as the
+    /// A slot made by `borrowed` with as many columns; the values must be there as long as the
     /// slot is used with them.
     pub(super) unsafe fn show(&mut self, row: Values) {
         // SAFETY: the arrays of the slot have a place for each column.
@@ -350,24 +361,31 @@ impl Slot {
         }
     }
 
-    /// Holds a copy of these values until it is filled anew, in the memory that it was made in; how many bytes.
+    /// Holds a copy of a row until it is filled anew, in the present memory context.
     ///
     /// # Safety
-    /// A slot made by `of_table`, of a heap with as many columns.
-    pub(super) unsafe fn keep(&mut self, row: Values) -> usize {
-        // SAFETY: the values are there until they are copied; slots of heaps hold a tuple then.
+    /// A slot made by `whole`, for such rows.
+    pub(super) unsafe fn keep(&mut self, row: Tuple) {
+        // SAFETY: the copy becomes the property of the slot.
         unsafe {
-            self.show(row);
-            pg_sys::ExecMaterializeSlot(self.0);
-            let tuple = (*self.0.cast::<pg_sys::HeapTupleTableSlot>()).tuple;
-            usize::try_from((*tuple).t_len).unwrap_or_default()
+            let copy = pg_sys::heap_tuple_from_minimal_tuple(row.as_ptr());
+            pg_sys::ExecStoreHeapTuple(copy, self.0, true);
         }
+    }
+
+    /// Shows a row until it is filled anew.
+    ///
+    /// # Safety
+    /// A slot made by `minimal`, for such rows; the row must be there as long as the slot is used with it.
+    pub(super) unsafe fn show_tuple(&mut self, row: Tuple) {
+        // SAFETY: the row does not become the property of the slot.
+        unsafe { pg_sys::ExecStoreMinimalTuple(row.as_ptr(), self.0, false) };
     }
 
     /// Shows a copy until it is filled anew.
     pub fn show_kept(&mut self, kept: &Kept) {
-        // SAFETY: a minimal slot, and a minimal tuple that stays the property of `kept`.
-        unsafe { pg_sys::ExecStoreMinimalTuple(kept.tuple, self.0, false) };
+        // SAFETY: a minimal slot; the copy stays the property of `kept`.
+        unsafe { self.show_tuple(kept.tuple()) };
     }
 
     /// Forgets what is in it.
@@ -485,6 +503,53 @@ impl RowId {
     }
 }
 
+/// A row in one piece, without what it has only in a table; borrowed from wherever it lies.
+#[derive(Clone, Copy)]
+pub struct Tuple<'a>(pg_sys::MinimalTuple, PhantomData<&'a ()>);
+
+impl<'a> Tuple<'a> {
+    /// The one that begins with these words; none if its length is 0.
+    ///
+    /// # Safety
+    /// Such a tuple lies there, as `bytes` had it.
+    pub(super) unsafe fn at(words: &'a [u64]) -> Option<Self> {
+        let tuple = words.as_ptr().cast_mut().cast::<pg_sys::MinimalTupleData>();
+        // SAFETY: the caller vouches for it.
+        unsafe { ((*tuple).t_len != 0).then_some(Self(tuple, PhantomData)) }
+    }
+
+    /// What it consists of, of which the first are its length.
+    pub(super) const fn bytes(&self) -> &'a [u8] {
+        // SAFETY: a tuple is as long as it says.
+        unsafe { std::slice::from_raw_parts(self.0.cast::<u8>(), (*self.0).t_len as usize) }
+    }
+
+    const fn as_ptr(self) -> pg_sys::MinimalTuple {
+        self.0
+    }
+}
+
+/// Calls `body` with the row in a slot of the executor, in one piece and as values.
+///
+/// # Safety
+/// A slot with a row in it.
+pub(super) unsafe fn with_tuple<R>(
+    slot: *mut pg_sys::TupleTableSlot,
+    body: impl FnOnce(Tuple, Values) -> R,
+) -> R {
+    // SAFETY: the values are asked for after the row was made one piece, by which they may have moved; what was
+    // copied for us is ours.
+    unsafe {
+        let mut is_copy = false;
+        let tuple = pg_sys::ExecFetchSlotMinimalTuple(slot, &mut is_copy);
+        let value = body(Tuple(tuple, PhantomData), values(slot));
+        if is_copy {
+            pg_sys::pfree(tuple.cast());
+        }
+        value
+    }
+}
+
 /// A copy of a row, in the memory context that was current; given back by `free` or with the context.
 pub struct Kept {
     tuple: pg_sys::MinimalTuple,
@@ -507,6 +572,10 @@ impl Kept {
         // SAFETY: the tuple is ours; its length is in its header. The allocator rounds up.
         let length = unsafe { (*self.tuple).t_len } as usize;
         length.next_power_of_two() + size_of::<usize>()
+    }
+
+    pub(super) fn tuple(&self) -> Tuple<'_> {
+        Tuple(self.tuple, PhantomData)
     }
 
     pub fn free(self) {

@@ -9,8 +9,9 @@ use pgrx::pg_sys;
 use super::key_order::KeyOrder;
 use super::memory::{Caller, MemoryContext};
 use super::relation::{Relation, Scan};
-use super::row::{ExecutorRow, Kept, RowId, RowType, Slot, Values};
-use super::spool::{Sorter, Spool, Tagged};
+use super::row::{ExecutorRow, Kept, RowId, RowType, Slot, Tuple, Values, with_tuple};
+use super::sorter::{Sorter, Tagged};
+use super::spool::Spool;
 use super::view_query::ViewQuery;
 
 /// What tells rows from each other; columns are counted from 0.
@@ -66,18 +67,27 @@ pub struct Changes {
 }
 
 impl Changes {
-    fn update(&mut self, comparison: &Comparison, new: Values, old: Values, id: RowId) {
+    fn update(
+        &mut self,
+        comparison: &Comparison,
+        (row, new): (Tuple, Values),
+        (old, id): (Values, RowId),
+    ) {
         if comparison.row_type.same_in(&comparison.identity.unique, new, old) {
-            self.updates.write(id.to_number(), new);
+            self.updates.write(id.to_number(), Some(row));
         } else {
             self.replaced += 1;
             self.delete(id);
-            self.insertions.write(0, new);
+            self.insert(row);
         }
     }
 
+    fn insert(&mut self, row: Tuple) {
+        self.insertions.write(0, Some(row));
+    }
+
     fn delete(&mut self, id: RowId) {
-        self.deletions.write(id.to_number(), Values { datums: &[], nulls: &[] });
+        self.deletions.write(id.to_number(), None);
     }
 }
 
@@ -224,9 +234,9 @@ impl<'a> RowStreams<'a> {
                 spilled: None,
                 sorter_bytes: memory_bytes / 4,
                 changes: Changes {
-                    deletions: Spool::of_tags(view, spool_bytes),
-                    updates: Spool::of_rows(view, spool_bytes),
-                    insertions: Spool::of_rows(view, spool_bytes),
+                    deletions: Spool::new(spool_bytes),
+                    updates: Spool::new(spool_bytes),
+                    insertions: Spool::new(spool_bytes),
                     replaced: 0,
                 },
             }
@@ -314,15 +324,18 @@ impl Rows for RowStreams<'_> {
     }
 
     fn update_heads(&mut self) {
-        // SAFETY: as in `new_values`, which would borrow all of this.
-        let new = unsafe { super::row::values(self.new) };
-        self.changes.update(&self.comparison, new, self.scan.values(), self.scan.id());
+        let Self { new, changes, comparison, scan, .. } = self;
+        // SAFETY: set by `set_new`, and not shown another row meanwhile.
+        unsafe {
+            with_tuple(*new, |row, values| {
+                changes.update(comparison, (row, values), (scan.values(), scan.id()));
+            });
+        }
     }
 
     fn insert_head(&mut self) {
         // SAFETY: as in `update_heads`.
-        let new = unsafe { super::row::values(self.new) };
-        self.changes.insertions.write(0, new);
+        unsafe { with_tuple(self.new, |row, _| self.changes.insert(row)) };
     }
 
     fn delete_head(&mut self) {
@@ -330,16 +343,18 @@ impl Rows for RowStreams<'_> {
     }
 
     fn update(&mut self, head: Side, kept: Kept) {
-        self.kept[0].show_kept(&kept);
+        let Self { new, changes, comparison, scan, kept: [slot, _], .. } = self;
+        slot.show_kept(&kept);
         match head {
-            Side::New => {
-                // SAFETY: as in `update_heads`.
-                let new = unsafe { super::row::values(self.new) };
-                self.changes.update(&self.comparison, new, self.kept[0].values(), kept.id);
-            }
+            // SAFETY: as in `update_heads`.
+            Side::New => unsafe {
+                with_tuple(*new, |row, values| {
+                    changes.update(comparison, (row, values), (slot.values(), kept.id));
+                });
+            },
             Side::Old => {
-                let (new, old) = (self.kept[0].values(), self.scan.values());
-                self.changes.update(&self.comparison, new, old, self.scan.id());
+                let new = (kept.tuple(), slot.values());
+                changes.update(comparison, new, (scan.values(), scan.id()));
             }
         }
         kept.free();
@@ -348,15 +363,14 @@ impl Rows for RowStreams<'_> {
     fn update_kept(&mut self, new: Kept, old: Kept) {
         self.kept[0].show_kept(&new);
         self.kept[1].show_kept(&old);
-        let (new_values, old_values) = (self.kept[0].values(), self.kept[1].values());
-        self.changes.update(&self.comparison, new_values, old_values, old.id);
+        let row = (new.tuple(), self.kept[0].values());
+        self.changes.update(&self.comparison, row, (self.kept[1].values(), old.id));
         new.free();
         old.free();
     }
 
     fn insert(&mut self, new: Kept) {
-        self.kept[0].show_kept(&new);
-        self.changes.insertions.write(0, self.kept[0].values());
+        self.changes.insert(new.tuple());
         new.free();
     }
 

@@ -1,225 +1,151 @@
-//! Rows kept outside of memory once they are many: in the order written, or sorted by a number.
+//! Rows in the order in which they were written, kept outside of memory once they are many.
 
-use pgrx::pg_sys::{self, Datum};
-use pgrx::{FromDatum, IntoDatum};
+use std::ffi::c_int;
 
-use super::relation::Relation;
-use super::row::{Slot, Values};
+use pgrx::pg_sys;
 
-/// Columns in front of those of the row: a number to sort by, and one that says which row it is.
-const PREFIX: usize = 2;
+use super::memory::Caller;
+use super::row::Tuple;
 
-/// A row with two numbers in front.
-#[derive(Clone, Copy)]
-pub struct Tagged<'a> {
-    pub sort_key: i64,
-    pub tag: i64,
-    pub row: Values<'a>,
-}
-
-/// The row type of tagged rows, and a place to put one together.
-struct Form {
-    descriptor: pg_sys::TupleDesc,
-    datums: Vec<Datum>,
-    nulls: Vec<bool>,
-}
-
-impl Form {
-    /// The prefix and the first `columns` of a relation.
-    fn of(relation: &Relation, columns: usize) -> Self {
-        let width = PREFIX + columns;
-        let of = relation.descriptor();
-        // SAFETY: every attribute of the template is filled in; 1600 columns leave room for two more.
-        let descriptor = unsafe {
-            let descriptor = pg_sys::CreateTemplateTupleDesc(width as i32);
-            for (index, name) in [c"sort_key", c"tag"].into_iter().enumerate() {
-                let number = index as i16 + 1;
-                pg_sys::TupleDescInitEntry(
-                    descriptor,
-                    number,
-                    name.as_ptr(),
-                    pg_sys::INT8OID,
-                    -1,
-                    0,
-                );
-            }
-            for index in 0..columns as i16 {
-                let to = index + PREFIX as i16 + 1;
-                pg_sys::TupleDescCopyEntry(descriptor, to, of, index + 1);
-            }
-            descriptor
-        };
-        Self { descriptor, datums: vec![Datum::null(); width], nulls: vec![false; width] }
-    }
-
-    fn fill(&mut self, tagged: Tagged) {
-        for (place, number) in [tagged.sort_key, tagged.tag].into_iter().enumerate() {
-            self.datums[place] = number.into_datum().unwrap_or_else(Datum::null);
-        }
-        let columns = self.datums.len() - PREFIX;
-        self.datums[PREFIX..].copy_from_slice(&tagged.row.datums[..columns]);
-        self.nulls[PREFIX..].copy_from_slice(&tagged.row.nulls[..columns]);
-    }
-}
-
-/// The row in a slot of a form.
-fn tagged(slot: &Slot) -> Tagged<'_> {
-    let all = slot.values();
-    let number = |place: usize| {
-        // SAFETY: the prefix of every form is two numbers, never null.
-        unsafe { i64::from_datum(all.datums[place], false) }.unwrap_or_default()
-    };
-    Tagged {
-        sort_key: number(0),
-        tag: number(1),
-        row: Values { datums: &all.datums[PREFIX..], nulls: &all.nulls[PREFIX..] },
-    }
-}
-
-/// Rows in the order in which they were written.
+/// Rows that are written first, and read then; each with a number that says which one it is, or the number alone.
+///
+/// In memory and in the file they are a sequence of words, in which tuples are aligned: the number, and the tuple,
+/// which begins with its length; or 0 in its place. What memory is too small for goes to the file in blocks.
 pub struct Spool {
-    store: *mut pg_sys::Tuplestorestate,
-    form: Form,
-    slot: Slot,
+    /// What was written last; or what is read.
+    block: Vec<u64>,
+    /// Words of it that have been read.
+    read: usize,
+    /// Words that a block has at most, unless it is a single row.
+    most_words: usize,
+    file: Option<TemporaryFile>,
+    is_read: bool,
     rows: u64,
+    /// Where the file belongs.
+    context: Caller,
 }
+
+const WORD: usize = size_of::<u64>();
 
 impl Spool {
-    /// For tags alone.
-    pub fn of_tags(relation: &Relation, memory_bytes: usize) -> Self {
-        Self::new(Form::of(relation, 0), memory_bytes)
-    }
-
-    /// For tagged rows of a table.
-    pub fn of_rows(relation: &Relation, memory_bytes: usize) -> Self {
-        Self::new(Form::of(relation, relation.columns()), memory_bytes)
-    }
-
-    fn new(form: Form, memory_bytes: usize) -> Self {
-        // SAFETY: the descriptor of the form lives in the present memory context, as does the spool.
-        unsafe {
-            Self {
-                store: pg_sys::tuplestore_begin_heap(false, false, kilobytes(memory_bytes)),
-                slot: Slot::minimal(form.descriptor),
-                form,
-                rows: 0,
-            }
+    /// In the present memory context and of this transaction.
+    pub fn new(memory_bytes: usize) -> Self {
+        Self {
+            block: Vec::new(),
+            read: 0,
+            most_words: memory_bytes / WORD,
+            file: None,
+            is_read: false,
+            rows: 0,
+            context: Caller::now(),
         }
     }
 
-    /// Appends a row; its values are copied.
-    pub fn write(&mut self, tag: i64, row: Values) {
-        self.form.fill(Tagged { sort_key: 0, tag, row });
+    /// Appends a row, which is copied.
+    pub fn write(&mut self, tag: i64, row: Option<Tuple>) {
+        let bytes = row.as_ref().map_or(&[][..], Tuple::bytes);
+        // Without a tuple, its length is there all the same.
+        let words = 1 + bytes.len().div_ceil(WORD).max(1);
+        if !self.block.is_empty() && self.block.len() + words > self.most_words {
+            self.store();
+        }
         self.rows += 1;
-        // SAFETY: the arrays have a place for each column of the form.
-        unsafe {
-            pg_sys::tuplestore_putvalues(
-                self.store,
-                self.form.descriptor,
-                self.form.datums.as_mut_ptr(),
-                self.form.nulls.as_mut_ptr(),
-            );
+        self.block.push(tag.cast_unsigned());
+        let (whole, rest) = bytes.as_chunks::<WORD>();
+        self.block.extend(whole.iter().map(|&word| u64::from_ne_bytes(word)));
+        if !rest.is_empty() || whole.is_empty() {
+            let mut last = [0; WORD];
+            last[..rest.len()].copy_from_slice(rest);
+            self.block.push(u64::from_ne_bytes(last));
         }
     }
 
     /// The next row from the beginning. Once reading has begun, nothing is written any more.
-    pub fn read(&mut self) -> Option<Tagged<'_>> {
-        // SAFETY: store and slot have the same row type.
-        let found =
-            unsafe { pg_sys::tuplestore_gettupleslot(self.store, true, false, self.slot.as_ptr()) };
-        found.then(|| tagged(&self.slot))
+    pub fn read(&mut self) -> Option<(i64, Option<Tuple<'_>>)> {
+        if !std::mem::replace(&mut self.is_read, true) && self.file.is_some() {
+            self.store();
+            self.file.as_mut()?.rewind();
+        }
+        if self.read == self.block.len() {
+            self.block.clear();
+            self.read = 0;
+            if !self.file.as_mut()?.read(&mut self.block) {
+                return None;
+            }
+        }
+        let tag = *self.block.get(self.read)?;
+        // SAFETY: a tuple as it was written lies there, or 0 as its length.
+        let row = unsafe { Tuple::at(&self.block[self.read + 1..]) };
+        self.read += 1 + row.as_ref().map_or(1, |row| row.bytes().len().div_ceil(WORD));
+        Some((tag.cast_signed(), row))
     }
 
     /// How many rows were written.
     pub const fn rows(&self) -> u64 {
         self.rows
     }
-}
 
-impl Drop for Spool {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            self.slot.clear();
-            // SAFETY: begun by `new`; after an ERROR the transaction removes its files.
-            unsafe { pg_sys::tuplestore_end(self.store) };
-        }
+    /// Moves the block to the file.
+    fn store(&mut self) {
+        let file = self.file.get_or_insert_with(|| self.context.run(TemporaryFile::new));
+        file.write(&self.block);
+        self.block.clear();
     }
 }
 
-/// Rows that come back sorted by their number, however many they are.
-pub struct Sorter {
-    sort: *mut pg_sys::Tuplesortstate,
-    form: Form,
-    row: Slot,
-    slot: Slot,
-    sorted: bool,
-}
+/// A file of blocks of words. After an ERROR the transaction removes it.
+struct TemporaryFile(*mut pg_sys::BufFile);
 
-impl Sorter {
-    /// For tagged rows of a table.
-    pub fn new(relation: &Relation, memory_bytes: usize) -> Self {
-        let form = Form::of(relation, relation.columns());
-        let (mut column, mut nulls_first) = (1_i16, false);
-        let mut operator = pg_sys::Oid::from(pg_sys::Int8LessOperator);
-        let mut collation = pg_sys::InvalidOid;
-        // SAFETY: one sort column, described by variables that the call copies.
-        unsafe {
-            let sort = pg_sys::tuplesort_begin_heap(
-                form.descriptor,
-                1,
-                &mut column,
-                &mut operator,
-                &mut collation,
-                &mut nulls_first,
-                kilobytes(memory_bytes),
-                std::ptr::null_mut(),
-                Default::default(),
-            );
-            let (row, slot) = (Slot::borrowed(form.descriptor), Slot::minimal(form.descriptor));
-            Self { sort, form, row, slot, sorted: false }
-        }
+impl TemporaryFile {
+    fn new() -> Self {
+        // SAFETY: inside a transaction.
+        Self(unsafe { pg_sys::BufFileCreateTemp(false) })
     }
 
-    /// Takes in a row; its values are copied.
-    pub fn write(&mut self, tagged: Tagged) {
-        self.form.fill(tagged);
-        // SAFETY: the arrays have a place for each column of the form, and outlive the call.
-        unsafe {
-            self.row.show(Values { datums: &self.form.datums, nulls: &self.form.nulls });
-            pg_sys::tuplesort_puttupleslot(self.sort, self.row.as_ptr());
-        }
-    }
-
-    /// The next row in the order of the numbers. Once reading has begun, nothing is written any more.
-    pub fn read(&mut self) -> Option<Tagged<'_>> {
-        // SAFETY: sort and slot have the same row type.
-        let found = unsafe {
-            if !std::mem::replace(&mut self.sorted, true) {
-                pg_sys::tuplesort_performsort(self.sort);
+    fn write(&mut self, block: &[u64]) {
+        for words in [&[block.len() as u64], block] {
+            // SAFETY: the file is open; as many bytes are there.
+            unsafe {
+                pg_sys::BufFileWrite(self.0, words.as_ptr().cast_mut().cast(), size_of_val(words));
             }
-            pg_sys::tuplesort_gettupleslot(
-                self.sort,
-                true,
-                false,
-                self.slot.as_ptr(),
-                std::ptr::null_mut(),
-            )
-        };
-        found.then(|| tagged(&self.slot))
-    }
-}
-
-impl Drop for Sorter {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            self.slot.clear();
-            // SAFETY: begun by `new`; after an ERROR the transaction removes its files.
-            unsafe { pg_sys::tuplesort_end(self.sort) };
         }
     }
+
+    /// To the first block.
+    fn rewind(&mut self) {
+        const FROM_BEGIN: c_int = 0;
+        // SAFETY: the file is open.
+        if unsafe { pg_sys::BufFileSeek(self.0, 0, 0, FROM_BEGIN) } != 0 {
+            pgrx::error!("could not rewind a temporary file");
+        }
+    }
+
+    /// Reads the next block; false after the last.
+    fn read(&mut self, block: &mut Vec<u64>) -> bool {
+        let mut length = [0];
+        if !self.fill(&mut length) {
+            return false;
+        }
+        block.resize(usize::try_from(length[0]).unwrap_or_default(), 0);
+        if !self.fill(block) {
+            pgrx::error!("a temporary file is shorter than what was written to it");
+        }
+        true
+    }
+
+    /// Reads so many words, or none at the end.
+    fn fill(&mut self, words: &mut [u64]) -> bool {
+        let expected = size_of_val(words);
+        // SAFETY: the file is open; there is room for as many bytes.
+        unsafe { pg_sys::BufFileRead(self.0, words.as_mut_ptr().cast(), expected) == expected }
+    }
 }
 
-/// The smallest that the server's own sorts take is 64 kB.
-fn kilobytes(bytes: usize) -> i32 {
-    i32::try_from(bytes / 1024).unwrap_or(i32::MAX).max(64)
+impl Drop for TemporaryFile {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: opened by `new`.
+            unsafe { pg_sys::BufFileClose(self.0) };
+        }
+    }
 }

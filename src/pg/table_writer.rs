@@ -11,7 +11,7 @@ use super::capture_trigger::ViewLog;
 use super::index_writer::{Entries, IndexWriter};
 use super::memory::MemoryContext;
 use super::relation::Relation;
-use super::row::{RowId, Slot, Values};
+use super::row::{RowId, Slot, Tuple};
 use super::{change_writer, transaction};
 
 /// A table opened for writing, with its indexes.
@@ -23,8 +23,14 @@ pub struct TableWriter<'a> {
     slot: Slot,
     /// Rows that are stored together.
     batch: Batch,
-    /// Where changes are noted for views that read this one, and the rows that were there before.
-    log: Option<(ViewLog, Slot)>,
+    notes: Option<Notes>,
+}
+
+/// Where changes are noted for views that read this one.
+struct Notes {
+    log: ViewLog,
+    old: Slot,
+    new: Slot,
 }
 
 /// Rows that wait until there are many of them.
@@ -49,7 +55,7 @@ impl<'a> TableWriter<'a> {
             indexes: IndexWriter::open(relation),
             placement: Placement::default(),
             // SAFETY: the relation is open as long as the writer is.
-            slot: unsafe { Slot::borrowed(relation.descriptor()) },
+            slot: unsafe { Slot::whole(relation.descriptor()) },
             batch: Batch {
                 slots: Vec::new(),
                 filled: 0,
@@ -57,7 +63,7 @@ impl<'a> TableWriter<'a> {
                 entries: Entries::OfNewRows,
                 memory: MemoryContext::new(),
             },
-            log: ViewLog::of(relation).map(|log| (log, Slot::of_table(relation))),
+            notes: Notes::of(relation),
         }
     }
 
@@ -70,18 +76,14 @@ impl<'a> TableWriter<'a> {
     }
 
     /// Stores a new row.
-    pub fn insert(&mut self, row: Values) {
-        if let Some((log, _)) = &self.log {
-            // SAFETY: a row of this table.
-            unsafe { log.note(None, Some(row)) };
-        }
+    pub fn insert(&mut self, row: Tuple) {
+        self.note(None, Some(row));
         self.add(Entries::OfNewRows, row);
     }
 
     /// Stores a new version of a row, which has the same values in all columns of unique indexes.
-    pub fn update(&mut self, mut id: RowId, row: Values) {
-        // SAFETY: the row with that id is visible to the active snapshot.
-        unsafe { self.note_old(&mut id, Some(row)) };
+    pub fn update(&mut self, id: RowId, row: Tuple) {
+        self.note(Some(id), Some(row));
         if self.placement.is_to_try() {
             let stayed = self.replace(id, row);
             self.placement.tried(stayed);
@@ -92,9 +94,8 @@ impl<'a> TableWriter<'a> {
     }
 
     /// Removes a row.
-    pub fn delete(&mut self, mut id: RowId) {
-        // SAFETY: the row with that id is visible to the active snapshot.
-        unsafe { self.note_old(&mut id, None) };
+    pub fn delete(&mut self, id: RowId) {
+        self.note(Some(id), None);
         self.remove(id);
     }
 
@@ -112,12 +113,11 @@ impl<'a> TableWriter<'a> {
 
     /// Stores a new version of a row, on the same page if there is room, and tells whether that was so and no
     /// index needed an entry of it.
-    fn replace(&mut self, mut id: RowId, row: Values) -> bool {
+    fn replace(&mut self, mut id: RowId, row: Tuple) -> bool {
         pgrx::check_for_interrupts!();
-        // SAFETY: a row of this table, which is there until the slot is filled anew; the row with that id is
-        // visible to the active snapshot.
+        // SAFETY: a row of this table; the one with that id is visible to the active snapshot.
         unsafe {
-            self.slot.show(row);
+            self.slot.keep(row);
             let mut indexes = Default::default();
             pg_sys::simple_table_tuple_update(
                 self.relation.as_ptr(),
@@ -134,7 +134,7 @@ impl<'a> TableWriter<'a> {
         }
     }
 
-    fn add(&mut self, entries: Entries, row: Values) {
+    fn add(&mut self, entries: Entries, row: Tuple) {
         if entries != self.batch.entries {
             self.store();
             self.batch.entries = entries;
@@ -173,37 +173,60 @@ impl<'a> TableWriter<'a> {
         (self.batch.filled, self.batch.bytes) = (0, 0);
     }
 
-    /// Notes that the row with that id goes, or that another takes its place.
+    fn note(&mut self, old: Option<RowId>, new: Option<Tuple>) {
+        if let Some(notes) = &mut self.notes {
+            // SAFETY: rows of this table, of which the old one is visible to the active snapshot.
+            unsafe { notes.note(self.relation, old, new) };
+        }
+    }
+}
+
+impl Notes {
+    fn of(relation: &Relation) -> Option<Self> {
+        let log = ViewLog::of(relation)?;
+        // SAFETY: the relation is open as long as whoever holds this.
+        let new = unsafe { Slot::minimal(relation.descriptor()) };
+        Some(Self { log, old: Slot::of_table(relation), new })
+    }
+
+    /// Notes that a row comes, or that the one with that id goes, or that one takes the place of the other.
     ///
     /// # Safety
-    /// The row is visible to the active snapshot.
-    unsafe fn note_old(&mut self, id: &mut RowId, new: Option<Values>) {
-        let Some((log, slot)) = &mut self.log else { return };
+    /// Rows of that table, of which the old one is visible to the active snapshot.
+    unsafe fn note(&mut self, relation: &Relation, old: Option<RowId>, new: Option<Tuple>) {
         // SAFETY: every table can fetch a row by its id, into a slot of its own kind.
         unsafe {
-            let access = &*(*self.relation.as_ptr()).rd_tableam;
-            let snapshot = pg_sys::GetActiveSnapshot();
-            let found = access.tuple_fetch_row_version.is_some_and(|fetch| {
-                fetch(self.relation.as_ptr(), id.as_mut_ptr(), snapshot, slot.as_ptr())
-            });
-            if !found {
-                pgrx::error!("a row that is to be replaced is not there");
+            if let Some(mut id) = old {
+                let access = &*(*relation.as_ptr()).rd_tableam;
+                let snapshot = pg_sys::GetActiveSnapshot();
+                let found = access.tuple_fetch_row_version.is_some_and(|fetch| {
+                    fetch(relation.as_ptr(), id.as_mut_ptr(), snapshot, self.old.as_ptr())
+                });
+                if !found {
+                    pgrx::error!("a row that is to be replaced is not there");
+                }
             }
-            pg_sys::slot_getallattrs(slot.as_ptr());
-            log.note(Some(slot.values()), new);
-            slot.clear();
+            if let Some(new) = new {
+                self.new.show_tuple(new);
+            }
+            let (old, new) = (old.map(|_| self.old.values()), new.map(|_| self.new.values()));
+            self.log.note(old, new);
+            self.old.clear();
+            self.new.clear();
         }
     }
 }
 
 impl Batch {
-    fn add(&mut self, relation: &Relation, row: Values) {
-        if self.filled == self.slots.len() {
-            self.slots.push(Slot::of_table(relation));
+    fn add(&mut self, relation: &Relation, row: Tuple) {
+        // SAFETY: the relation is open as long as the writer is; a row of it.
+        unsafe {
+            if self.filled == self.slots.len() {
+                self.slots.push(Slot::whole(relation.descriptor()));
+            }
+            self.slots[self.filled].keep(row);
         }
-        let slot = &mut self.slots[self.filled];
-        // SAFETY: a row of the table; the slot holds a copy of it before the values go away.
-        self.bytes += unsafe { slot.keep(row) };
+        self.bytes += row.bytes().len();
         self.filled += 1;
     }
 }

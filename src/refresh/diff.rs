@@ -133,17 +133,21 @@ pub(super) fn apply(relation: &Relation, changes: Changes, running: &RunningMark
     let rows = deletions.rows() + updates.rows() + insertions.rows();
     let mut meter = Meter::begin(running, Phase::Writing, rows);
     let mut writer = TableWriter::open(relation);
-    while let Some(deletion) = deletions.read() {
+    while let Some((id, _)) = deletions.read() {
         meter.count();
-        writer.delete(RowId::from_number(deletion.tag));
+        writer.delete(RowId::from_number(id));
     }
-    while let Some(update) = updates.read() {
+    while let Some((id, row)) = updates.read() {
         meter.count();
-        writer.update(RowId::from_number(update.tag), update.row);
+        if let Some(row) = row {
+            writer.update(RowId::from_number(id), row);
+        }
     }
-    while let Some(insertion) = insertions.read() {
+    while let Some((_, row)) = insertions.read() {
         meter.count();
-        writer.insert(insertion.row);
+        if let Some(row) = row {
+            writer.insert(row);
+        }
     }
     writer.finish();
     RowChanges {
