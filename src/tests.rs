@@ -274,6 +274,32 @@ mod tests {
     }
 
     #[pg_test]
+    fn a_refresh_within_another_leaves_the_time_limit_of_that_one() {
+        set_up();
+        run("CREATE FUNCTION refreshes_another() RETURNS int LANGUAGE plpgsql AS $$
+             BEGIN
+                 PERFORM cache_refresher.refresh('public.v');
+                 PERFORM pg_sleep(5);
+                 RETURN 1;
+             END $$;
+             CREATE MATERIALIZED VIEW around AS SELECT public.refreshes_another() AS id WITH NO DATA;
+             SELECT cache_refresher.register('around', timeout => '200 ms');
+             SELECT cache_refresher.register('v', timeout => '1 h')");
+        assert_eq!(caught("SELECT cache_refresher.refresh('around')"), "57014");
+        // That the refresh within takes too long is said of itself only.
+        run("CREATE FUNCTION slow() RETURNS int LANGUAGE sql AS 'SELECT 1 FROM pg_sleep(5)';
+             CREATE MATERIALIZED VIEW slow AS SELECT slow() AS id WITH NO DATA;
+             SELECT cache_refresher.register('slow', timeout => '100 ms');
+             SELECT cache_refresher.alter('around', timeout => '1 h');
+             CREATE OR REPLACE FUNCTION refreshes_another() RETURNS int LANGUAGE sql AS
+                 $$SELECT 1 FROM cache_refresher.refresh('public.slow')$$");
+        assert_eq!(caught("SELECT cache_refresher.refresh('around')"), "57014");
+        assert_eq!(held(), (0, 0));
+        assert_eq!(caught("SELECT cache_refresher.refresh('v')"), "00000");
+        run("SELECT pg_sleep(0.3)");
+    }
+
+    #[pg_test]
     fn a_refresh_in_use_by_this_session_is_refused_and_leaves_nothing() {
         set_up();
         run("DO $$

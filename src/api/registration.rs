@@ -147,13 +147,21 @@ fn unregister(view: Option<String>) -> std::result::Result<(), ErrorReport> {
     let text = view.ok_or(Error::NullArgument { argument: "view" })?;
     require_writable()?;
     let (schema, name) = parse_name(&text)?;
-    match resolve(schema.as_deref(), &name)? {
-        Some(oid) => {
-            let (view, registration) = registered(Some(oid))?;
+    let found = match resolve(schema.as_deref(), &name)? {
+        Some(oid) => registered(Some(oid)).map(Some),
+        None => Ok(None),
+    };
+    match found {
+        Ok(Some((view, registration))) => {
             registry::delete(&registration.name)?;
             install::end(view.oid)?;
         }
-        None => registry::delete(&missing(schema, name)?)?,
+        Ok(None) => registry::delete(&missing(schema, name)?)?,
+        // Something else may have taken the name of a view that is gone.
+        Err(error @ Error::NotMaterializedView { .. }) => {
+            registry::delete(&missing(schema, name).map_err(|_| error)?)?;
+        }
+        Err(error) => return Err(error.into()),
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use crate::catalog::registry::{self, Registration};
 use crate::catalog::view::{self, View};
 use crate::error::{Error, Result};
 use crate::guc::RefreshSettings;
-use crate::pg::deadline::Deadline;
+use crate::pg::deadline;
 use crate::pg::lock::{self, RefreshLock};
 use crate::pg::report::{self, Caught};
 use crate::pg::shared::{Job, Report};
@@ -164,7 +164,7 @@ fn failed(
     settings: &RefreshSettings,
 ) -> History {
     let finished_at = clock::now();
-    let cancelled = caught.is_cancel() && !Deadline::has_passed();
+    let cancelled = !deadline::last_had_passed() && caught.is_cancel();
     let (after, verdict) = if cancelled && signals::terminate_requested() {
         // The process is told to leave: the refresh is as due as it was.
         (known.history, None)

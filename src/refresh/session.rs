@@ -16,7 +16,7 @@ use crate::catalog::view::View;
 use crate::catalog::{attempts, binding};
 use crate::error::{Error, Result};
 use crate::guc::RefreshSettings;
-use crate::pg::deadline::Deadline;
+use crate::pg::deadline;
 use crate::pg::lock::RefreshLock;
 use crate::pg::report::Caught;
 use crate::pg::shared::{self, Failure, Text};
@@ -244,7 +244,7 @@ pub(super) fn logging_failure<R>(
                 role: role.to_u32(),
                 started_at,
                 finished_at: clock::now(),
-                cancelled: error.is_cancel() && !Deadline::has_passed(),
+                cancelled: !deadline::last_had_passed() && error.is_cancel(),
                 sqlstate: Text::new(&error.sqlstate()),
                 message: Text::new(&error.full_message()),
             });

@@ -310,9 +310,10 @@ impl Process {
             self.running.remove(&view);
             self.board.finish(view, now);
             match report {
-                // Populated or not matters only to a view that was never tried.
                 Report::Ended(history) => {
-                    let populated = history.consecutive_failures == 0;
+                    // A refresh that was cut off by the end of its worker leaves the history as it was.
+                    let populated =
+                        history.last_finished.is_some() && history.consecutive_failures == 0;
                     self.board.apply(view, history, populated, now);
                 }
                 Report::Busy => self.board.postpone(view, now.plus(LOOK_AGAIN)),

@@ -137,8 +137,8 @@ impl Board {
         self.schedule_all(now);
     }
 
-    /// Takes in what has become of a view. Unknown views are ignored: they were unregistered
-    /// meanwhile.
+    /// Takes in what has become of a view, and whether that has given it content. Unknown views are
+    /// ignored: they were unregistered meanwhile.
     pub fn apply(&mut self, id: ViewId, history: History, populated: bool, now: Timestamp) {
         self.observe(now);
         self.dequeue(id);
@@ -146,7 +146,7 @@ impl Board {
         if let Some(view) = self.views.get_mut(&id) {
             changed = view.entry.history.changed_at != history.changed_at;
             view.entry.history = history;
-            view.entry.populated = populated;
+            view.entry.populated |= populated;
             view.change = view.change.and_then(|change| unshown(change, &history));
             view.not_before = None;
         }

@@ -16,7 +16,8 @@ pub(super) struct Hold {
 pub fn hold(oid: u32, pid: i32) -> (Vec<i32>, bool) {
     write(
         |shared| {
-            let placed = shared.is_held(oid) && shared.holds.iter().any(|hold| hold.pid == pid)
+            let is_held = |hold: &Hold| hold.pid == pid && hold.database == oid;
+            let placed = shared.holds.iter().any(is_held)
                 || match shared.holds.iter_mut().find(|hold| hold.pid == 0) {
                     Some(place) => {
                         *place = Hold { database: oid, pid };

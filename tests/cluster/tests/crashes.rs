@@ -119,6 +119,30 @@ fn terminating_a_busy_worker_is_survived_and_its_refresh_is_logged_as_cancelled(
 }
 
 #[test]
+fn a_first_population_that_is_cut_off_is_taken_up_again_at_once() {
+    let (server, mut app) = start();
+    app.run(
+        "CREATE TABLE blocker (id int);
+         CREATE MATERIALIZED VIEW first AS SELECT * FROM blocker WITH NO DATA",
+    );
+    let mut other = server.connect("app");
+    other.run("BEGIN");
+    other.run("LOCK blocker");
+    app.register("first", "1 day");
+    let mut found = None;
+    server.wait_until("a worker waits for the table", PATIENCE, || {
+        let mut waiting = server.processes().into_iter();
+        found = waiting
+            .find(|p| p.kind == WORKER && p.wait_event.as_deref() == Some("relation"))
+            .map(|process| process.pid);
+        found.is_some()
+    });
+    terminate(&server, &mut app, found.unwrap());
+    other.run("ROLLBACK");
+    app.wait_for_refreshes_within(seconds(10), "first", 1);
+}
+
+#[test]
 fn terminating_everything_again_and_again_is_survived() {
     let (server, mut app) = start();
     for _ in 0..5 {

@@ -201,6 +201,14 @@ DROP MATERIALIZED VIEW gone, app.gone;
 SELECT cache_refresher.unregister('gone');
 SELECT cache_refresher.unregister('app.gone');
 SELECT cache_refresher.unregister('gone');
+-- Something else may have its name by then.
+CREATE MATERIALIZED VIEW gone AS SELECT 1 AS id;
+SELECT cache_refresher.register('gone');
+DROP MATERIALIZED VIEW gone;
+CREATE TABLE gone (id int);
+SELECT cache_refresher.unregister('gone');
+SELECT cache_refresher.unregister('gone');
+DROP TABLE gone;
 SELECT count(*) AS registrations FROM _cache_refresher.registry;
 
 DROP VIEW registered;
