@@ -112,7 +112,7 @@ COMMENT ON FUNCTION cache_refresher.cancel IS 'cancel the running refresh of a v
 
 CREATE FUNCTION cache_refresher.grant_refresh(view regclass, role regrole)
 RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'grant_refresh_wrapper';
-COMMENT ON FUNCTION cache_refresher.grant_refresh IS 'let a role refresh and cancel a registered view that it does not own';
+COMMENT ON FUNCTION cache_refresher.grant_refresh IS 'let a role refresh, invalidate and cancel a registered view that it does not own';
 
 CREATE FUNCTION cache_refresher.revoke_refresh(view regclass, role regrole)
 RETURNS void LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'revoke_refresh_wrapper';

@@ -54,7 +54,8 @@ SELECT c.oid::regclass AS view,
        r.registered_at,
        pg_catalog.pg_stat_get_dead_tuples(c.oid) AS dead_rows,
        r.on_change,
-       coalesce(a.skips, 0) AS skips
+       coalesce(a.skips, 0) AS skips,
+       a.skipped_at AS last_skipped_at
   FROM _cache_refresher.registry r
   LEFT JOIN _cache_refresher.binding b ON (b.view_schema, b.view_name) = (r.view_schema, r.view_name)
   LEFT JOIN pg_catalog.pg_class c ON c.oid = b.view AND c.relkind = 'm'
@@ -74,6 +75,7 @@ COMMENT ON COLUMN cache_refresher.status.interval_source IS 'the registry or the
 COMMENT ON COLUMN cache_refresher.status.next_refresh_at IS 'by its own schedule; new rows in what it reads can bring a view on earlier';
 COMMENT ON COLUMN cache_refresher.status.staleness IS 'fresh: proved to show all that is committed; stale: it does not; unknown: not all changes of what it reads are captured';
 COMMENT ON COLUMN cache_refresher.status.skips IS 'refreshes that were not needed: nothing had changed';
+COMMENT ON COLUMN cache_refresher.status.last_skipped_at IS 'when a refresh was not needed last';
 COMMENT ON COLUMN cache_refresher.status.dead_rows IS 'old versions of rows that VACUUM has not removed yet';
 COMMENT ON COLUMN cache_refresher.status.last_error IS 'shown to those with the rights of the view''s owner';
 
@@ -180,6 +182,7 @@ BEGIN ATOMIC
             CASE v.state
                 WHEN 'missing' THEN 'Create it again, or call cache_refresher.unregister.'
                 WHEN 'suspended' THEN 'Mend the cause, then call cache_refresher.resume or refresh.'
+                WHEN 'paused' THEN 'It is paused: mend the cause, then call cache_refresher.resume.'
                 ELSE 'It is retried by itself. See cache_refresher.refresh_log.' END
        FROM cache_refresher.status v
       WHERE v.state IN ('missing', 'suspended') OR v.consecutive_failures > 0
@@ -192,6 +195,21 @@ BEGIN ATOMIC
                 || 'MATERIALIZED VIEW ... SET (autovacuum_vacuum_scale_factor = 0.05, fillfactor = 90).'
        FROM cache_refresher.status v
       WHERE v.dead_rows >= 10000 AND v.dead_rows > v.rows
+      ORDER BY v.view_schema, v.view_name)
+    UNION ALL
+    -- By the same estimate as auto_full goes by.
+    (SELECT 'view ' || pg_catalog.format('%I.%I', v.view_schema, v.view_name) || ' bloat',
+            'warning',
+            pg_catalog.format('%s for %s rows: several times what they need',
+                pg_catalog.pg_size_pretty(pg_catalog.pg_relation_size(c.oid)), c.reltuples::bigint),
+            'VACUUM keeps the room for new rows. If it is not needed: refresh it once with method => ''full'' when '
+                || 'readers can wait, or set cache_refresher.auto_full.'
+       FROM cache_refresher.status v
+       JOIN pg_catalog.pg_class c ON c.oid = v.view
+      CROSS JOIN LATERAL (SELECT pg_catalog.sum(s.avg_width) AS bytes FROM pg_catalog.pg_stats s
+                           WHERE s.schemaname = v.view_schema AND s.tablename = v.view_name
+                             AND c.relpages > 100) width
+      WHERE c.reltuples > 0 AND c.relpages > 100 + 4 * c.reltuples / 8152 * (28 + width.bytes)
       ORDER BY v.view_schema, v.view_name);
 END;
 COMMENT ON FUNCTION cache_refresher.health IS 'what works and what does not: ok, warning or critical, with the remedy';

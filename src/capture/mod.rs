@@ -1,9 +1,9 @@
 //! Change capture: what has happened to the sources of a view since its content was made.
 //!
 //! Triggers write to a log beside each source, in the writer's transaction; whoever refreshes a materialized view
-//! that others read does it himself. A view remembers the
-//! snapshot of its last refresh; its changes are those that this snapshot does not show. What no
-//! trigger sees, above all DDL, shows in a fingerprint of everything that the view's rows depend on.
+//! that others read does it himself. A view remembers the snapshot of its last refresh; its changes are those that
+//! this snapshot does not show. What no trigger sees, above all DDL, shows in a fingerprint of everything that the
+//! view's rows depend on.
 
 pub mod install;
 pub mod obstacle;
@@ -37,8 +37,8 @@ pub struct Knowledge {
 /// What has happened to the sources of a view since its content was made.
 #[derive(Debug, Clone)]
 pub enum Changes {
-    /// Anything may have.
-    Unknown,
+    /// Anything may have; why that is not known, if there is something to say about it.
+    Unknown(Option<String>),
     /// Nothing: the content is what the query would return now.
     None,
     /// What the logs say of transactions that this does not show.
@@ -90,8 +90,8 @@ impl Definition {
 /// In place of a fingerprint: what the view depends on has changed while it was refreshed.
 const CHANGED_MEANWHILE: &str = "changed meanwhile";
 
-/// To be called when the rows of a view have been computed. If what it depends on has changed since it was looked at,
-/// it is to be refreshed once more: once, since it may be the refresh itself that changes something.
+/// To be called when the rows of a view have been computed. If what it depends on has changed since it was looked
+/// at, it is to be refreshed once more: once, since it may be the refresh itself that changes something.
 pub fn conclude(view: Oid, definition: &Definition, knowledge: &mut Knowledge) -> Result<()> {
     if let Some(fingerprint) = &mut knowledge.basis.fingerprint
         && (fingerprint == CHANGED_MEANWHILE || !definition.still_holds(view)?)
@@ -104,8 +104,8 @@ pub fn conclude(view: Oid, definition: &Definition, knowledge: &mut Knowledge) -
     Ok(())
 }
 
-/// The same when some rows have been computed, which leaves the proof of the others as it is: it has to be one of the
-/// same definition.
+/// The same when some rows have been computed, which leaves the proof of the others as it is: it has to be one of
+/// the same definition.
 pub fn conclude_part(view: Oid, definition: &Definition, settings: &str) -> Result<()> {
     let stored = proof::basis(view)?.and_then(|basis| basis.fingerprint);
     let Some(stored) = stored else { return Ok(()) };
@@ -127,14 +127,14 @@ pub fn examine(view: Oid, definition: Option<&Definition>, settings: &str) -> Re
             before: None,
             changed_before: false,
             basis: Basis { shown, fingerprint: None },
-            changes: Changes::Unknown,
+            changes: Changes::Unknown(None),
         });
     };
     let mut fingerprint = definition.under(settings);
     let basis = proof::basis(view)?;
     let before = basis.as_ref().map(|basis| basis.shown.clone());
-    let stored = basis.as_ref().and_then(|basis| basis.fingerprint.as_deref());
-    let changed_before = stored == Some(CHANGED_MEANWHILE);
+    let stored = basis.as_ref().and_then(|basis| basis.fingerprint.clone());
+    let changed_before = stored.as_deref() == Some(CHANGED_MEANWHILE);
     let trusted = basis.filter(|basis| basis.fingerprint.as_deref() == Some(&fingerprint));
     if let Some(Basis { shown: last, .. }) = trusted {
         let invalidated = proof::invalidated_since(view, Some(&last))?.is_some();
@@ -144,8 +144,10 @@ pub fn examine(view: Oid, definition: Option<&Definition>, settings: &str) -> Re
         if !holds {
             CHANGED_MEANWHILE.clone_into(&mut fingerprint);
         }
-        let changes = if invalidated || !holds {
-            Changes::Unknown
+        let changes = if invalidated {
+            Changes::Unknown(Some(INVALIDATED.to_owned()))
+        } else if !holds {
+            Changes::Unknown(Some(REDEFINED.to_owned()))
         } else if unshown.is_none() {
             Changes::None
         } else {
@@ -154,11 +156,23 @@ pub fn examine(view: Oid, definition: Option<&Definition>, settings: &str) -> Re
         let basis = Basis { shown, fingerprint: Some(fingerprint) };
         return Ok(Knowledge { before, changed_before, basis, changes });
     }
-    let proved = !capture::begins_here(view)? && obstacle::of(view)?.is_none();
+    let obstacle = obstacle::of(view)?;
+    let proved = obstacle.is_none() && !capture::begins_here(view)?;
+    let why = match (obstacle, stored) {
+        (Some(obstacle), _) => obstacle.reason(),
+        (None, Some(_)) => REDEFINED.to_owned(),
+        (None, None) => UNPROVED.to_owned(),
+    };
     let fingerprint = proved.then_some(fingerprint);
     let basis = Basis { shown, fingerprint };
-    Ok(Knowledge { before, changed_before, basis, changes: Changes::Unknown })
+    Ok(Knowledge { before, changed_before, basis, changes: Changes::Unknown(Some(why)) })
 }
+
+const INVALIDATED: &str = "it was invalidated, or more has changed than is kept";
+const REDEFINED: &str =
+    "what it reads was redefined or truncated, or it is refreshed under other settings";
+const UNPROVED: &str =
+    "it is the first refresh since its changes are captured, or since one by hand";
 
 /// Where the rows of a view are has changed since `basis` was looked at, by this refresh.
 pub fn follow_to_new_file(view: Oid, basis: &mut Basis) -> Result<()> {
@@ -277,11 +291,11 @@ pub fn content_replaced() -> Result<()> {
     Ok(())
 }
 
-/// Of so many refreshes no more than one looks through whole logs,
+/// Of so many refreshes no more than one looks through a whole log, however small that is.
 const SWEEP_AT_MOST: u32 = 64;
-/// and of so many one does in any case;
+/// Of so many refreshes one looks through a whole log, however large that is.
 const SWEEP_AT_LEAST: u32 = 512;
-/// in between they look through so many blocks each, on average.
+/// Within these limits whole logs are looked through so often that it makes so many blocks a refresh, on average.
 const SWEPT_BLOCKS: u32 = 8;
 
 /// A log larger than this costs more to read than a diff of most views.

@@ -54,7 +54,23 @@ pub struct Findings {
     pub restless: Option<Restless>,
     /// It uses rows as a whole: all columns matter.
     pub whole_rows: bool,
+    /// An aggregate whose result depends on the order in which rows come, which the query leaves open.
+    pub unordered: Option<String>,
 }
+
+/// Built-in aggregates that put values together in the order in which they come.
+const COLLECTING: &[&CStr] = &[
+    c"array_agg",
+    c"json_agg",
+    c"json_object_agg",
+    c"jsonb_agg",
+    c"jsonb_object_agg",
+    c"string_agg",
+    c"xmlagg",
+];
+
+/// Those whose result does not depend on the order even where they compute with floating-point numbers.
+const ORDERLESS: &[&CStr] = &[c"any_value", c"count", c"max", c"min"];
 
 /// Built-in functions that are STABLE only because they depend on settings, which are the same in every
 /// refresh.
@@ -220,12 +236,44 @@ unsafe extern "C-unwind" fn walk(node: *mut pg_sys::Node, context: *mut c_void) 
                 findings.restless = Some(Restless::Function("a query of JSON".to_owned()));
             }
             _ => {
+                if (*node).type_ == NodeTag::T_Aggref
+                    && let Some(name) = unordered(&*node.cast::<pg_sys::Aggref>())
+                {
+                    findings.unordered = Some(name);
+                }
                 let mut call = Call { findings, node };
                 let call = (&raw mut call).cast();
                 pg_sys::check_functions_in_node(node, Some(look_at_function), call);
             }
         }
         expression_tree_walker(node, walk, context)
+    }
+}
+
+/// What an aggregate is called that returns something else where rows come in another order.
+///
+/// # Safety
+/// A node of a query.
+unsafe fn unordered(aggregate: &pg_sys::Aggref) -> Option<String> {
+    // SAFETY: a catalog look-up; the name is palloc'd, or null where the function is gone. Arguments are target
+    // entries.
+    unsafe {
+        let name = pg_sys::get_func_name(aggregate.aggfnoid);
+        let built_in = aggregate.aggfnoid.to_u32() < pg_sys::FirstUnpinnedObjectId;
+        if name.is_null() || !built_in || !aggregate.aggorder.is_null() {
+            return None;
+        }
+        let name = CStr::from_ptr(name);
+        let is_float = |entry: *mut pg_sys::TargetEntry| {
+            matches!(pg_sys::exprType((*entry).expr.cast()), pg_sys::FLOAT4OID | pg_sys::FLOAT8OID)
+        };
+        let mut arguments = PgList::<pg_sys::TargetEntry>::from_pg(aggregate.args)
+            .iter_ptr()
+            .collect::<Vec<_>>()
+            .into_iter();
+        let depends =
+            COLLECTING.contains(&name) || !ORDERLESS.contains(&name) && arguments.any(is_float);
+        depends.then(|| name.to_string_lossy().into_owned())
     }
 }
 

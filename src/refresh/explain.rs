@@ -11,6 +11,7 @@ use crate::catalog::registry::Registration;
 use crate::catalog::view::View;
 use crate::error::{RefusalText, Result};
 use crate::guc::RefreshSettings;
+use crate::pg::node_tree;
 use crate::pg::relation::Relation;
 
 /// A method, and what can be said of it.
@@ -34,6 +35,10 @@ pub fn rows(view: &View, settings: &RefreshSettings) -> Result<Vec<Row>> {
         .into_iter()
         .map(|option| of_option(view, option))
         .collect();
+    if let Some(aggregate) = node_tree::inspect(&relation).unordered {
+        let diff = rows.iter_mut().find(|row| row.possible && row.method == Method::Diff.as_str());
+        diff.into_iter().for_each(|row| depends_on_order(row, &aggregate));
+    }
 
     let by_changes = by_changes(view, policy.on_change, &relation, settings)?;
     let open = method::choose(requested, facts).is_ok_and(|choice| choice.is_open(requested));
@@ -69,6 +74,16 @@ fn of_option(view: &View, option: method::MethodOption) -> Row {
     }
 }
 
+/// Rows are written though nothing has changed, which should surprise nobody.
+fn depends_on_order(row: &mut Row, aggregate: &str) {
+    row.reason += &format!(
+        "; what {aggregate} returns depends on the order of rows, and may differ where nothing has changed"
+    );
+    row.remedy = Some(
+        "Give the aggregate an ORDER BY; or sum floating-point numbers as numeric.".to_owned(),
+    );
+}
+
 fn row(
     method: Method,
     next: Option<Method>,
@@ -100,7 +115,7 @@ fn by_changes(
     let pinned = settings::pinned(settings.lock_timeout)?;
     let definition = Some(&Definition::of(view.oid)?);
     let next = match capture::examine(view.oid, definition, &settings::text(&pinned))?.changes {
-        Changes::Unknown => None,
+        Changes::Unknown(_) => None,
         Changes::None => Some(Method::Skip),
         Changes::Some(_) => Some(Method::Delta),
     };
@@ -114,5 +129,7 @@ fn delta_row(
     let names: Vec<String> =
         unit?.columns.iter().map(|column| relation.column_name(column.place)).collect();
     let columns = names.join(" and ");
-    Ok(format!("rows are replaced by {columns} where few of them are concerned"))
+    Ok(format!(
+        "rows are replaced by {columns} where that is estimated to cost less than computing all"
+    ))
 }

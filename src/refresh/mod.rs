@@ -185,9 +185,7 @@ impl<'a> Refresh<'a> {
             .unwrap_or(self.settings.timeout);
         let _codes = CodeRecorder::start();
         let deadline = Deadline::after(limit);
-        let result = cancelled_as_timeout(self.name.to_string(), limit, body);
-        drop(deadline);
-        result
+        cancelled_as_timeout(self.name.to_string(), (limit, &deadline), body)
     }
 
     fn requested(&self) -> Requested {
@@ -246,7 +244,8 @@ impl<'a> Refresh<'a> {
     fn by_changes(&self, view: &View, changes: &Changes) -> Result<ByChanges> {
         let total = content::find(self.oid)?.and_then(|content| content.rows_total);
         Ok(match (changes, total) {
-            (Changes::Unknown, _) | (_, None) => ByChanges::NotPossible(None),
+            (Changes::Unknown(why), _) => ByChanges::NotPossible(why.clone()),
+            (_, None) => ByChanges::NotPossible(None),
             (Changes::None, Some(total)) => ByChanges::Done(
                 Method::Skip,
                 "nothing has changed since the last refresh".to_owned(),
@@ -385,14 +384,18 @@ fn lock_for(method: Method) -> RelationLock {
 }
 
 /// Tells a refresh that ran out of time from one that somebody cancelled.
-fn cancelled_as_timeout<R>(name: String, limit: Duration, body: impl FnOnce() -> R) -> R {
+fn cancelled_as_timeout<R>(
+    name: String,
+    (limit, deadline): (Duration, &Deadline),
+    body: impl FnOnce() -> R,
+) -> R {
     let body = std::panic::AssertUnwindSafe(body);
     PgTryBuilder::new(move || {
         let body = body;
         (body.0)()
     })
     .catch_when(PgSqlErrorCode::ERRCODE_QUERY_CANCELED, move |error| {
-        if Deadline::has_passed() {
+        if deadline.has_passed() {
             Error::Timeout { name: name.clone(), limit: duration::format(limit) }.raise()
         }
         error.rethrow()

@@ -22,6 +22,13 @@ SELECT cache_refresher.register('v', method => 'concurrent');
 SELECT method, chosen, reason FROM cache_refresher.explain('v');
 SELECT cache_refresher.alter('v', method => 'diff');
 SELECT method, chosen, reason FROM cache_refresher.explain('v');
+-- What is written though nothing has changed.
+CREATE MATERIALIZED VIEW sums AS SELECT value, sum(id::float8) AS total, max(id::float8) AS last FROM t GROUP BY value;
+CREATE MATERIALIZED VIEW lists AS SELECT value, array_agg(id) AS ids FROM t GROUP BY value;
+CREATE MATERIALIZED VIEW ordered AS SELECT value, sum(id) AS total, array_agg(id ORDER BY id) AS ids FROM t GROUP BY value;
+SELECT v, e.reason, e.remedy
+  FROM unnest('{sums,lists,ordered}'::regclass[]) v, cache_refresher.explain(v) e WHERE e.method = 'diff';
+DROP MATERIALIZED VIEW sums, lists, ordered;
 SELECT cache_refresher.explain(NULL);
 SELECT cache_refresher.explain('t');
 CREATE ROLE regress_cr_app;
@@ -61,6 +68,22 @@ SELECT method, reason FROM cache_refresher.refresh('v');
 RESET cache_refresher.auto_full;
 SELECT method, reason FROM cache_refresher.refresh('v');
 
+-- The same where the view is bloated, of which health() warns.
+CREATE TABLE large (id int, filler text) WITH (autovacuum_enabled = off);
+INSERT INTO large SELECT id, repeat('x', 100) FROM generate_series(1, 20000) id;
+CREATE MATERIALIZED VIEW shrunk WITH (autovacuum_enabled = off) AS SELECT * FROM large;
+SELECT cache_refresher.register('shrunk');
+DELETE FROM large WHERE id <= 19900;
+SELECT answer(r) FROM cache_refresher.refresh('shrunk') r;
+SELECT answer(r) FROM cache_refresher.refresh('shrunk') r;
+VACUUM ANALYZE shrunk;
+SELECT status, detail FROM cache_refresher.health() WHERE "check" = 'view public.shrunk bloat';
+SET cache_refresher.auto_full = on;
+SELECT method, reason FROM cache_refresher.refresh('shrunk');
+RESET cache_refresher.auto_full;
+ANALYZE shrunk;
+SELECT status, detail FROM cache_refresher.health() WHERE "check" = 'view public.shrunk bloat';
+
 -- A key that comes twice: nothing is changed.
 CREATE TABLE doubled (id int);
 INSERT INTO doubled VALUES (1), (2);
@@ -72,6 +95,6 @@ SELECT cache_refresher.refresh('d');
 TABLE d;
 
 DROP EXTENSION cache_refresher CASCADE;
-DROP MATERIALIZED VIEW v, bare, empty, other, d;
+DROP MATERIALIZED VIEW v, bare, empty, other, d, shrunk;
 DROP ACCESS METHOD regress_heap;
-DROP TABLE t, doubled;
+DROP TABLE t, doubled, large;

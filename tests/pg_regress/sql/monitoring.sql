@@ -41,6 +41,9 @@ SELECT * FROM cache_refresher.health() WHERE "check" LIKE 'view %' ORDER BY "che
 SELECT name, value FROM cache_refresher.metrics() WHERE name IN ('cache_refresher_suspended', 'cache_refresher_consecutive_failures') AND labels ->> 'view' = 'v';
 UPDATE _cache_refresher.attempts SET suspended = false, consecutive_failures = 2 WHERE view = 'v'::regclass;
 SELECT * FROM cache_refresher.health() WHERE "check" = 'view public.v';
+SELECT cache_refresher.pause('v');
+SELECT hint FROM cache_refresher.health() WHERE "check" = 'view public.v';
+UPDATE _cache_refresher.registry SET paused = false WHERE view_name = 'v';
 -- They are somebody's own trouble, not the server's.
 SELECT cache_refresher.healthy();
 
