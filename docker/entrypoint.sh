@@ -12,7 +12,7 @@ set -euo pipefail
 interval_setting() {
   local value="${!1:-}"
   [ -n "$value" ] || return 0
-  if ! [[ $value =~ ^([0-9]+(\.[0-9]+)?\ *(us|ms|s|min|m|h|d)\ *)+$ ]]; then
+  if ! [[ $value =~ ^([0-9]+(\.[0-9]+)?\ *(us|ms|s|min|m|h|d|w)\ *)+$ ]]; then
     echo "$1: '$value' is not an interval; write it like 30s, 5m, 1h30m or 5min" >&2
     exit 64
   fi

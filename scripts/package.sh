@@ -33,8 +33,10 @@ strip --strip-unneeded "$library"
 
 doc="$root/usr/share/doc/$name"
 install -D -m 644 LICENSE "$doc/copyright"
-[ ! -e README.md ] || install -m 644 README.md "$doc/README.md"
-[ ! -e CHANGELOG.md ] || gzip -9n <CHANGELOG.md >"$doc/changelog.gz"
+gzip -9n <CHANGELOG.md >"$doc/changelog.gz"
+# Under the names of the source tree, so that the links in the README lead somewhere.
+cp -R README.md CHANGELOG.md CONTRIBUTING.md docs examples "$doc/"
+ln -s copyright "$doc/LICENSE"
 
 # dpkg-shlibdeps finds the library packages needed; it wants a source tree.
 mkdir -p "$root/debian" "$root/DEBIAN"
@@ -48,12 +50,13 @@ Version: $version
 Architecture: $arch
 Section: database
 Priority: optional
-Maintainer: the cache_refresher authors <postgres@localhost>
+Maintainer: cache_refresher developers <noreply@example.org>
 Installed-Size: $(du -sk --exclude=DEBIAN "$root" | cut -f 1)
 Depends: postgresql-$major${libraries:+, $libraries}
 Description: keeps materialized views of PostgreSQL $major fresh
  An extension that refreshes materialized views from inside the server, by
- interval, by cron schedule or on demand, and says in SQL how fresh each is.
+ interval, by cron schedule, when their sources change, or on demand, and says
+ in SQL how fresh each is.
  .
  To have it work on its own, add cache_refresher to shared_preload_libraries
  and restart the server.

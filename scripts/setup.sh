@@ -72,8 +72,8 @@ setup_pgrx() {
   fi
 }
 
-# cargo-pgrx itself links OpenSSL.
-install_missing_packages build-essential pkg-config libssl-dev clang libclang-dev
+# cargo downloads by HTTPS, and cargo-pgrx itself links OpenSSL.
+install_missing_packages build-essential ca-certificates clang libclang-dev libssl-dev pkg-config
 setup_rust
 
 [ "$#" -gt 0 ] || set -- 15

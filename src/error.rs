@@ -2,6 +2,7 @@
 
 use pgrx::PgSqlErrorCode as Code;
 use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::spi;
 
 use cache_refresher_core::duration;
 use cache_refresher_core::interval::IntervalError;
@@ -27,7 +28,7 @@ pub enum Error {
     #[error("must be owner of materialized view {name}")]
     NotOwner { name: String },
     #[error("permission denied to refresh materialized view {name}")]
-    MayNotRefresh { name: String },
+    MayNotRefresh { name: String, role: String },
     #[error("permission denied for materialized view {name}")]
     MayNotSee { name: String },
     #[error("materialized view {name} is already registered")]
@@ -38,7 +39,7 @@ pub enum Error {
     NoSuchRole { role: u32 },
     #[error("materialized view {name} is being refreshed by this session already")]
     UnderWay { name: String },
-    #[error("the summary of {name} has {bytes} bytes")]
+    #[error("the summary of {name} is too large: {bytes} bytes")]
     SummarySize { name: String, bytes: usize },
     #[error("role \"{role}\" has no grant to refresh {name}")]
     NotGranted { name: String, role: String },
@@ -219,8 +220,11 @@ impl Error {
             Self::NotOwner { .. } => {
                 "Ask the owner of the view, or become a member of the owning role.".to_owned()
             }
-            Self::MayNotRefresh { name } => format!(
-                "Its owner can allow it: SELECT cache_refresher.grant_refresh('{name}', your_role)."
+            Self::MayNotRefresh { name, role } => format!(
+                "If it is registered, its owner can allow it: \
+                 SELECT cache_refresher.grant_refresh({}, {});",
+                spi::quote_literal(name),
+                spi::quote_literal(spi::quote_identifier(role)),
             ),
             Self::MayNotSee { .. } => "You need the SELECT privilege on it.".to_owned(),
             Self::AlreadyRegistered { .. } => {
@@ -229,7 +233,7 @@ impl Error {
             }
             Self::NotRegistered { .. } => "Register it with cache_refresher.register.".to_owned(),
             Self::NotGranted { .. } => {
-                "Grants are given by cache_refresher.grant_refresh.".to_owned()
+                "Grants are in _cache_refresher.refresh_grant, which superusers can read.".to_owned()
             }
             Self::NoSuchRole { .. } => "See pg_roles for those that exist.".to_owned(),
             Self::UnderWay { .. } => {
@@ -269,7 +273,9 @@ impl Error {
                 "Give one of them; with alter, put schedule or min_interval into reset.".to_owned()
             }
             Self::ReactionWithoutChange => {
-                "Give on_change => true as well, or leave them out.".to_owned()
+                "Give on_change => true as well, or leave them out; with alter, put on_change into \
+                 reset, which resets them, too."
+                    .to_owned()
             }
             Self::ImpatientReaction => "Give a longer max_staleness, or a shorter debounce.".to_owned(),
             Self::MayNotCapture { name } => {
@@ -324,7 +330,9 @@ impl Error {
                     .to_owned()
             }
             Self::FreshnessUnknown { .. } => {
-                "Give max_age, or refresh the view with cache_refresher.refresh.".to_owned()
+                "Give max_age, or register the view with on_change => true; cache_refresher.explain \
+                 says what else is in the way."
+                    .to_owned()
             }
             Self::Stale { .. } => {
                 "Call cache_refresher.refresh, or see cache_refresher.status for why it is not \

@@ -1,7 +1,8 @@
 //! cache_refresher keeps PostgreSQL materialized views fresh from inside the server.
 //!
 //! `cache_refresher_core` decides, `pg` wraps the server's facilities, `catalog` holds our tables,
-//! `capture` knows what has changed, `refresh` runs one refresh, `worker` holds the background processes and `api` the SQL functions.
+//! `capture` knows what has changed, `refresh` runs one refresh, `worker` holds the background processes
+//! and `api` the SQL functions.
 //! Imports go one way: core ← error ← pg ← catalog ← capture ← refresh ← {worker, api} ← lib.
 
 use pgrx::prelude::*;

@@ -16,9 +16,9 @@ use crate::pg::{clock, read_only, snapshot, transaction};
 /// as it is the same, rows change only where a trigger sees it.
 ///
 /// Relations, plain views beneath and functions named there go into it, and who tells the view of changes (the
-/// sources `$2`, with what is to be known of our triggers there in `$3`); of what can be changed and changed back also where its row lies and who wrote it. A function of a
-/// user's may call others, by names that nobody can follow: with one come all of them, and with those and with
-/// text search what text search is configured by.
+/// sources `$2`, with what is to be known of our triggers there in `$3`); of what can be changed and changed back
+/// also where its row lies and who wrote it. A function of a user's may call others, by names that nobody can
+/// follow: with one come all of them, and with those and with text search what text search is configured by.
 const FINGERPRINT: &str = concat!(
     relations!(),
     ", line (oid, text) AS (

@@ -142,7 +142,7 @@ fn registration(row: &query::Row) -> Result<Registration> {
 }
 
 impl Registration {
-    /// The registration of a view, if it has one. Binds names that a dump has brought back.
+    /// The registration of a view, if it has one.
     pub fn find(view: Oid) -> Result<Option<Self>> {
         let find = || query::select_current(FIND, &[view.into()], |row| registration(&row));
         Ok(find()?.into_iter().next())

@@ -114,8 +114,9 @@ unsafe extern "C-unwind" fn check_duration_or_never(
         "-1" => Ok(()),
         text => duration::parse(text).map(drop).map_err(sentence),
     };
+    let hint = format!("{} -1 logs none.", duration::FORMS);
     // SAFETY: called by the server as a check hook.
-    unsafe { check(new_value, parse, duration::FORMS) }
+    unsafe { check(new_value, parse, &hint) }
 }
 
 #[pg_guard]

@@ -154,7 +154,7 @@ pub fn override_setting(name: &CStr, value: &CStr) {
     }
 }
 
-/// The present value of a parameter, as SHOW prints it.
+/// The present value of a parameter, as the server stores it: numbers without a unit.
 pub fn setting(name: &CStr) -> Option<CString> {
     // SAFETY: the returned string belongs to the server and is copied at once.
     unsafe {

@@ -11,9 +11,9 @@ use super::capture_trigger;
 
 thread_local! {
     static GENERATION: Cell<u64> = const { Cell::new(0) };
-    /// The generation since which something has been the same that is not said of one relation.
+    /// The generation of the last change that was not one of a single relation.
     static OF_ALL: Cell<u64> = const { Cell::new(0) };
-    /// The same of single relations that somebody watches.
+    /// The relations that somebody watches, each with the generation of its last change.
     static WATCHED: RefCell<HashMap<Oid, u64>> = RefCell::default();
     /// How many changes of functions and the like were heard of.
     static FUNCTIONS_CHANGED: Cell<u64> = const { Cell::new(0) };
@@ -21,13 +21,13 @@ thread_local! {
 
 static WATCHING: Once = Once::new();
 
-/// What belongs to no relation: names of roles and schemas, event triggers,
+/// Caches of the server for what belongs to no relation: roles, schemas and event triggers.
 const NAMES: [u32; 3] = [
     SysCacheIdentifier::AUTHOID,
     SysCacheIdentifier::NAMESPACEOID,
     SysCacheIdentifier::EVENTTRIGGEROID,
 ];
-/// functions and text search.
+/// Caches of the server for functions and for text search, which belong to no relation, either.
 const FUNCTIONS: [u32; 4] = [
     SysCacheIdentifier::PROCOID,
     SysCacheIdentifier::TSCONFIGOID,
@@ -38,9 +38,9 @@ const FUNCTIONS: [u32; 4] = [
 /// More relations than that are not told apart.
 const MOST_WATCHED: usize = 10_000;
 
-/// A number that is another one once a relation or something of what [`NAMES`] and [`FUNCTIONS`] name may have changed, as
-/// far as this process has heard: it hears of others when a transaction starts and when it is granted a lock, and of its
-/// own changes after each command.
+/// A number that is another one once a relation or something of what [`NAMES`] and [`FUNCTIONS`] name may have
+/// changed, as far as this process has heard: it hears of others when a transaction starts and when it is granted
+/// a lock, and of its own changes after each command.
 pub fn generation() -> u64 {
     WATCHING.call_once(|| {
         // SAFETY: functions that stay where they are.
@@ -65,8 +65,9 @@ pub fn hear() {
     unsafe { pg_sys::AcceptInvalidationMessages() };
 }
 
-/// A number that is another one once some function or text search may have changed, as far as this process has heard,
-/// even if it was changed back. Where too many messages have come since it heard of any the last time, they may have.
+/// A number that is another one once some function or text search may have changed, as far as this process has
+/// heard, even if it was changed back. Where too many messages have come since it heard of any the last time, they
+/// may have.
 pub fn functions() -> u64 {
     FUNCTIONS_CHANGED.get()
 }
@@ -84,7 +85,8 @@ pub fn watch(relations: &[Oid]) {
     });
 }
 
-/// Whether these relations, which somebody watches since then, and all that belongs to no relation are as they were.
+/// Whether these relations, which somebody watches since then, and all that belongs to no relation are as they
+/// were.
 pub fn unchanged_since(generation: u64, relations: &[Oid]) -> bool {
     OF_ALL.get() <= generation
         && WATCHED.with_borrow(|watched| {

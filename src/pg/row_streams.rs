@@ -243,7 +243,7 @@ impl<'a> RowStreams<'a> {
         })
     }
 
-    /// Calls `body` with this row as the head of the new stream.
+    /// Makes this row the head of the new stream.
     pub const fn set_new(&mut self, row: &ExecutorRow) {
         self.new = row.as_ptr();
     }

@@ -14,12 +14,13 @@ pub fn require_owner(view: &View) -> Result<()> {
     }
 }
 
-/// Refresh and cancel: the owner, MAINTAIN, or a role with a grant of ours.
+/// Refresh, invalidate and cancel: the owner, MAINTAIN, or a role with a grant of ours.
 pub fn require_refresh(view: &View) -> Result<()> {
     if may_refresh(view)? {
         Ok(())
     } else {
-        Err(Error::MayNotRefresh { name: view.name.to_string() })
+        let role = grant::role_name(identity::current_role())?;
+        Err(Error::MayNotRefresh { name: view.name.to_string(), role })
     }
 }
 

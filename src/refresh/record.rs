@@ -24,10 +24,10 @@ use crate::pg::{clock, report};
 
 /// At every so many refreshes of a view what has outlived its time is removed, since looking costs.
 const PRUNE_EVERY: i64 = 16;
-/// Finding the oldest of many rows costs more: that waits until a part of as many as are kept has come, so that
-/// a limit is never exceeded by more,
+/// The rows of a view may exceed `log_max_rows` by one part in so many before the oldest are removed, since to
+/// find those among many costs more.
 const EXCESS: i64 = 16;
-/// and for so many refreshes at most.
+/// At every so many refreshes of a view the oldest rows are looked for in any case, however many are kept.
 const COUNT_EVERY: i64 = 128;
 
 const NOTIFY: &str = "SELECT pg_notify('cache_refresher', $1)";
@@ -74,7 +74,7 @@ pub fn success(
         role: request.role,
         error: None,
     })?;
-    prune(done.view.oid, tries, settings.retention)?;
+    prune(done.view.oid, Some(tries), settings.retention)?;
     if settings.notify {
         notify(&done.view.name, (done.method, done.duration), done.rows.total, done.data_as_of)?;
     }
@@ -110,7 +110,7 @@ pub fn partial(
         role: request.role,
         error: None,
     })?;
-    prune(view.oid, 0, settings.retention)?;
+    prune(view.oid, None, settings.retention)?;
     if settings.notify {
         notify(&view.name, (Method::Delta, duration), rows.total, answer.data_as_of)?;
     }
@@ -152,10 +152,9 @@ pub struct Failure<'a> {
 /// Records a failure, in a transaction of its own. `after` is `None` where attempts are not kept.
 pub fn failure(failure: &Failure, after: Option<&History>, retention: Retention) -> Result<()> {
     let error = (failure.sqlstate, failure.message);
-    let tries = match after {
-        Some(after) => attempts::save(failure.view, after, failure.outcome, Some(error))?,
-        None => 0,
-    };
+    let tries = after
+        .map(|after| attempts::save(failure.view, after, failure.outcome, Some(error)))
+        .transpose()?;
     history::insert(Entry {
         view: failure.view,
         name: failure.name,
@@ -175,11 +174,15 @@ pub fn failure(failure: &Failure, after: Option<&History>, retention: Retention)
     prune(failure.view, tries, retention)
 }
 
-fn prune(view: Oid, tries: i64, retention: Retention) -> Result<()> {
-    if retention.rows > 0 && tries % (retention.rows / EXCESS).clamp(1, COUNT_EVERY) == 0 {
+/// Removes what is too much, if it is the turn of that: by the number of attempts, or by lot where they are not
+/// counted.
+fn prune(view: Oid, tries: Option<i64>, retention: Retention) -> Result<()> {
+    let turn = tries.unwrap_or_else(|| clock::now().as_pg());
+    let count_every = (retention.rows / EXCESS).clamp(1, COUNT_EVERY);
+    if retention.rows > 0 && turn.rem_euclid(count_every) == 0 {
         history::prune_by_rows(view, retention.rows)?;
     }
-    if tries % PRUNE_EVERY == 0 {
+    if turn.rem_euclid(PRUNE_EVERY) == 0 {
         binding::forget_dropped()?;
         prune_by_age(retention)?;
     }

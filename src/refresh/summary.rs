@@ -17,7 +17,8 @@ use crate::pg::statement;
 pub const MOST_BYTES: usize = 64 * 1024;
 
 /// Runs the query as the view's owner, read only, on what this transaction sees now; its one row as
-/// the text of a JSON object, in which numbers keep all their digits. An error of the query itself passes through.
+/// the text of a JSON object, in which numbers keep all their digits. An error in it comes back as
+/// [`Error::SummaryFails`]; a cancellation passes through.
 pub fn run(view: &View, query: &str, lock_timeout: Duration) -> Result<String> {
     naming_the_summary(view, || one_row(view, query, lock_timeout))
 }

@@ -83,8 +83,11 @@ fn rescan(known: &mut HashMap<u32, DatabaseRow>) {
             let without_place = shared::set_databases(&oids);
             if without_place > 0 {
                 report::log(
-                    &format!("cache_refresher: {without_place} databases are not looked at"),
-                    Some(&format!("There is room for {}.", shared::MAX_DATABASES)),
+                    &format!(
+                        "cache_refresher: no room for {without_place} more of the databases; nothing \
+                         is refreshed there"
+                    ),
+                    Some(&format!("At most {} databases are looked at.", shared::MAX_DATABASES)),
                     None,
                 );
             }

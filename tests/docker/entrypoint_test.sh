@@ -34,6 +34,7 @@ starts "$preload" STREAMS_REFRESH_INTERVAL= -- postgres
 starts "${preload}[-c][cache_refresher.streams_refresh_interval=30s][-c][cache_refresher.videos_refresh_interval=1h30m]" \
   STREAMS_REFRESH_INTERVAL=30s VIDEOS_REFRESH_INTERVAL=1h30m -- postgres
 starts "${preload}[-c][cache_refresher.videos_refresh_interval=5 min]" 'VIDEOS_REFRESH_INTERVAL=5 min' -- postgres
+starts "${preload}[-c][cache_refresher.videos_refresh_interval=1w]" VIDEOS_REFRESH_INTERVAL=1w -- postgres
 starts "${preload}[-c][cache_refresher.streams_refresh_interval=1m][-c][cache_refresher.streams_refresh_interval=2m]" \
   STREAMS_REFRESH_INTERVAL=1m -- -c cache_refresher.streams_refresh_interval=2m
 starts 'refused' STREAMS_REFRESH_INTERVAL=often -- postgres

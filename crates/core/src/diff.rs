@@ -180,8 +180,9 @@ pub struct Diff<R: Rows> {
     aside_bytes: usize,
     budget_bytes: usize,
     order: Order,
-    /// New rows so far, and how many more of them may come before it is too late to start again.
+    /// New rows so far.
     steps: u64,
+    /// At how many new rows it is too late to start again.
     start_again_before: u64,
     /// New rows when something was spilled last.
     spilled_at: u64,

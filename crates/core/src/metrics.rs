@@ -8,7 +8,7 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// Only grows, until the server starts anew.
+    /// Only grows, as long as the view is there.
     Counter,
     /// Goes up and down.
     Gauge,

@@ -51,9 +51,9 @@ pub enum Obstacle {
 /// What a query has that the mapping does not understand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strange {
-    /// UNION and its kin.
+    /// UNION and its kin within a query that UNION or its kin combines with others.
     SetOperation,
-    /// A common table expression.
+    /// A WITH clause that is recursive, or refers to what is around it.
     With,
     /// A set-returning function in SELECT.
     SetReturning,
@@ -63,7 +63,7 @@ pub enum Strange {
     Limit,
     /// A subquery or function in FROM whose rows an outer join preserves.
     Subquery,
-    /// A plain view in FROM.
+    /// A plain view with security_barrier or security_invoker.
     View,
     /// Anything else in FROM that is no table.
     Other,
@@ -116,6 +116,7 @@ impl Obstacle {
             Self::Unnoticed,
             Self::Virtual(name()),
             Self::Uncaptured { name: name(), allowed: true },
+            Self::Uncaptured { name: name(), allowed: false },
         ];
         all.extend(Strange::ALL.map(Self::Strange));
         all.extend(
