@@ -160,6 +160,7 @@ pub fn examine(view: Oid, definition: Option<&Definition>, settings: &str) -> Re
     let proved = obstacle.is_none() && !capture::begins_here(view)?;
     let why = match (obstacle, stored) {
         (Some(obstacle), _) => obstacle.reason(),
+        _ if proof::invalidated_since(view, before.as_ref())?.is_some() => INVALIDATED.to_owned(),
         (None, Some(_)) => REDEFINED.to_owned(),
         (None, None) => UNPROVED.to_owned(),
     };

@@ -1,5 +1,5 @@
 //! Queries that have been, or might be, mapped wrongly: after a change of one table, a refresh by changes
-//! leaves the view with what its query returns.
+//! leaves the view with what its query returns, and is a diff only where that is known to be too difficult.
 
 use cluster_tests::{Scratch, Session};
 
@@ -8,7 +8,11 @@ struct Case {
     query: &'static str,
     index: &'static str,
     change: &'static str,
+    /// Why it is a diff.
+    obstacle: Option<&'static str>,
 }
+
+const COMPUTED: &str = "what its indexed columns show is computed from several rows";
 
 const TABLES: &str = "
     CREATE TABLE p (id int PRIMARY KEY, b_id int, x numeric, z int);
@@ -26,18 +30,21 @@ const CASES: &[Case] = &[
         query: "SELECT id, x FROM p WHERE x IN (SELECT k FROM t)",
         index: "id",
         change: "INSERT INTO t VALUES (3, 5)",
+        obstacle: None,
     },
     Case {
         name: "an outer join within a subquery refers to what is around it",
         query: "SELECT p.id, (SELECT count(*) FROM t LEFT JOIN u ON u.k = t.k AND u.z = p.z) AS n FROM p",
         index: "id",
         change: "INSERT INTO t VALUES (3, 6), (4, 100)",
+        obstacle: None,
     },
     Case {
         name: "an inner join within a subquery refers to what is around it",
         query: "SELECT p.id, (SELECT count(*) FROM t JOIN u ON u.k = t.k AND u.z = p.z) AS n FROM p",
         index: "id",
         change: "INSERT INTO t VALUES (3, 6)",
+        obstacle: None,
     },
     Case {
         name: "a subquery of a subquery, on the right of a join, refers to what is around both",
@@ -45,6 +52,7 @@ const CASES: &[Case] = &[
                                      ON s.k = t.k) AS n FROM p",
         index: "id",
         change: "INSERT INTO t VALUES (3, 6), (4, 100)",
+        obstacle: Some("a join condition compares only what a subquery computes"),
     },
     Case {
         name: "a join condition asks for rows of a table that changes",
@@ -52,6 +60,7 @@ const CASES: &[Case] = &[
                        ON q.id = p.b_id AND EXISTS (SELECT FROM t WHERE t.k = q.k)",
         index: "bid",
         change: "INSERT INTO t VALUES (3, 5)",
+        obstacle: None,
     },
     Case {
         name: "of what a join does or does not find WHERE lets one through",
@@ -59,6 +68,7 @@ const CASES: &[Case] = &[
                  WHERE COALESCE(q.kind, 0) < 1",
         index: "b_id",
         change: "INSERT INTO t VALUES (3, 5)",
+        obstacle: None,
     },
     Case {
         name: "what a join finds depends on a lateral subquery",
@@ -66,6 +76,7 @@ const CASES: &[Case] = &[
                        (q JOIN LATERAL (SELECT k FROM t WHERE t.k = q.k LIMIT 1) l ON true) ON q.id = p.b_id",
         index: "bid",
         change: "DELETE FROM t WHERE k = 6",
+        obstacle: None,
     },
     Case {
         name: "what a join finds depends on constants",
@@ -73,6 +84,7 @@ const CASES: &[Case] = &[
                        (q JOIN (VALUES (1), (2)) w (kind) ON w.kind = q.kind) ON q.id = p.b_id",
         index: "bid",
         change: "INSERT INTO p VALUES (5, 7)",
+        obstacle: None,
     },
     Case {
         name: "what a join finds depends on a function",
@@ -80,6 +92,7 @@ const CASES: &[Case] = &[
                        (q CROSS JOIN LATERAL unnest(q.list) e) ON q.id = p.b_id",
         index: "bid",
         change: "INSERT INTO p VALUES (5, 7), (6, 8)",
+        obstacle: None,
     },
     Case {
         name: "what a join finds depends on what a function is given",
@@ -88,6 +101,7 @@ const CASES: &[Case] = &[
                        ON q.id = p.b_id",
         index: "bid",
         change: "DELETE FROM t WHERE k = 6",
+        obstacle: None,
     },
     Case {
         name: "a part of a union within a subquery has a subquery",
@@ -97,6 +111,7 @@ const CASES: &[Case] = &[
                     WHERE s.k = p.id + 5) AS n FROM p",
         index: "id",
         change: "INSERT INTO u VALUES (1, 100)",
+        obstacle: None,
     },
     Case {
         name: "the limit of a union is computed",
@@ -105,6 +120,7 @@ const CASES: &[Case] = &[
                     ORDER BY 1 LIMIT (SELECT count(*) - 1 FROM t)) AS l FROM p",
         index: "id",
         change: "INSERT INTO t VALUES (9, 1)",
+        obstacle: Some("its query has a LIMIT"),
     },
     Case {
         name: "the frame of a window is computed",
@@ -114,12 +130,14 @@ const CASES: &[Case] = &[
                        FROM t) s",
         index: "id",
         change: "INSERT INTO t VALUES (1, 7), (1, 8), (9, 0)",
+        obstacle: Some(COMPUTED),
     },
     Case {
         name: "equal numbers that look different are one unit",
         query: "SELECT x, count(*) AS n FROM p GROUP BY x",
         index: "x",
         change: "INSERT INTO p VALUES (5, 7, 1.0), (6, 7, 1.00), (7, 7, 1.000)",
+        obstacle: None,
     },
     Case {
         name: "parts of a union show other types than the whole",
@@ -127,12 +145,14 @@ const CASES: &[Case] = &[
                   FROM (SELECT k FROM t UNION ALL SELECT x FROM p UNION ALL SELECT z FROM p) s GROUP BY s.k",
         index: "k",
         change: "INSERT INTO p VALUES (5, 7, 6.0, 6); INSERT INTO t VALUES (3, 6)",
+        obstacle: Some(COMPUTED),
     },
     Case {
         name: "queries that are combined show other types than the view",
         query: "SELECT k FROM t UNION ALL SELECT x FROM p UNION ALL SELECT z FROM p",
         index: "k",
         change: "INSERT INTO p VALUES (5, 7, 6.0, 6); INSERT INTO t VALUES (3, 6)",
+        obstacle: Some(COMPUTED),
     },
     Case {
         name: "an aggregate of what is around a subquery",
@@ -140,6 +160,7 @@ const CASES: &[Case] = &[
                 HAVING EXISTS (SELECT FROM t WHERE t.k > max(p.z))",
         index: "b_id",
         change: "INSERT INTO t VALUES (3, 4)",
+        obstacle: Some("which rows of cases.t have changed is not known"),
     },
 ];
 
@@ -165,6 +186,13 @@ fn check(db: &mut Session, case: &Case) {
             "{}\nafter {how}, the view (-) is not what its query returns (+):\n{difference}",
             case.name
         );
+    }
+    match case.obstacle {
+        None => assert!(how.starts_with("delta, "), "{}: {how}", case.name),
+        Some(why) => {
+            assert!(how.starts_with("diff, "), "{}: {how}", case.name);
+            assert!(how.ends_with(&format!("; not delta: {why}")), "{}: {how}", case.name);
+        }
     }
     db.run("SELECT cache_refresher.unregister('v')");
 }

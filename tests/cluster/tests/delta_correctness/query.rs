@@ -2,6 +2,8 @@
 
 use fastrand::Rng;
 
+use crate::TABLES;
+
 /// A query over the drawn tables.
 pub struct Query {
     pub text: String,
@@ -32,6 +34,10 @@ fn pick<'a>(rng: &mut Rng, from: &[&'a str]) -> &'a str {
     from[rng.usize(0..from.len())]
 }
 
+fn table(rng: &mut Rng) -> usize {
+    rng.usize(0..TABLES)
+}
+
 fn column(rng: &mut Rng, aliases: &[String]) -> String {
     format!("{}.{}", aliases[rng.usize(0..aliases.len())], pick(rng, &NUMBERS))
 }
@@ -53,6 +59,13 @@ impl Query {
             indexed.push("c0".to_owned());
         }
         Self { text: with(text), indexed }
+    }
+
+    /// Whether it must be possible to refresh it by changes: nothing but tables, joined by `=`.
+    pub fn is_plain(&self) -> bool {
+        let more = "(SELECT|UNION|INTERSECT|EXCEPT|WITH|v0 |v1 |v2 |m0 |FULL|OVER|DISTINCT ON|DISTINCT FROM|\
+                    COALESCE| OR | + | % ";
+        !more.split('|').any(|word| self.text.contains(word))
     }
 }
 
@@ -125,7 +138,7 @@ fn from(rng: &mut Rng, aliases: &[String]) -> String {
 /// One for all aliases: it refers to the first of the left side.
 fn lateral(rng: &mut Rng, outer: &str, aliases: &[String]) -> String {
     let alias = &aliases[0];
-    let (table, column, by) = (rng.usize(0..3), pick(rng, &NUMBERS), pick(rng, &NUMBERS));
+    let (table, column, by) = (table(rng), pick(rng, &NUMBERS), pick(rng, &NUMBERS));
     let tail = format!("FROM t{table} s WHERE s.{column} = {outer}.{by}");
     let body = match rng.u8(0..5) {
         0 => format!("SELECT id, x, y, z {tail}"),
@@ -143,7 +156,7 @@ fn lateral(rng: &mut Rng, outer: &str, aliases: &[String]) -> String {
 
 /// A condition with a subquery that refers to that column, or does not.
 fn sublink(rng: &mut Rng, outer: &str) -> String {
-    let (table, column) = (rng.usize(0..3), pick(rng, &NUMBERS));
+    let (table, column) = (table(rng), pick(rng, &NUMBERS));
     let other = pick(rng, &NUMBERS);
     let not = if rng.bool() { "NOT " } else { "" };
     match rng.u8(0..11) {
@@ -178,7 +191,7 @@ fn sublink(rng: &mut Rng, outer: &str) -> String {
 
 /// A value that a subquery computes.
 fn scalar(rng: &mut Rng, outer: &str) -> String {
-    let (table, column) = (rng.usize(0..3), pick(rng, &NUMBERS));
+    let (table, column) = (table(rng), pick(rng, &NUMBERS));
     let tail = format!("FROM t{table} s WHERE s.{column} = {outer}");
     match rng.u8(0..7) {
         5 => format!(
@@ -199,17 +212,17 @@ fn scalar(rng: &mut Rng, outer: &str) -> String {
 /// A table; or something that stands for tables, which all have the same columns.
 fn source(rng: &mut Rng) -> String {
     match rng.u8(0..53) {
-        0..28 => format!("t{}", rng.usize(0..3)),
+        0..28 => format!("t{}", table(rng)),
         28..31 => format!("v{}", rng.usize(0..3)),
         31..34 => format!("w{}", rng.usize(0..3)),
-        34..36 => format!("(SELECT * FROM t{} WHERE {} > 1)", rng.usize(0..3), pick(rng, &NUMBERS)),
-        36 | 37 => format!("(SELECT y AS id, x + 1 AS x, id AS y, z FROM t{})", rng.usize(0..3)),
+        34..36 => format!("(SELECT * FROM t{} WHERE {} > 1)", table(rng), pick(rng, &NUMBERS)),
+        36 | 37 => format!("(SELECT y AS id, x + 1 AS x, id AS y, z FROM t{})", table(rng)),
         38 => {
             let inner = ["a".to_owned(), "b".to_owned()];
             format!("(SELECT a.x AS id, b.x, b.y, a.z FROM {})", from(rng, &inner))
         }
         39..43 => {
-            let (by, table) = (pick(rng, &NUMBERS), rng.usize(0..3));
+            let (by, table) = (pick(rng, &NUMBERS), table(rng));
             let having = if rng.u8(0..3) == 0 { " HAVING count(*) > 1" } else { "" };
             let filter = if rng.u8(0..3) == 0 {
                 format!(" WHERE {}", sublink(rng, "t.x"))
@@ -222,27 +235,27 @@ fn source(rng: &mut Rng) -> String {
         }
         43 => format!(
             "(SELECT id, x, row_number() OVER (PARTITION BY x ORDER BY id, y, z)::int AS y, z FROM t{})",
-            rng.usize(0..3)
+            table(rng)
         ),
         44 => format!(
             "(SELECT DISTINCT ON (x) id, x, y, z FROM t{} ORDER BY x, id, y, z)",
-            rng.usize(0..3)
+            table(rng)
         ),
         45 => {
-            format!("(SELECT id, x, y, z FROM t{} ORDER BY id, x, y, z LIMIT 3)", rng.usize(0..3))
+            format!("(SELECT id, x, y, z FROM t{} ORDER BY id, x, y, z LIMIT 3)", table(rng))
         }
         46 => "(SELECT * FROM (VALUES (1, 2, 3, 'a'), (2, 3, 4, 'b')) n (id, x, y, z))".to_owned(),
         47 => format!(
             "(SELECT count(*)::int AS id, max(x) AS x, 1 AS y, 'a' AS z FROM t{})",
-            rng.usize(0..3)
+            table(rng)
         ),
         48 => format!(
             "(SELECT id, x, y, z FROM t{} UNION ALL SELECT x, y, id, z FROM t{})",
-            rng.usize(0..3),
-            rng.usize(0..3)
+            table(rng),
+            table(rng)
         ),
         49..52 => "m0".to_owned(),
-        _ => format!("(SELECT DISTINCT id, x, y, z FROM t{})", rng.usize(0..3)),
+        _ => format!("(SELECT DISTINCT id, x, y, z FROM t{})", table(rng)),
     }
 }
 

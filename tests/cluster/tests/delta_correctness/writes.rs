@@ -1,6 +1,8 @@
-//! Transactions that are drawn: rows come, change and go.
+//! Statements that are drawn: rows come, change and go.
 
 use fastrand::Rng;
+
+use crate::TABLES;
 
 /// NULL or one of a few numbers, so that much of it meets.
 fn number(rng: &mut Rng) -> String {
@@ -18,7 +20,8 @@ fn text(rng: &mut Rng) -> String {
 
 pub fn insert(rng: &mut Rng, table: usize) -> String {
     let (id, x, y, z) = (number(rng), number(rng), number(rng), text(rng));
-    format!("INSERT INTO t{table} (id, x, y, z) VALUES ({id}, {x}, {y}, {z})")
+    let or = if table == 3 { " ON CONFLICT (id) DO UPDATE SET y = excluded.y" } else { "" };
+    format!("INSERT INTO t{table} (id, x, y, z) VALUES ({id}, {x}, {y}, {z}){or}")
 }
 
 fn condition(rng: &mut Rng) -> String {
@@ -30,10 +33,10 @@ fn condition(rng: &mut Rng) -> String {
     }
 }
 
-fn statement(rng: &mut Rng, truncate: bool, only: Option<usize>) -> String {
-    let table = only.unwrap_or_else(|| rng.usize(0..3));
+fn drawn(rng: &mut Rng, truncate: bool, only: Option<usize>) -> String {
+    let table = only.unwrap_or_else(|| rng.usize(0..TABLES));
     match rng.u8(0..20) {
-        0 if truncate && rng.u8(0..4) == 0 => format!("TRUNCATE t{table}"),
+        0 if truncate && rng.u8(0..4) == 0 => format!("TRUNCATE t{table} CASCADE"),
         1 if truncate && rng.u8(0..4) == 0 => "TRUNCATE t2_low".to_owned(),
         0..8 => insert(rng, table),
         8..12 => format!("DELETE FROM t{table} WHERE {}", condition(rng)),
@@ -55,19 +58,25 @@ fn statement(rng: &mut Rng, truncate: bool, only: Option<usize>) -> String {
     }
 }
 
-/// One or more transactions. `truncate` says whether nobody else is writing.
-pub fn transaction(rng: &mut Rng, truncate: bool) -> String {
-    // What happens to one table alone is not hidden by what happens to the others.
-    let only = rng.bool().then(|| rng.usize(0..3));
-    let statements = |rng: &mut Rng| {
-        (0..rng.usize(0..4)).map(|_| statement(rng, truncate, only) + ";\n").collect::<String>()
-    };
-    let mut text = format!("BEGIN;\n{}", statements(rng));
-    if rng.u8(0..3) == 0 {
-        let end = if rng.bool() { "ROLLBACK TO SAVEPOINT s" } else { "RELEASE SAVEPOINT s" };
-        text += &format!("SAVEPOINT s;\n{}{end};\n", statements(rng));
+/// A statement that leaves everything as it is where a constraint or a lock is against it.
+pub fn attempt(statement: &str) -> String {
+    format!("SELECT attempt($statement${statement}$statement$)")
+}
+
+/// A statement, of one table if that is given; `alone` says whether the other session is in no transaction.
+pub fn statement(rng: &mut Rng, only: Option<usize>, alone: bool) -> String {
+    let statement = drawn(rng, true, only);
+    // Nothing can be against these: t0 has no constraints, and what goes takes with it what refers to it.
+    let free = ["INSERT INTO t0 ", "UPDATE t0 ", "MERGE ", "DELETE ", "TRUNCATE "];
+    if alone && free.iter().any(|begin| statement.starts_with(begin)) {
+        statement
+    } else {
+        attempt(&statement)
     }
-    text += &statements(rng);
-    text += if rng.u8(0..8) == 0 { "ROLLBACK" } else { "COMMIT" };
-    text
+}
+
+/// A statement of the session that never keeps others from reading.
+pub fn of_another(rng: &mut Rng) -> String {
+    let statement = drawn(rng, false, None);
+    attempt(&statement)
 }
