@@ -106,6 +106,8 @@ CREATE TABLE _cache_refresher.invalidation (
     at   timestamptz NOT NULL
 );
 CREATE INDEX invalidation_view_idx ON _cache_refresher.invalidation (view);
+-- Where a publication is FOR ALL TABLES, rows of a table without this cannot be deleted.
+ALTER TABLE _cache_refresher.invalidation REPLICA IDENTITY FULL;
 COMMENT ON TABLE _cache_refresher.invalidation IS 'calls of cache_refresher.invalidate that no refresh has shown yet';
 
 -- How refreshing goes: the input of the next scheduling decision. Also without foreign key.

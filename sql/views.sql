@@ -197,6 +197,13 @@ BEGIN ATOMIC
       WHERE v.dead_rows >= 10000 AND v.dead_rows > v.rows
       ORDER BY v.view_schema, v.view_name)
     UNION ALL
+    (SELECT 'publication ' || pg_catalog.quote_ident(p.pubname),
+            'warning',
+            'it publishes all tables, those of cache_refresher among them',
+            'Subscribers stop at tables that they do not have, and take over registrations if they have them: publish '
+                || 'tables by name, or schemas.'
+       FROM pg_catalog.pg_publication p WHERE p.puballtables ORDER BY p.pubname)
+    UNION ALL
     -- By the same estimate as auto_full goes by.
     (SELECT 'view ' || pg_catalog.format('%I.%I', v.view_schema, v.view_name) || ' bloat',
             'warning',
