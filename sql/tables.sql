@@ -166,7 +166,7 @@ CREATE TABLE _cache_refresher.history (
     sqlstate      text,
     message       text,
     CONSTRAINT history_pkey PRIMARY KEY (id),
-    CONSTRAINT history_outcome_known CHECK (outcome IN ('refreshed', 'skipped', 'failed', 'cancelled')),
+    CONSTRAINT history_outcome_known CHECK (outcome IN ('refreshed', 'failed', 'cancelled')),
     CONSTRAINT history_trigger_known CHECK (trigger IN ('never populated', 'interval', 'schedule', 'parent', 'change', 'retry', 'manual')),
     CONSTRAINT history_error_when_not_done CHECK ((outcome IN ('failed', 'cancelled')) = (sqlstate IS NOT NULL))
 );

@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use cache_refresher_core::databases::{DatabaseList, DatabaseListError};
 use cache_refresher_core::duration;
-use cache_refresher_core::identifiers::{
-    IdentifierError, entries, leading, parse_list, quote, whole,
-};
+use cache_refresher_core::identifiers::{IdentifierError, entries, leading, quote, whole};
 use cache_refresher_core::interval::{MAX_INTERVAL, MIN_INTERVAL};
 use cache_refresher_core::interval_list::{IntervalList, IntervalListError};
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
@@ -37,7 +35,8 @@ fn any_text(text: &str) {
             assert_eq!(leading(&again), Ok((name.clone(), follows.trim_start())));
         }
     }
-    let names = parse_list(text);
+    let parse_list = |list: &str| entries(list).into_iter().map(whole).collect();
+    let names: std::result::Result<Vec<String>, _> = parse_list(text);
     if let Ok(names) = &names {
         assert!(names.iter().all(|name| !name.is_empty()));
         assert_eq!(names.len(), entries(text).len());

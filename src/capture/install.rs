@@ -101,12 +101,6 @@ fn define(statements: &str) -> Result<()> {
     Ok(Spi::run(statements)?)
 }
 
-/// Whether a log is there.
-fn exists(log: &str) -> Result<bool> {
-    Ok(Spi::get_one(&format!("SELECT pg_catalog.to_regclass('{log}') IS NOT NULL"))?
-        .unwrap_or(false))
-}
-
 /// Makes what is missing. First come all locks against writers, under which nothing can be missed: a refresh
 /// that holds one source must not wait for the log of another.
 fn create(missing: &[(Leaf, Watch)]) -> Result<()> {
@@ -121,7 +115,7 @@ fn create_one(leaf: &Leaf, watch: &Watch) -> Result<()> {
     let source = quote_qualified_identifier(&leaf.schema, &leaf.name);
     let log = format!("_cache_refresher.{}", quote_identifier(change_log::name_of(leaf.oid)));
     let columns = watch.to_argument();
-    if !exists(&log)? {
+    if change_log::find(leaf.oid).is_none() {
         define(&format!(
             "CREATE TABLE {log} (xid xid8 NOT NULL, at timestamptz NOT NULL, kind \"char\" NOT NULL)
                  USING heap WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
@@ -211,7 +205,7 @@ pub fn remove(source: &Source) -> Result<()> {
              DROP TRIGGER IF EXISTS cache_refresher_truncate ON {source}"
         ))?;
     }
-    if exists(&log)? {
+    if change_log::find(unused.oid).is_some() {
         define(&format!("ALTER EXTENSION cache_refresher DROP TABLE {log}; DROP TABLE {log}"))?;
     }
     Ok(())

@@ -197,7 +197,7 @@ pub fn staleness(
     };
     // Whoever looks at all views is not to wait for the owner of one.
     let told = capture::told(view)?;
-    if !told.sources.iter().copied().all(change_log::is_free) {
+    if !told.sources.iter().copied().all(change_log::try_lock) {
         return Ok((Staleness::Unknown, None));
     }
     if let Some(since) = unshown_since(view, &told.sources, &basis.shown)? {
@@ -210,13 +210,15 @@ pub fn staleness(
     Ok((if now == fingerprint { Staleness::Fresh } else { Staleness::Unknown }, None))
 }
 
-/// A time at or before the commit of the oldest change that is not shown, and not before it was made.
+/// When the oldest change was committed that is not shown; where the server keeps no track of that, a time before
+/// it, and not before the change was made.
 fn unshown_since(view: Oid, sources: &[Oid], shown: &Visibility) -> Result<Option<Timestamp>> {
     let mut since = proof::invalidated_since(view, Some(shown))?;
     for &source in sources {
         change_log::read(source, shown.earliest(), |entry| {
             if !shown.shows(entry.xid) {
-                since = Some(since.map_or(entry.at, |since| since.min(entry.at)));
+                let at = clock::committed_at(entry.xid).unwrap_or(entry.at);
+                since = Some(since.map_or(at, |since| since.min(at)));
             }
             true
         });

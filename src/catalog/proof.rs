@@ -190,7 +190,9 @@ pub fn invalidate(view: Oid) -> Result<()> {
 }
 
 const INVALIDATED: &str = "
-SELECT min(at) FROM _cache_refresher.invalidation
+SELECT min(CASE WHEN current_setting('track_commit_timestamp')::boolean
+                THEN coalesce(pg_xact_commit_timestamp(xid::xid), at) ELSE at END)
+  FROM _cache_refresher.invalidation
  WHERE view = $1 AND ($2 IS NULL OR NOT pg_visible_in_snapshot(xid, $2::text::pg_snapshot))";
 
 /// Since when somebody has said so about what is not shown.

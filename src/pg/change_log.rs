@@ -69,7 +69,8 @@ pub fn name_of(source: Oid) -> String {
     format!("changes_{}", source.to_u32())
 }
 
-pub(super) fn find(source: Oid) -> Option<Oid> {
+/// The log of a source, if it has one.
+pub fn find(source: Oid) -> Option<Oid> {
     let name = CString::new(name_of(source)).unwrap_or_default();
     // SAFETY: looks up the catalogs.
     let log = unsafe {
@@ -149,8 +150,8 @@ pub(super) fn is_by_xid(index: &Relation) -> bool {
     }
 }
 
-/// Whether a log can be read without waiting for somebody who is changing or removing it.
-pub fn is_free(source: Oid) -> bool {
+/// Locks a log as readers do, to the end of the transaction; false if somebody is changing or removing it.
+pub fn try_lock(source: Oid) -> bool {
     // SAFETY: the lock is the one that readers take.
     find(source).is_none_or(|log| unsafe {
         pg_sys::ConditionalLockRelationOid(log, pg_sys::AccessShareLock as i32)

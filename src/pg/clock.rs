@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use cache_refresher_core::time::Timestamp;
 use pgrx::datum::{Interval, TimestampWithTimeZone};
+use pgrx::pg_sys;
 
 use super::unguarded;
 use crate::error::{Error, Result};
@@ -45,4 +46,19 @@ pub fn from_interval(name: &'static str, interval: &Interval) -> Result<Duration
         Err(_) if interval.as_micros() < 0 => Err(Error::NegativeInterval { name }),
         Err(_) => Err(Error::HugeInterval { name }),
     }
+}
+
+/// When a transaction committed, if the server keeps track of that and still knows.
+pub fn committed_at(transaction: u64) -> Option<Timestamp> {
+    let mut at = 0;
+    // SAFETY: a setting of the whole server; such transactions as have written are asked about.
+    let known = unsafe {
+        pg_sys::track_commit_timestamp
+            && pg_sys::TransactionIdGetCommitTsData(
+                (transaction as u32).into(),
+                &mut at,
+                std::ptr::null_mut(),
+            )
+    };
+    known.then(|| Timestamp::from_pg(at))
 }

@@ -8,7 +8,7 @@ use super::signals;
 
 /// Longest single sleep. Timers run on the monotonic clock, so a sleeper notices within this time
 /// that somebody has set the wall clock forward.
-const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+pub const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 /// Sleeps until the latch is set or `timeout` has passed, then services interrupts
 /// (ProcSignalBarrier, memory-context logging) and a pending reload of the configuration.

@@ -20,8 +20,6 @@ const VISITS_AT_ONCE: usize = 2;
 const START_TIMEOUT: Duration = Duration::from_secs(15);
 /// Pause when the server has no free background worker.
 const NO_SLOT_PAUSE: Duration = Duration::from_secs(5);
-/// Sleep when nothing is scheduled at all; a wake-up ends it.
-const IDLE_SLEEP: Duration = Duration::from_secs(3600);
 
 /// Entry point of the process.
 pub fn main(_argument: i64) {
@@ -133,7 +131,7 @@ fn start_schedulers(known: &HashMap<u32, DatabaseRow>) -> Duration {
     } else {
         decision.wake_at
     };
-    wake_at.map_or(IDLE_SLEEP, |at| at.since(clock::now()))
+    wake_at.map_or(latch::LONGEST_SLEEP, |at| at.since(clock::now()))
 }
 
 fn view(

@@ -35,8 +35,6 @@ const RELOAD_SPACING: u32 = 4;
 const MOST_CALM: Duration = Duration::from_secs(2);
 /// When to ask again for a background worker after the server had none.
 const NO_SLOT_PAUSE: Duration = Duration::from_secs(5);
-/// Something due wakes us earlier, and so does whoever has something to say.
-const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 /// How long to wait between taking changes, at least and at most.
 const LEAST_DEAF: Duration = Duration::from_millis(5);
 const MOST_DEAF: Duration = Duration::from_millis(250);
@@ -156,7 +154,7 @@ impl Process {
         if idle && now >= leave_at && due.is_none_or(|at| at > now.plus(linger)) {
             return self.leave(Leave::Until(due));
         }
-        let look_at = if now < leave_at { leave_at } else { now.plus(LONGEST_SLEEP) };
+        let look_at = if now < leave_at { leave_at } else { now.plus(latch::LONGEST_SLEEP) };
         let next =
             [self.next_look(now), self.reload_at, self.changes_wait].into_iter().flatten().min();
         latch::wait(next.map_or(look_at, |at| at.min(look_at)).since(now));

@@ -51,11 +51,6 @@ pub fn leading(text: &str) -> Result<(String, &str), IdentifierError> {
     Ok((name, rest.trim_start()))
 }
 
-/// Reads a comma list of nothing but identifiers.
-pub fn parse_list(list: &str) -> Result<Vec<String>, IdentifierError> {
-    entries(list).into_iter().map(whole).collect()
-}
-
 /// Reads a text that is one identifier.
 pub fn whole(text: &str) -> Result<String, IdentifierError> {
     match leading(text)? {
@@ -114,6 +109,10 @@ fn unquoted(text: &str) -> Result<(String, &str), IdentifierError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse_list(list: &str) -> Result<Vec<String>, IdentifierError> {
+        entries(list).into_iter().map(whole).collect()
+    }
 
     #[test]
     fn unquoted_names_are_folded_and_quoted_ones_are_not() {

@@ -135,14 +135,6 @@ impl Obstacle {
         all
     }
 
-    /// Whether it stands in the way of `skip` and of a proof of freshness, too, and not of `delta` alone.
-    pub const fn forbids_proof(&self) -> bool {
-        !matches!(
-            self,
-            Self::Strange(_) | Self::Mapping(_) | Self::KeyType(_) | Self::NoIndex | Self::Computed
-        )
-    }
-
     /// Why, as a clause.
     pub fn reason(&self) -> String {
         match self {

@@ -1,7 +1,5 @@
 //! What came of a refresh.
 
-use std::str::FromStr;
-
 use crate::pace::Found;
 
 /// What came of a refresh, or of a call that asked for one.
@@ -21,34 +19,8 @@ pub enum Outcome {
     Fresh,
 }
 
-/// A text that names no outcome.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "unknown outcome \"{value}\": must be refreshed, skipped, failed, cancelled, shared or fresh"
-)]
-pub struct UnknownOutcome {
-    /// What was given.
-    pub value: String,
-}
-
-impl FromStr for Outcome {
-    type Err = UnknownOutcome;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "refreshed" => Ok(Self::Refreshed),
-            "skipped" => Ok(Self::Skipped),
-            "failed" => Ok(Self::Failed),
-            "cancelled" => Ok(Self::Cancelled),
-            "shared" => Ok(Self::Shared),
-            "fresh" => Ok(Self::Fresh),
-            other => Err(UnknownOutcome { value: other.to_owned() }),
-        }
-    }
-}
-
 impl Outcome {
-    /// The word for log and results, which [`FromStr`] reads.
+    /// The word for log and results.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Refreshed => "refreshed",
@@ -129,15 +101,5 @@ mod tests {
         assert!(!counts(10_001, 999).outdate_statistics());
         assert!(!counts(100, 100).outdate_statistics(), "few rows");
         assert!(!RowCounts { total: 10_000, changes: None }.outdate_statistics());
-    }
-
-    #[test]
-    fn every_word_reads_back_and_others_are_refused() {
-        use Outcome::*;
-        for outcome in [Refreshed, Skipped, Failed, Cancelled, Shared, Fresh] {
-            assert_eq!(outcome.as_str().parse(), Ok(outcome));
-        }
-        let error = "done".parse::<Outcome>().unwrap_err().to_string();
-        assert!(error.contains("\"done\"") && error.contains("refreshed"), "{error}");
     }
 }

@@ -56,12 +56,17 @@ proptest! {
     #[test]
     fn identifiers_read_back_as_they_were_written(names in prop::collection::vec("\\PC{1,9}", 1..5)) {
         let list: Vec<String> = names.iter().map(|name| identifiers::quote(name)).collect();
-        prop_assert_eq!(identifiers::parse_list(&list.join(", ")), Ok(names));
+        let list = list.join(", ");
+        let read: Result<Vec<_>, _> =
+            identifiers::entries(&list).into_iter().map(identifiers::whole).collect();
+        prop_assert_eq!(read, Ok(names));
     }
 
     #[test]
     fn reading_identifiers_never_panics(list in "\\PC{0,20}") {
-        let _ = identifiers::parse_list(&list);
+        for entry in identifiers::entries(&list) {
+            let _ = identifiers::whole(entry);
+        }
     }
 
     #[test]

@@ -51,6 +51,25 @@ fn a_change_is_shown_at_once() {
 }
 
 #[test]
+fn a_view_is_stale_since_a_commit_where_the_server_keeps_track_of_commits() {
+    let server = Server::builder().setting("track_commit_timestamp", "on").start();
+    let mut db = server.create_database("app");
+    let mut other = server.connect("app");
+    reacting(&mut db, "v", "debounce => '1 hour', max_staleness => '1 day'");
+    other.run("BEGIN; UPDATE v_source SET value = 7 WHERE id = 1");
+    other.run("SELECT pg_sleep(0.1); COMMIT");
+    assert!(db.get::<bool>(
+        "SELECT cache_refresher.stale_since('v') = pg_xact_commit_timestamp(xmin) FROM v_source WHERE id = 1"
+    ));
+    db.refresh("v");
+    other.run("BEGIN; SELECT cache_refresher.invalidate('v')");
+    other.run("SELECT pg_sleep(0.1); COMMIT");
+    assert!(db.get::<bool>(
+        "SELECT cache_refresher.stale_since('v') = pg_xact_commit_timestamp(xmin) FROM _cache_refresher.invalidation"
+    ));
+}
+
+#[test]
 fn many_changes_are_waited_out_but_not_for_ever() {
     let mut db = Scratch::new("debounce");
     reacting(&mut db, "quiet", "debounce => '1 second', max_staleness => '1 hour'");
