@@ -3,6 +3,15 @@
 -- security_barrier keeps functions in the asker's WHERE from seeing the others first. Error texts can
 -- hold data: they are shown only to those with the rights of the view's owner.
 
+CREATE VIEW _cache_refresher.bloat AS
+SELECT c.oid AS view,
+       pg_catalog.round((c.relpages / (c.reltuples / 8152 * (28 + pg_catalog.sum(s.stawidth))))::numeric, 1) AS bloat
+  FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_statistic s ON s.starelid = c.oid
+ WHERE c.relkind = 'm' AND c.relpages > 100 AND c.reltuples > 0
+ GROUP BY c.oid;
+COMMENT ON VIEW _cache_refresher.bloat IS 'how many times as large as their rows need the tables of materialized views are, small ones left out';
+
 CREATE FUNCTION _cache_refresher.may_see(view oid)
 RETURNS boolean LANGUAGE sql STABLE PARALLEL SAFE
 RETURN pg_catalog.pg_has_role('pg_monitor', 'MEMBER')
@@ -55,7 +64,8 @@ SELECT c.oid::regclass AS view,
        pg_catalog.pg_stat_get_dead_tuples(c.oid) AS dead_rows,
        r.on_change,
        coalesce(a.skips, 0) AS skips,
-       a.skipped_at AS last_skipped_at
+       a.skipped_at AS last_skipped_at,
+       CASE WHEN c.relpages > 100 THEN (SELECT b.bloat FROM _cache_refresher.bloat b WHERE b.view = c.oid) END AS bloat
   FROM _cache_refresher.registry r
   LEFT JOIN _cache_refresher.binding b ON (b.view_schema, b.view_name) = (r.view_schema, r.view_name)
   LEFT JOIN pg_catalog.pg_class c ON c.oid = b.view AND c.relkind = 'm'
@@ -76,6 +86,7 @@ COMMENT ON COLUMN cache_refresher.status.next_refresh_at IS 'by its own schedule
 COMMENT ON COLUMN cache_refresher.status.staleness IS 'fresh: proved to show all that is committed; stale: it does not; unknown: not all changes of what it reads are captured';
 COMMENT ON COLUMN cache_refresher.status.skips IS 'refreshes that were not needed: nothing had changed';
 COMMENT ON COLUMN cache_refresher.status.last_skipped_at IS 'when a refresh was not needed last';
+COMMENT ON COLUMN cache_refresher.status.bloat IS 'how many times as large its table is as its rows need, by the statistics; NULL where it has 100 pages or less';
 COMMENT ON COLUMN cache_refresher.status.dead_rows IS 'old versions of rows that VACUUM has not removed yet';
 COMMENT ON COLUMN cache_refresher.status.last_error IS 'shown to those with the rights of the view''s owner';
 
@@ -204,19 +215,14 @@ BEGIN ATOMIC
                 || 'tables by name, or schemas.'
        FROM pg_catalog.pg_publication p WHERE p.puballtables ORDER BY p.pubname)
     UNION ALL
-    -- By the same estimate as auto_full goes by.
+    -- auto_full goes by the same.
     (SELECT 'view ' || pg_catalog.format('%I.%I', v.view_schema, v.view_name) || ' bloat',
             'warning',
-            pg_catalog.format('%s for %s rows: several times what they need',
-                pg_catalog.pg_size_pretty(pg_catalog.pg_relation_size(c.oid)), c.reltuples::bigint),
+            pg_catalog.format('its table is %s times as large as its rows need', v.bloat),
             'VACUUM keeps the room for new rows. If it is not needed: refresh it once with method => ''full'' when '
                 || 'readers can wait, or set cache_refresher.auto_full.'
        FROM cache_refresher.status v
-       JOIN pg_catalog.pg_class c ON c.oid = v.view
-      CROSS JOIN LATERAL (SELECT pg_catalog.sum(s.avg_width) AS bytes FROM pg_catalog.pg_stats s
-                           WHERE s.schemaname = v.view_schema AND s.tablename = v.view_name
-                             AND c.relpages > 100) width
-      WHERE c.reltuples > 0 AND c.relpages > 100 + 4 * c.reltuples / 8152 * (28 + width.bytes)
+      WHERE v.bloat > 4
       ORDER BY v.view_schema, v.view_name);
 END;
 COMMENT ON FUNCTION cache_refresher.health IS 'what works and what does not: ok, warning or critical, with the remedy';

@@ -9,6 +9,7 @@ use cache_refresher_core::interval::IntervalError;
 use cache_refresher_core::method::{Refusal, Requested, UnknownMethod};
 use cache_refresher_core::schedule::CronError;
 
+use crate::catalog::view::ViewName;
 use crate::pg::report::Caught;
 
 /// A result with one of our errors.
@@ -20,7 +21,7 @@ pub enum Error {
     #[error("{argument} must not be null")]
     NullArgument { argument: &'static str },
     #[error("\"{name}\" is not a materialized view")]
-    NotMaterializedView { name: String },
+    NotMaterializedView { name: ViewName },
     #[error("relation with OID {oid} does not exist")]
     NoSuchRelation { oid: u32 },
     #[error("materialized view \"{name}\" does not exist")]

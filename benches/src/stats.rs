@@ -15,6 +15,11 @@ impl Samples {
         self.0.push(value);
     }
 
+    /// Each over the other that was measured together with it; as many as there are of both.
+    pub fn over(&self, others: &Self) -> Self {
+        self.0.iter().zip(&others.0).map(|(value, other)| value / other).collect()
+    }
+
     /// All of them in another unit.
     pub fn scaled(&self, factor: f64) -> Self {
         self.0.iter().map(|value| value * factor).collect()

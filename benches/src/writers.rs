@@ -12,9 +12,9 @@ use crate::{pg_cron, servers};
 const SOON: &str = "commit until seen in a view of 100,000 rows, median/max ms";
 /// The last is the one that is captured.
 const TABLES: [&str; 3] = ["plain", "control", "captured"];
-/// How often pgbench is run in each protocol,
+/// How often pgbench is run in each protocol.
 const ROUNDS: usize = 7;
-/// and for how long.
+/// How long it runs each time.
 const ROUND_SECONDS: &str = "15";
 const BULK_ROUNDS: usize = 15;
 const ROWS: i32 = 100_000;

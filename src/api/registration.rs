@@ -158,8 +158,12 @@ fn unregister(view: Option<String>) -> std::result::Result<(), ErrorReport> {
         }
         Ok(None) => registry::delete(&missing(schema, name)?)?,
         // Something else may have taken the name of a view that is gone.
-        Err(error @ Error::NotMaterializedView { .. }) => {
-            registry::delete(&missing(schema, name).map_err(|_| error)?)?;
+        Err(Error::NotMaterializedView { name: other }) => {
+            let gone = missing(Some(other.schema.clone()), name).map_err(|error| match error {
+                Error::NotRegistered { .. } => Error::NotMaterializedView { name: other },
+                error => error,
+            })?;
+            registry::delete(&gone)?;
         }
         Err(error) => return Err(error.into()),
     }

@@ -9,6 +9,7 @@ pub mod install;
 pub mod obstacle;
 pub mod unit;
 
+use cache_refresher_core::obstacle::NotNow;
 use cache_refresher_core::staleness::Staleness;
 use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::visibility::Visibility;
@@ -38,7 +39,7 @@ pub struct Knowledge {
 #[derive(Debug, Clone)]
 pub enum Changes {
     /// Anything may have; why that is not known, if there is something to say about it.
-    Unknown(Option<String>),
+    Unknown(Option<NotNow>),
     /// Nothing: the content is what the query would return now.
     None,
     /// What the logs say of transactions that this does not show.
@@ -53,8 +54,8 @@ pub enum Changes {
 #[derive(Debug)]
 pub struct Definition {
     fingerprint: Fingerprint,
-    /// Functions that had been changed by then.
-    functions: u64,
+    /// How much had been changed by then of what belongs to no relation.
+    loose: u64,
 }
 
 impl Definition {
@@ -65,7 +66,7 @@ impl Definition {
 
     fn with(view: Oid, told: Told) -> Result<Self> {
         let fingerprint = proof::fingerprint(view, told)?;
-        Ok(Self { fingerprint, functions: invalidation::functions() })
+        Ok(Self { fingerprint, loose: invalidation::loose() })
     }
 
     fn sources(&self) -> &[Oid] {
@@ -78,12 +79,12 @@ impl Definition {
 
     /// Whether all that the rows depend on is as it was, and was not something else in between.
     fn still_holds(&self, view: Oid) -> Result<bool> {
-        let Self { fingerprint: now, functions } = Self::of(view)?;
+        let Self { fingerprint: now, loose } = Self::of(view)?;
         let then = &self.fingerprint;
-        let functions_too = then.by_name || now.by_name;
+        let is_loose = then.is_loose || now.is_loose;
         Ok(then.told == now.told
             && then.definition() == now.definition()
-            && (!functions_too || self.functions == functions))
+            && (!is_loose || self.loose == loose))
     }
 }
 
@@ -138,20 +139,20 @@ pub fn examine(view: Oid, definition: Option<&Definition>, settings: &str) -> Re
     let trusted = basis.filter(|basis| basis.fingerprint.as_deref() == Some(&fingerprint));
     if let Some(Basis { shown: last, .. }) = trusted {
         let invalidated = proof::invalidated_since(view, Some(&last))?.is_some();
-        let unshown = unshown_since(view, definition.sources(), &last)?;
+        let unshown = is_unshown(definition.sources(), &last);
         // What the logs say counts for what they were logs of.
         let holds = definition.still_holds(view)?;
         if !holds {
             CHANGED_MEANWHILE.clone_into(&mut fingerprint);
         }
         let changes = if invalidated {
-            Changes::Unknown(Some(INVALIDATED.to_owned()))
+            Changes::Unknown(Some(NotNow::Invalidated))
         } else if !holds {
-            Changes::Unknown(Some(REDEFINED.to_owned()))
-        } else if unshown.is_none() {
-            Changes::None
-        } else {
+            Changes::Unknown(Some(NotNow::Redefined))
+        } else if unshown {
             Changes::Some(last)
+        } else {
+            Changes::None
         };
         let basis = Basis { shown, fingerprint: Some(fingerprint) };
         return Ok(Knowledge { before, changed_before, basis, changes });
@@ -159,21 +160,15 @@ pub fn examine(view: Oid, definition: Option<&Definition>, settings: &str) -> Re
     let obstacle = obstacle::of(view)?;
     let proved = obstacle.is_none() && !capture::begins_here(view)?;
     let why = match (obstacle, stored) {
-        (Some(obstacle), _) => obstacle.reason(),
-        _ if proof::invalidated_since(view, before.as_ref())?.is_some() => INVALIDATED.to_owned(),
-        (None, Some(_)) => REDEFINED.to_owned(),
-        (None, None) => UNPROVED.to_owned(),
+        (Some(obstacle), _) => obstacle.into(),
+        _ if proof::invalidated_since(view, before.as_ref())?.is_some() => NotNow::Invalidated,
+        (None, Some(_)) => NotNow::Redefined,
+        (None, None) => NotNow::First,
     };
     let fingerprint = proved.then_some(fingerprint);
     let basis = Basis { shown, fingerprint };
     Ok(Knowledge { before, changed_before, basis, changes: Changes::Unknown(Some(why)) })
 }
-
-const INVALIDATED: &str = "it was invalidated, or more has changed than is kept";
-const REDEFINED: &str =
-    "what it reads was redefined or truncated, or it is refreshed under other settings";
-const UNPROVED: &str =
-    "it is the first refresh since its changes are captured, or since one by hand";
 
 /// Where the rows of a view are has changed since `basis` was looked at, by this refresh.
 pub fn follow_to_new_file(view: Oid, basis: &mut Basis) -> Result<()> {
@@ -210,14 +205,30 @@ pub fn staleness(
     Ok((if now == fingerprint { Staleness::Fresh } else { Staleness::Unknown }, None))
 }
 
+/// Whether anything has changed that is not shown.
+fn is_unshown(sources: &[Oid], shown: &Visibility) -> bool {
+    sources.iter().any(|&source| {
+        let mut found = false;
+        change_log::read(source, shown.earliest(), |entry| {
+            found = !shown.shows(entry.xid);
+            !found
+        });
+        found
+    })
+}
+
 /// When the oldest change was committed that is not shown; where the server keeps no track of that, a time before
-/// it, and not before the change was made.
+/// it, and not before the change was made. What is replicated says when it was committed elsewhere.
 fn unshown_since(view: Oid, sources: &[Oid], shown: &Visibility) -> Result<Option<Timestamp>> {
     let mut since = proof::invalidated_since(view, Some(shown))?;
+    let mut last = (0, None);
     for &source in sources {
         change_log::read(source, shown.earliest(), |entry| {
             if !shown.shows(entry.xid) {
-                let at = clock::committed_at(entry.xid).unwrap_or(entry.at);
+                if last.0 != entry.xid {
+                    last = (entry.xid, clock::committed_at(entry.xid));
+                }
+                let at = last.1.map_or(entry.at, |at| at.max(entry.at));
                 since = Some(since.map_or(at, |since| since.min(at)));
             }
             true

@@ -38,7 +38,7 @@ pub enum Kind {
     Materialized,
     /// A crash empties it unseen.
     Unlogged,
-    /// What a policy lets through can change without any row changing.
+    /// Policies apply to whoever refreshes the view: what they let through can change without any row changing.
     RowSecurity,
     /// Of the server itself.
     Catalog,
@@ -77,6 +77,20 @@ WITH RECURSIVE source (oid, relkind) AS (
     };
 }
 pub(super) use relations;
+
+/// Whether row security of a relation applies to one of those whose rights the query is run with: the owner of the
+/// view and those of the plain views beneath. To be used after `relations!()`.
+macro_rules! row_security_applies {
+    ($relation:literal) => {
+        concat!(
+            "(", $relation, ".relrowsecurity AND EXISTS (
+        SELECT FROM source s JOIN pg_class v ON v.oid = s.oid AND s.relkind = 'v' JOIN pg_roles r ON r.oid = v.relowner
+         WHERE NOT (r.rolsuper OR r.rolbypassrls
+                    OR NOT ", $relation, ".relforcerowsecurity AND pg_has_role(r.oid, ", $relation, ".relowner, 'USAGE'))))"
+        )
+    };
+}
+pub(super) use row_security_applies;
 
 const LEAVES: &str = concat!(
     relations!(),
@@ -118,7 +132,9 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistenc
  CROSS JOIN LATERAL (
     WITH RECURSIVE up (oid) AS (
         SELECT c.oid UNION SELECT i.inhparent FROM up u JOIN pg_inherits i ON i.inhrelid = u.oid)
-    SELECT array_agg(u.oid) AS oids, bool_or(u.relrowsecurity) AS row_security
+    SELECT array_agg(u.oid) AS oids, bool_or(",
+    row_security_applies!("u"),
+    ") AS row_security
       FROM up JOIN pg_class u ON u.oid = up.oid) f
  ORDER BY c.oid"
 );

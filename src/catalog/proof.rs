@@ -5,7 +5,7 @@ use cache_refresher_core::visibility::Visibility;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys::Oid;
 
-use super::capture::{Told, relations};
+use super::capture::{Told, relations, row_security_applies};
 use super::query;
 use super::remembered::Remembered;
 use crate::error::{Error, Result};
@@ -23,8 +23,9 @@ const FINGERPRINT: &str = concat!(
     relations!(),
     ", line (oid, text) AS (
     SELECT c.oid,
-           concat_ws(' ', c.oid, CASE WHEN c.oid <> $1 THEN c.relfilenode END, c.relkind, c.relpersistence, c.relrowsecurity,
-                     c.relforcerowsecurity, CASE WHEN c.oid = $1 THEN c.relowner END,
+           concat_ws(' ', c.oid, CASE WHEN c.oid <> $1 THEN c.relfilenode END, c.relkind, c.relpersistence, ",
+    row_security_applies!("c"),
+    ", CASE WHEN c.oid = $1 THEN c.relowner END,
                      (SELECT string_agg(concat_ws(',', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation, a.attgenerated), ';'
                                         ORDER BY a.attnum)
                         FROM pg_attribute a
@@ -85,6 +86,7 @@ SELECT concat_ws(' ', coalesce(md5(string_agg(l.text, E'\\n' ORDER BY l.oid, l.t
              SELECT 0 FROM relation l
               WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = l.oid AND a.attnum > 0 AND NOT a.attisdropped)),
        coalesce(bool_or(l.oid = 0), false)
+           OR EXISTS (SELECT FROM relation l JOIN pg_class c ON c.oid = l.oid WHERE c.relrowsecurity)
   FROM line l"
 );
 
@@ -101,8 +103,9 @@ pub fn file(view: Oid) -> Result<u32> {
 pub struct Fingerprint {
     pub told: Told,
     pub text: String,
-    /// Functions go into it of which only the names are known by which others call them.
-    pub by_name: bool,
+    /// It rests on what belongs to no relation, and can change and change back while the view is refreshed:
+    /// functions of which only the names are known by which others call them, or roles.
+    pub is_loose: bool,
 }
 
 impl Fingerprint {
@@ -121,8 +124,8 @@ pub fn fingerprint(view: Oid, told: Told) -> Result<Fingerprint> {
     let read = || {
         let arguments = [view.into(), told.sources.clone().into(), told.triggers.clone().into()];
         let rows = query::select_current(FINGERPRINT, &arguments, |row| {
-            let (text, by_name) = (row.required(1)?, row.required(3)?);
-            Ok((Fingerprint { told: told.clone(), text, by_name }, row.required(2)?))
+            let (text, is_loose) = (row.required(1)?, row.required(3)?);
+            Ok((Fingerprint { told: told.clone(), text, is_loose }, row.required(2)?))
         })?;
         rows.into_iter().next().ok_or_else(|| bad("fingerprint"))
     };
@@ -190,8 +193,8 @@ pub fn invalidate(view: Oid) -> Result<()> {
 }
 
 const INVALIDATED: &str = "
-SELECT min(CASE WHEN current_setting('track_commit_timestamp')::boolean
-                THEN coalesce(pg_xact_commit_timestamp(xid::xid), at) ELSE at END)
+SELECT min(CASE WHEN current_setting('track_commit_timestamp')::boolean AND NOT pg_is_in_recovery()
+                THEN greatest(pg_xact_commit_timestamp(xid::xid), at) ELSE at END)
   FROM _cache_refresher.invalidation
  WHERE view = $1 AND ($2 IS NULL OR NOT pg_visible_in_snapshot(xid, $2::text::pg_snapshot))";
 

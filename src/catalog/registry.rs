@@ -108,7 +108,10 @@ SELECT r.view_schema, r.view_name
   FROM _cache_refresher.registry r
  WHERE r.view_name = $1
    AND NOT EXISTS (SELECT FROM _cache_refresher.binding b JOIN pg_class c ON c.oid = b.view
-                    WHERE (b.view_schema, b.view_name) = (r.view_schema, r.view_name))";
+                    WHERE (b.view_schema, b.view_name) = (r.view_schema, r.view_name))
+   -- One that is there and not bound yet, as after a restore, is its owner's.
+   AND NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                    WHERE c.relkind = 'm' AND (n.nspname, c.relname) = (r.view_schema, r.view_name))";
 
 const REGISTRY_OID: &str = "SELECT '_cache_refresher.registry'::regclass::oid";
 

@@ -97,7 +97,7 @@ impl View {
         match rows.into_iter().next() {
             None => Err(Error::NoSuchRelation { oid: oid.to_u32() }),
             Some((kind, view)) if kind != "m" => {
-                Err(Error::NotMaterializedView { name: view.name.to_string() })
+                Err(Error::NotMaterializedView { name: view.name })
             }
             Some((_, view)) => Ok(view),
         }
@@ -120,10 +120,7 @@ SELECT coalesce((SELECT h.rows_inserted + h.rows_updated + h.rows_deleted >= gre
                    FROM (SELECT * FROM _cache_refresher.history
                           WHERE view = c.oid AND outcome = 'refreshed' ORDER BY id DESC LIMIT 10) h
                   WHERE h.method = 'diff' ORDER BY h.id DESC LIMIT 1), false),
-       c.reltuples > 0
-       AND c.relpages > 100 + 4 * c.reltuples / 8152
-                      * (28 + (SELECT sum(s.stawidth) FROM pg_statistic s WHERE s.starelid = c.oid))
-       IS TRUE
+       (SELECT b.bloat > 4 FROM _cache_refresher.bloat b WHERE b.view = c.oid) IS TRUE
   FROM pg_class c WHERE c.oid = $1";
 
 /// The condition of a view.

@@ -53,7 +53,9 @@ pub fn committed_at(transaction: u64) -> Option<Timestamp> {
     let mut at = 0;
     // SAFETY: a setting of the whole server; such transactions as have written are asked about.
     let known = unsafe {
+        // On a standby it is the primary's setting that counts.
         pg_sys::track_commit_timestamp
+            && !pg_sys::RecoveryInProgress()
             && pg_sys::TransactionIdGetCommitTsData(
                 (transaction as u32).into(),
                 &mut at,

@@ -65,7 +65,9 @@ impl Deadline {
             PASSED.store(false, Ordering::Relaxed);
         }
         LAST_HAD_PASSED.set(false);
-        set(own.into_iter().chain(outer).min());
+        // One that has passed has had its say.
+        let ahead = outer.filter(|outer| *outer > clock::now());
+        set(own.into_iter().chain(ahead).min());
         Self { own, outer }
     }
 

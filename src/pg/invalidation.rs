@@ -15,20 +15,20 @@ thread_local! {
     static OF_ALL: Cell<u64> = const { Cell::new(0) };
     /// The relations that somebody watches, each with the generation of its last change.
     static WATCHED: RefCell<HashMap<Oid, u64>> = RefCell::default();
-    /// How many changes of functions and the like were heard of.
-    static FUNCTIONS_CHANGED: Cell<u64> = const { Cell::new(0) };
+    /// How many changes of what [`LOOSE`] names were heard of.
+    static LOOSE_CHANGED: Cell<u64> = const { Cell::new(0) };
 }
 
 static WATCHING: Once = Once::new();
 
-/// Caches of the server for what belongs to no relation: roles, schemas and event triggers.
-const NAMES: [u32; 3] = [
+/// Caches of the server for what belongs to no relation: schemas and event triggers.
+const NAMES: [u32; 2] = [SysCacheIdentifier::NAMESPACEOID, SysCacheIdentifier::EVENTTRIGGEROID];
+/// Caches of the server for what belongs to no relation, either, and decides what a query returns: functions, text
+/// search, and roles, to which row security applies or not.
+const LOOSE: [u32; 7] = [
+    SysCacheIdentifier::AUTHMEMMEMROLE,
+    SysCacheIdentifier::AUTHMEMROLEMEM,
     SysCacheIdentifier::AUTHOID,
-    SysCacheIdentifier::NAMESPACEOID,
-    SysCacheIdentifier::EVENTTRIGGEROID,
-];
-/// Caches of the server for functions and for text search, which belong to no relation, either.
-const FUNCTIONS: [u32; 4] = [
     SysCacheIdentifier::PROCOID,
     SysCacheIdentifier::TSCONFIGOID,
     SysCacheIdentifier::TSCONFIGMAP,
@@ -38,7 +38,7 @@ const FUNCTIONS: [u32; 4] = [
 /// More relations than that are not told apart.
 const MOST_WATCHED: usize = 10_000;
 
-/// A number that is another one once a relation or something of what [`NAMES`] and [`FUNCTIONS`] name may have
+/// A number that is another one once a relation or something of what [`NAMES`] and [`LOOSE`] name may have
 /// changed, as far as this process has heard: it hears of others when a transaction starts and when it is granted
 /// a lock, and of its own changes after each command.
 pub fn generation() -> u64 {
@@ -46,7 +46,7 @@ pub fn generation() -> u64 {
         // SAFETY: functions that stay where they are.
         unsafe {
             pg_sys::CacheRegisterRelcacheCallback(Some(on_relation), Datum::from(0));
-            for cache in NAMES.into_iter().chain(FUNCTIONS) {
+            for cache in NAMES.into_iter().chain(LOOSE) {
                 pg_sys::CacheRegisterSyscacheCallback(
                     cache as c_int,
                     Some(on_entry),
@@ -65,11 +65,11 @@ pub fn hear() {
     unsafe { pg_sys::AcceptInvalidationMessages() };
 }
 
-/// A number that is another one once some function or text search may have changed, as far as this process has
-/// heard, even if it was changed back. Where too many messages have come since it heard of any the last time, they
+/// A number that is another one once something of what [`LOOSE`] names may have changed, as far as this process has
+/// heard, even if it was changed back. Where too many messages have come since it heard of any the last time, it
 /// may have.
-pub fn functions() -> u64 {
-    FUNCTIONS_CHANGED.get()
+pub fn loose() -> u64 {
+    LOOSE_CHANGED.get()
 }
 
 /// From now on it is noted when one of these relations changes.
@@ -115,7 +115,7 @@ unsafe extern "C-unwind" fn on_relation(_argument: Datum, relation: Oid) {
 
 unsafe extern "C-unwind" fn on_entry(_argument: Datum, cache: c_int, _hash: u32) {
     OF_ALL.set(next());
-    if FUNCTIONS.contains(&cache.cast_unsigned()) {
-        FUNCTIONS_CHANGED.set(FUNCTIONS_CHANGED.get() + 1);
+    if LOOSE.contains(&cache.cast_unsigned()) {
+        LOOSE_CHANGED.set(LOOSE_CHANGED.get() + 1);
     }
 }

@@ -58,15 +58,15 @@ pub struct Findings {
     pub unordered: Option<String>,
 }
 
-/// Built-in aggregates that put values together in the order in which they come.
-const COLLECTING: &[&CStr] = &[
-    c"array_agg",
-    c"json_agg",
-    c"json_object_agg",
-    c"jsonb_agg",
-    c"jsonb_object_agg",
-    c"string_agg",
-    c"xmlagg",
+/// How built-in aggregates begin that put values together in the order in which they come.
+const COLLECTING: &[&[u8]] = &[
+    b"array_agg",
+    b"json_agg",
+    b"json_object_agg",
+    b"jsonb_agg",
+    b"jsonb_object_agg",
+    b"string_agg",
+    b"xmlagg",
 ];
 
 /// Those whose result does not depend on the order even where they compute with floating-point numbers.
@@ -260,19 +260,18 @@ unsafe fn unordered(aggregate: &pg_sys::Aggref) -> Option<String> {
     unsafe {
         let name = pg_sys::get_func_name(aggregate.aggfnoid);
         let built_in = aggregate.aggfnoid.to_u32() < pg_sys::FirstUnpinnedObjectId;
-        if name.is_null() || !built_in || !aggregate.aggorder.is_null() {
+        // For DISTINCT they are sorted as well.
+        let sorted = !aggregate.aggorder.is_null() || !aggregate.aggdistinct.is_null();
+        if name.is_null() || !built_in || sorted {
             return None;
         }
         let name = CStr::from_ptr(name);
-        let is_float = |entry: *mut pg_sys::TargetEntry| {
+        let arguments = PgList::<pg_sys::TargetEntry>::from_pg(aggregate.args);
+        let computes_with_floats = arguments.iter_ptr().any(|entry| {
             matches!(pg_sys::exprType((*entry).expr.cast()), pg_sys::FLOAT4OID | pg_sys::FLOAT8OID)
-        };
-        let mut arguments = PgList::<pg_sys::TargetEntry>::from_pg(aggregate.args)
-            .iter_ptr()
-            .collect::<Vec<_>>()
-            .into_iter();
-        let depends =
-            COLLECTING.contains(&name) || !ORDERLESS.contains(&name) && arguments.any(is_float);
+        });
+        let depends = COLLECTING.iter().any(|begin| name.to_bytes().starts_with(begin))
+            || (computes_with_floats && !ORDERLESS.contains(&name));
         depends.then(|| name.to_string_lossy().into_owned())
     }
 }

@@ -221,7 +221,7 @@ impl<'a> RowStreams<'a> {
                 let minimal = || Slot::minimal(view.descriptor());
                 ([minimal(), minimal()], Slot::borrowed(view.descriptor()))
             };
-            let spool_bytes = memory_bytes / 12;
+            let spool_bytes = memory_bytes / 32;
             Self {
                 view,
                 memory,

@@ -2,7 +2,7 @@
 
 use std::ffi::c_int;
 
-use pgrx::pg_sys;
+use pgrx::{PgSqlErrorCode, pg_sys};
 
 use super::memory::Caller;
 use super::row::Tuple;
@@ -50,6 +50,7 @@ impl Spool {
             self.store();
         }
         self.rows += 1;
+        reserve(&mut self.block, words);
         self.block.push(tag.cast_unsigned());
         let (whole, rest) = bytes.as_chunks::<WORD>();
         self.block.extend(whole.iter().map(|&word| u64::from_ne_bytes(word)));
@@ -80,6 +81,12 @@ impl Spool {
         Some((tag.cast_signed(), row))
     }
 
+    /// The same of a spool in which every row has a tuple.
+    pub fn read_row(&mut self) -> Option<(i64, Tuple<'_>)> {
+        let (tag, row) = self.read()?;
+        Some((tag, row.unwrap_or_else(|| pgrx::error!("a row is missing from a spool"))))
+    }
+
     /// How many rows were written.
     pub const fn rows(&self) -> u64 {
         self.rows
@@ -90,6 +97,15 @@ impl Spool {
         let file = self.file.get_or_insert_with(|| self.context.run(TemporaryFile::new));
         file.write(&self.block);
         self.block.clear();
+    }
+}
+
+/// Makes room for more words: a row can be as large as a gigabyte, and to run out of memory must not end the process.
+fn reserve(block: &mut Vec<u64>, words: usize) {
+    let reserved =
+        if block.is_empty() { block.try_reserve_exact(words) } else { block.try_reserve(words) };
+    if reserved.is_err() {
+        pgrx::ereport!(ERROR, PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY, "out of memory");
     }
 }
 
@@ -126,18 +142,21 @@ impl TemporaryFile {
         if !self.fill(&mut length) {
             return false;
         }
-        block.resize(usize::try_from(length[0]).unwrap_or_default(), 0);
-        if !self.fill(block) {
-            pgrx::error!("a temporary file is shorter than what was written to it");
-        }
-        true
+        let words = usize::try_from(length[0]).unwrap_or_default();
+        reserve(block, words);
+        block.resize(words, 0);
+        self.fill(block)
     }
 
-    /// Reads so many words, or none at the end.
+    /// Reads so many words; false if there are none.
     fn fill(&mut self, words: &mut [u64]) -> bool {
         let expected = size_of_val(words);
         // SAFETY: the file is open; there is room for as many bytes.
-        unsafe { pg_sys::BufFileRead(self.0, words.as_mut_ptr().cast(), expected) == expected }
+        let read = unsafe { pg_sys::BufFileRead(self.0, words.as_mut_ptr().cast(), expected) };
+        if read != 0 && read != expected {
+            pgrx::error!("a temporary file is shorter than what was written to it");
+        }
+        read != 0
     }
 }
 

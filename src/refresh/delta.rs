@@ -6,6 +6,7 @@ use std::ffi::CStr;
 
 use cache_refresher_core::delta::{Mapping, Occurrence};
 use cache_refresher_core::diff::Diff;
+use cache_refresher_core::obstacle::NotNow;
 use cache_refresher_core::outcome::{RowChanges, RowCounts};
 use cache_refresher_core::visibility::Visibility;
 use pgrx::pg_sys::Oid;
@@ -32,7 +33,7 @@ pub enum Attempt {
         reason: String,
     },
     /// Nothing has been written; `diff` does it.
-    NotPossible(String),
+    NotPossible(NotNow),
 }
 
 /// Changed rows that are put into one query at most; with more, computing everything is not much more.
@@ -79,7 +80,7 @@ pub fn refresh(
     let relation = Relation::open(view.oid);
     let unit = match unit::of(&relation)? {
         Ok(unit) => unit,
-        Err(obstacle) => return Ok(Attempt::NotPossible(obstacle.reason())),
+        Err(obstacle) => return Ok(Attempt::NotPossible(obstacle.into())),
     };
     let memory = MemoryContext::new();
     let changes = match memory.run(|| changes(view.oid, &unit, shown))? {
@@ -93,14 +94,14 @@ pub fn refresh(
     drop(lookups);
     let (Planned { queries, held, .. }, keys) = match planned {
         Ok((planned, _)) if planned.cost > budget => {
-            let cost = format!("{:.0}", planned.cost);
-            return Ok(Attempt::NotPossible(all_costs_less(budget, &cost)));
+            let why = NotNow::Cost { limit: budget, cost: planned.cost };
+            return Ok(Attempt::NotPossible(why));
         }
         Ok(planned) => planned,
         Err(why) => return Ok(Attempt::NotPossible(why)),
     };
     if held.bytes() > memory::work_mem() as f64 {
-        return Ok(Attempt::NotPossible("the rows concerned do not fit into work_mem".to_owned()));
+        return Ok(Attempt::NotPossible(NotNow::Memory));
     }
     let changes = replace(view, &relation, &memory, (queries, held), running)?;
     let rows =
@@ -138,12 +139,12 @@ fn plan(
     unit: &Unit,
     changes: &HashMap<Oid, Changes>,
     budget: &mut f64,
-) -> std::result::Result<(Planned, usize), String> {
+) -> std::result::Result<(Planned, usize), NotNow> {
     let first = units((unit, 0), changes, budget)?;
     let keys = first.len();
     let least = LEAST_UNIT_COST * keys as f64;
     if least > *budget {
-        return Err(all_costs_less(*budget, &format!("at least {least:.0}")));
+        return Err(NotNow::Cost { limit: *budget, cost: least });
     }
     let mut sets = vec![first];
     let mut best = Planned::of(view, &sets, *budget);
@@ -164,12 +165,6 @@ fn plan(
         }
     }
     Ok((best, keys))
-}
-
-fn all_costs_less(budget: f64, cost: &str) -> String {
-    format!(
-        "so much has changed that to compute all is estimated to cost less, {budget:.0} instead of {cost}"
-    )
 }
 
 /// Computes the rows of the view that have one unit of each of these sets, and replaces those that it holds.
@@ -257,7 +252,7 @@ fn changes(
     view: Oid,
     unit: &Unit,
     shown: &Visibility,
-) -> Result<std::result::Result<HashMap<Oid, Changes>, String>> {
+) -> Result<std::result::Result<HashMap<Oid, Changes>, NotNow>> {
     let mut changes: HashMap<Oid, Changes> = HashMap::new();
     for (table, numbers) in unit.needs() {
         let columns: Vec<i16> = numbers.into_iter().collect();
@@ -277,10 +272,10 @@ fn changes(
             });
             if unknown || !complete {
                 let name = Relation::open(leaf).name();
-                return Ok(Err(format!("which rows of {name} have changed is not known")));
+                return Ok(Err(NotNow::UnknownRows(name)));
             }
             if of_table.all.rows.len() > MOST_ROWS {
-                return Ok(Err("very many rows have changed".to_owned()));
+                return Ok(Err(NotNow::ManyRows));
             }
         }
     }
@@ -310,7 +305,7 @@ fn units(
     (unit, column): (&Unit, usize),
     changes: &HashMap<Oid, Changes>,
     budget: &mut f64,
-) -> std::result::Result<Units, String> {
+) -> std::result::Result<Units, NotNow> {
     let mut units = Units::of(unit.columns[column]);
     for arm in &unit.arms {
         units_of_arm((arm, &arm.ways[column]), changes, budget, &mut units)?;
@@ -323,7 +318,7 @@ fn units_of_arm(
     changes: &HashMap<Oid, Changes>,
     budget: &mut f64,
     units: &mut Units,
-) -> std::result::Result<(), String> {
+) -> std::result::Result<(), NotNow> {
     let of = |occurrence: Occurrence| {
         let table = arm.description.tables.iter().find(|table| table.occurrence == occurrence)?;
         let changes = changes.get(&table.oid)?;
@@ -359,7 +354,7 @@ fn units_of_arm(
                     .map(|(other, oid, changed)| (other, oid, &changed.old))
                     .collect();
                 if others.len() >= MOST_CHANGED_TABLES {
-                    return Err("too many of the joined tables have changed at once".to_owned());
+                    return Err(NotNow::ManyTables);
                 }
                 let read = way.read_by(&arm.description, tables, conditions);
                 let parts = Parts {
@@ -378,11 +373,7 @@ fn units_of_arm(
                     let query = mapping_query::plan(&parts, all, &instead);
                     *budget -= query.cost();
                     if *budget < 0.0 {
-                        return Err(
-                            "to find the rows concerned costs too much: a joined column has no index, \
-                             or much has changed"
-                                .to_owned(),
-                        );
+                        return Err(NotNow::Search);
                     }
                     let context = Caller::now();
                     query.run(&mut |row| {

@@ -137,17 +137,13 @@ pub(super) fn apply(relation: &Relation, changes: Changes, running: &RunningMark
         meter.count();
         writer.delete(RowId::from_number(id));
     }
-    while let Some((id, row)) = updates.read() {
+    while let Some((id, row)) = updates.read_row() {
         meter.count();
-        if let Some(row) = row {
-            writer.update(RowId::from_number(id), row);
-        }
+        writer.update(RowId::from_number(id), row);
     }
-    while let Some((_, row)) = insertions.read() {
+    while let Some((_, row)) = insertions.read_row() {
         meter.count();
-        if let Some(row) = row {
-            writer.insert(row);
-        }
+        writer.insert(row);
     }
     writer.finish();
     RowChanges {

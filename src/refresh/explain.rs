@@ -1,7 +1,7 @@
 //! Each method for a view: whether it can be taken, why not, and which one the next refresh takes.
 
 use cache_refresher_core::method::{self, Method};
-use cache_refresher_core::obstacle::Obstacle;
+use cache_refresher_core::obstacle::{NotNow, Obstacle};
 
 use super::{facts, settings};
 use crate::capture::obstacle;
@@ -46,9 +46,20 @@ pub fn rows(view: &View, settings: &RefreshSettings) -> Result<Vec<Row>> {
         Ok((unit, next)) => {
             (delta_row(unit, &relation), Ok("nothing is done where nothing has changed"), next)
         }
-        Err(obstacle) => (Err(obstacle.clone()), Err(obstacle), None),
+        Err(obstacle) => (Err(obstacle.clone()), Err(obstacle), Next::Everything(None)),
     };
-    let next = next.filter(|next| open && (*next == Method::Skip || delta.is_ok()));
+    let next = match next {
+        Next::ByChanges(method) => {
+            Some(method).filter(|next| open && (*next == Method::Skip || delta.is_ok()))
+        }
+        Next::Everything(why) => {
+            let chosen = rows.iter_mut().find(|row| row.chosen && open && delta.is_ok());
+            if let Some((row, why)) = chosen.zip(why) {
+                row.reason += &format!("; not delta: {}", why.reason());
+            }
+            None
+        }
+    };
     if next.is_some() {
         rows.iter_mut().for_each(|row| row.chosen = false);
     }
@@ -96,7 +107,15 @@ fn row(
     Row { method: method.as_str(), possible, chosen: next == Some(method), reason, remedy }
 }
 
-type Outlook = (std::result::Result<Unit, Obstacle>, Option<Method>);
+/// What the next refresh does.
+enum Next {
+    /// It goes by what has changed.
+    ByChanges(Method),
+    /// It computes everything, since it is not known what has changed.
+    Everything(Option<NotNow>),
+}
+
+type Outlook = (std::result::Result<Unit, Obstacle>, Next);
 
 /// The unit of the view, and which of the methods that go by changes comes next; or why there is no
 /// proof to go by.
@@ -115,9 +134,9 @@ fn by_changes(
     let pinned = settings::pinned(settings.lock_timeout)?;
     let definition = Some(&Definition::of(view.oid)?);
     let next = match capture::examine(view.oid, definition, &settings::text(&pinned))?.changes {
-        Changes::Unknown(_) => None,
-        Changes::None => Some(Method::Skip),
-        Changes::Some(_) => Some(Method::Delta),
+        Changes::Unknown(why) => Next::Everything(why),
+        Changes::None => Next::ByChanges(Method::Skip),
+        Changes::Some(_) => Next::ByChanges(Method::Delta),
     };
     Ok(Ok((unit::of(relation)?, next)))
 }

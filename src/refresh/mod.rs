@@ -27,6 +27,7 @@ pub use self::summary::MOST_BYTES as MOST_SUMMARY;
 
 use cache_refresher_core::duration;
 use cache_refresher_core::method::{self, Choice, Facts, Method, Requested};
+use cache_refresher_core::obstacle::NotNow;
 use cache_refresher_core::outcome::{Outcome, RowChanges, RowCounts};
 use cache_refresher_core::progress::{Phase, Progress};
 use cache_refresher_core::time::Timestamp;
@@ -305,7 +306,7 @@ impl<'a> Refresh<'a> {
                 ByChanges::Done(method, reason, rows) => (method, reason, Some(rows)),
                 ByChanges::NotPossible(why) => {
                     let reason = match why {
-                        Some(why) => format!("{}; not delta: {why}", choice.reason),
+                        Some(why) => format!("{}; not delta: {}", choice.reason, why.reason()),
                         None => choice.reason.to_owned(),
                     };
                     let rows = match choice.method {
@@ -358,7 +359,7 @@ impl<'a> Refresh<'a> {
 enum ByChanges {
     Done(Method, String, RowCounts),
     /// Everything has to be computed; why not less, if there is something to say about it.
-    NotPossible(Option<String>),
+    NotPossible(Option<NotNow>),
 }
 
 /// What the choice of a method depends on.

@@ -147,7 +147,7 @@ impl Obstacle {
             Self::Foreign(name) => format!("{name} is a foreign table"),
             Self::Unlogged(name) => format!("{name} is unlogged: a crash empties it unseen"),
             Self::RowSecurity(name) => {
-                format!("{name} has row security, whose policies may read anything")
+                format!("row security of {name} applies to an owner, and its policies may read anything")
             }
             Self::Unnoticed => {
                 "a REFRESH by hand would not be noticed: our event trigger does not fire always"
@@ -200,7 +200,11 @@ impl Obstacle {
             | Self::NoTable(_) => {
                 "Leave that out of the view's query, or let the interval do its work.".to_owned()
             }
-            Self::Foreign(_) | Self::RowSecurity(_) => {
+            Self::RowSecurity(_) => {
+                "Let a role own the view that it does not apply to, or call cache_refresher.invalidate."
+                    .to_owned()
+            }
+            Self::Foreign(_) => {
                 "Call cache_refresher.invalidate when it has changed; the interval sees to the rest."
                     .to_owned()
             }
@@ -243,6 +247,89 @@ impl Obstacle {
     }
 }
 
+/// Why a view is not refreshed by delta this time.
+#[derive(Debug, Clone, PartialEq)]
+pub enum NotNow {
+    /// It is not possible at all.
+    Never(Obstacle),
+    /// What happened since the last refresh is not known, or the last refresh is not.
+    First,
+    /// What the query returns rests on something else than it did.
+    Redefined,
+    /// Somebody has said that anything may have changed.
+    Invalidated,
+    /// Of this table it is known that something has changed, and not what.
+    UnknownRows(String),
+    /// More rows have changed than are put into one query.
+    ManyRows,
+    /// Each of several tables that changed doubles the queries that find the rows concerned.
+    ManyTables,
+    /// To find the rows concerned costs more than a diff.
+    Search,
+    /// To compute them costs more than a diff, by the planner's estimates.
+    Cost {
+        /// Of a diff.
+        limit: f64,
+        /// Of a delta, at least.
+        cost: f64,
+    },
+    /// What is computed anew is more than may be held.
+    Memory,
+}
+
+impl From<Obstacle> for NotNow {
+    fn from(obstacle: Obstacle) -> Self {
+        Self::Never(obstacle)
+    }
+}
+
+impl NotNow {
+    /// One of each kind, as the documentation lists them.
+    pub fn examples() -> Vec<Self> {
+        vec![
+            Self::First,
+            Self::Redefined,
+            Self::Invalidated,
+            Self::UnknownRows("name".to_owned()),
+            Self::ManyRows,
+            Self::ManyTables,
+            Self::Search,
+            Self::Cost { limit: 1000.0, cost: 2000.0 },
+            Self::Memory,
+        ]
+    }
+
+    /// Why, as a clause.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Never(obstacle) => return obstacle.reason(),
+            Self::UnknownRows(name) => {
+                return format!("which rows of {name} have changed is not known");
+            }
+            Self::Cost { limit, cost } => {
+                return format!(
+                    "to compute all is estimated to cost less, {limit:.0} instead of at least {cost:.0}"
+                );
+            }
+            Self::First => {
+                "it is the first refresh since its changes are captured, or since one by hand"
+            }
+            Self::Redefined => {
+                "what it reads was redefined or truncated, or it is refreshed under other settings"
+            }
+            Self::Invalidated => "it was invalidated, or more has changed than is kept",
+            Self::ManyRows => "very many rows have changed",
+            Self::ManyTables => "too many of the joined tables have changed at once",
+            Self::Search => {
+                "to find the rows concerned costs too much: a joined column has no index, or much \
+                 has changed"
+            }
+            Self::Memory => "the rows concerned do not fit into work_mem",
+        }
+        .to_owned()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,6 +339,10 @@ mod tests {
         let page = include_str!("../../../docs/incremental.md");
         for obstacle in Obstacle::examples() {
             let row = format!("| {} | {} |", obstacle.reason(), obstacle.remedy());
+            assert!(page.contains(&row), "docs/incremental.md lacks\n{row}");
+        }
+        for why in NotNow::examples() {
+            let row = format!("| {} |", why.reason());
             assert!(page.contains(&row), "docs/incremental.md lacks\n{row}");
         }
     }

@@ -290,17 +290,116 @@ fn row_security_is_seen_however_far_above_a_partition_it_is() {
          CREATE TABLE allowed (tenant int); INSERT INTO allowed VALUES (1);
          INSERT INTO p VALUES (1, 1), (2, 2);
          ALTER TABLE p ENABLE ROW LEVEL SECURITY;
-         CREATE POLICY allowed ON p USING (tenant IN (SELECT tenant FROM allowed))",
+         CREATE POLICY allowed ON p USING (tenant IN (SELECT tenant FROM allowed));
+         CREATE ROLE guard_far; GRANT SELECT, TRIGGER ON p, p1, p11, allowed TO guard_far; GRANT CREATE ON SCHEMA public TO guard_far;
+         CREATE MATERIALIZED VIEW v AS SELECT id, tenant FROM p;
+         ALTER MATERIALIZED VIEW v OWNER TO guard_far",
     );
-    db.run(
-        "CREATE MATERIALIZED VIEW v AS SELECT id, tenant FROM p;
-         SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true);
-         SELECT cache_refresher.refresh('v')",
-    );
+    db.run("SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true)");
+    db.refresh("v");
+    db.refresh("v");
+    assert_eq!(db.get::<i64>("SELECT count(*) FROM v"), 1);
     assert_eq!(
         db.get::<String>("SELECT cache_refresher.freshness('v') ->> 'staleness'"),
         "unknown"
     );
+}
+
+/// Whether `guarded_view` is called fresh, and how many of the two rows of `guarded` it shows.
+fn guarded(db: &mut Session) -> (bool, i64) {
+    (
+        db.get("SELECT cache_refresher.freshness('guarded_view') ->> 'staleness' = 'fresh'"),
+        db.get("SELECT count(*) FROM guarded_view"),
+    )
+}
+
+/// Table `guarded`, whose row security lets one of its two rows through, and `guarded_view` of it, which a role
+/// owns that is not the table's owner.
+fn start_guarded(name: &'static str, keeper: &str, query: &str, first: &str) -> Scratch {
+    let mut db = start(name);
+    db.run(&format!(
+        "CREATE TABLE guarded (id int PRIMARY KEY); INSERT INTO guarded VALUES (1), (2);
+         ALTER TABLE guarded ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY first ON guarded USING (id = 1);
+         GRANT SELECT, TRIGGER ON guarded TO PUBLIC; GRANT CREATE ON SCHEMA public TO {keeper};
+         CREATE VIEW guarded_plain AS SELECT id FROM guarded; GRANT SELECT ON guarded_plain TO PUBLIC;
+         CREATE MATERIALIZED VIEW guarded_view AS {query} WITH NO DATA;
+         CREATE UNIQUE INDEX ON guarded_view (id);
+         ALTER MATERIALIZED VIEW guarded_view OWNER TO {keeper};
+         {first};
+         SELECT cache_refresher.register('guarded_view', refresh_interval => '1 hour', on_change => true, debounce => '1 hour',
+                                         max_staleness => '1 day')"
+    ));
+    db.refresh("guarded_view");
+    db.refresh("guarded_view");
+    db
+}
+
+#[test]
+fn row_security_counts_where_it_applies_to_the_owner_of_the_view() {
+    let mut roles = Scratch::new("row_security_roles");
+    roles.run(
+        "CREATE ROLE guard_bypasses BYPASSRLS; CREATE ROLE guard_member; CREATE ROLE guard_owner",
+    );
+    let of_table = "SELECT id FROM guarded";
+    for (keeper, applies, applies_not) in [
+        (
+            "guard_bypasses",
+            "ALTER ROLE guard_bypasses NOBYPASSRLS",
+            "ALTER ROLE guard_bypasses BYPASSRLS",
+        ),
+        (
+            "guard_member",
+            "REVOKE guard_owner FROM guard_member",
+            "GRANT guard_owner TO guard_member",
+        ),
+        (
+            "guard_owner",
+            "ALTER TABLE guarded FORCE ROW LEVEL SECURITY",
+            "ALTER TABLE guarded NO FORCE ROW LEVEL SECURITY",
+        ),
+    ] {
+        let first = format!("ALTER TABLE guarded OWNER TO guard_owner; {applies_not}");
+        let mut db = start_guarded("row_security_applies", keeper, of_table, &first);
+        assert_eq!(guarded(&mut db), (true, 2), "{keeper}: {applies_not}");
+        db.run("UPDATE guarded SET id = 3 WHERE id = 2");
+        assert_eq!(
+            db.get::<String>("SELECT method FROM cache_refresher.refresh('guarded_view')"),
+            "delta"
+        );
+        db.run(applies);
+        assert_eq!(guarded(&mut db), (false, 2), "{applies}");
+        db.refresh("guarded_view");
+        assert_eq!(guarded(&mut db), (false, 1), "{applies}");
+        db.run(applies_not);
+        assert_eq!(guarded(&mut db), (false, 1), "{applies_not}");
+        db.refresh("guarded_view");
+        db.refresh("guarded_view");
+        assert_eq!(guarded(&mut db), (true, 2), "{applies_not}");
+        assert_eq!(
+            db.get::<String>("SELECT method FROM cache_refresher.refresh('guarded_view')"),
+            "skip"
+        );
+    }
+}
+
+#[test]
+fn row_security_counts_where_it_applies_to_the_owner_of_a_plain_view() {
+    let mut roles = Scratch::new("row_security_views");
+    roles.run("CREATE ROLE guard_over BYPASSRLS; CREATE ROLE guard_beneath");
+    let mut db =
+        start_guarded("row_security_beneath", "guard_over", "SELECT id FROM guarded_plain", "");
+    assert_eq!(guarded(&mut db), (true, 2));
+    db.run("ALTER VIEW guarded_plain OWNER TO guard_beneath");
+    assert_eq!(guarded(&mut db), (false, 2));
+    db.refresh("guarded_view");
+    assert_eq!(guarded(&mut db), (false, 1));
+    // It is asked for on behalf of whoever reads it then.
+    if cluster_tests::Installation::get().major() >= 15 {
+        db.run("ALTER VIEW guarded_plain SET (security_invoker = on)");
+        db.refresh("guarded_view");
+        assert_eq!(guarded(&mut db).1, 2);
+    }
 }
 
 #[test]

@@ -219,6 +219,9 @@ ALTER TABLE guarded ENABLE ROW LEVEL SECURITY;
 CREATE MATERIALIZED VIEW on_names AS SELECT id FROM names;
 CREATE MATERIALIZED VIEW on_scratch AS SELECT id FROM scratch;
 CREATE MATERIALIZED VIEW on_guarded AS SELECT id FROM guarded;
+GRANT SELECT ON guarded TO regress_capture;
+GRANT CREATE ON SCHEMA public TO regress_capture;
+ALTER MATERIALIZED VIEW on_guarded OWNER TO regress_capture;
 CREATE MATERIALIZED VIEW on_catalog AS SELECT oid FROM pg_class;
 CREATE MATERIALIZED VIEW on_time AS SELECT id, now() AS at FROM customer;
 CREATE MATERIALIZED VIEW on_chance AS SELECT id FROM customer TABLESAMPLE SYSTEM (50);
@@ -237,7 +240,6 @@ SELECT v, e.method, e.possible, e.reason, e.remedy
        cache_refresher.explain(v::regclass) e
  WHERE e.method IN ('delta', 'skip') AND (e.possible OR e.method = 'delta') ORDER BY v COLLATE "C", e.method;
 -- Another's table needs his leave.
-GRANT CREATE ON SCHEMA public TO regress_capture;
 GRANT SELECT ON customer TO regress_capture;
 SET ROLE regress_capture;
 CREATE MATERIALIZED VIEW foreign_eyes AS SELECT id FROM customer;

@@ -24,8 +24,8 @@ SELECT cache_refresher.alter('v', method => 'diff');
 SELECT method, chosen, reason FROM cache_refresher.explain('v');
 -- What is written though nothing has changed.
 CREATE MATERIALIZED VIEW sums AS SELECT value, sum(id::float8) AS total, max(id::float8) AS last FROM t GROUP BY value;
-CREATE MATERIALIZED VIEW lists AS SELECT value, array_agg(id) AS ids FROM t GROUP BY value;
-CREATE MATERIALIZED VIEW ordered AS SELECT value, sum(id) AS total, array_agg(id ORDER BY id) AS ids FROM t GROUP BY value;
+CREATE MATERIALIZED VIEW lists AS SELECT value, array_agg(id) AS ids, array_agg(DISTINCT id) AS distinct_ids FROM t GROUP BY value;
+CREATE MATERIALIZED VIEW ordered AS SELECT value, sum(id) AS total, array_agg(id ORDER BY id) AS ids, array_agg(DISTINCT id) AS distinct_ids FROM t GROUP BY value;
 SELECT v, e.reason, e.remedy
   FROM unnest('{sums,lists,ordered}'::regclass[]) v, cache_refresher.explain(v) e WHERE e.method = 'diff';
 DROP MATERIALIZED VIEW sums, lists, ordered;

@@ -209,6 +209,14 @@ CREATE TABLE gone (id int);
 SELECT cache_refresher.unregister('gone');
 SELECT cache_refresher.unregister('gone');
 DROP TABLE gone;
+-- Not one of another schema, though.
+CREATE MATERIALIZED VIEW app.gone AS SELECT 1 AS id;
+SELECT cache_refresher.register('app.gone');
+DROP MATERIALIZED VIEW app.gone;
+CREATE TABLE gone (id int);
+SELECT cache_refresher.unregister('gone');
+DROP TABLE gone;
+SELECT cache_refresher.unregister('gone');
 SELECT count(*) AS registrations FROM _cache_refresher.registry;
 
 DROP VIEW registered;
