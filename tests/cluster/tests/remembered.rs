@@ -4,13 +4,23 @@ use cluster_tests::{Scratch, Server, Session};
 
 /// What a view reads, its query, and what somebody else does that a session must notice which has it all in its
 /// memory. `@` stands for the OID of `s`.
-const CHANGES: [(&str, &str, &str); 29] = [
+const CHANGES: [(&str, &str, &str); 30] = [
     ("", "SELECT id, x FROM s", "ALTER TABLE s ADD COLUMN y int"),
     ("", "SELECT id, x FROM s", "ALTER TABLE s RENAME COLUMN x TO y"),
     ("", "SELECT id, x FROM s", "ALTER TABLE s DISABLE TRIGGER cache_refresher_capture"),
     ("", "SELECT id, x FROM s", "DROP TRIGGER cache_refresher_capture ON s"),
     ("", "SELECT id, x FROM s", "DROP TRIGGER cache_refresher_truncate ON s"),
-    ("", "SELECT id, x FROM s", "ALTER TABLE s ENABLE ROW LEVEL SECURITY"),
+    (
+        "CREATE VIEW b AS SELECT id, x FROM s; ALTER VIEW b OWNER TO other_owner",
+        "SELECT id, x FROM b",
+        "ALTER TABLE s ENABLE ROW LEVEL SECURITY",
+    ),
+    (
+        "ALTER TABLE s ENABLE ROW LEVEL SECURITY; ALTER ROLE other_owner BYPASSRLS;
+         CREATE VIEW b AS SELECT id, x FROM s; ALTER VIEW b OWNER TO other_owner",
+        "SELECT id, x FROM b",
+        "ALTER ROLE other_owner NOBYPASSRLS",
+    ),
     ("", "SELECT id, x FROM s", "ALTER TABLE s SET UNLOGGED"),
     ("", "SELECT id, x FROM s", "VACUUM FULL s"),
     ("", "SELECT id, x FROM s", "ALTER MATERIALIZED VIEW v OWNER TO other_owner"),
