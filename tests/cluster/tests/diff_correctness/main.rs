@@ -10,6 +10,7 @@ mod draw;
 mod every_type;
 mod indexes;
 mod types;
+mod unordered;
 mod view;
 
 use cluster_tests::{Scratch, seeds};
