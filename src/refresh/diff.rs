@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::panic::AssertUnwindSafe;
 
 use cache_refresher_core::diff::{Diff, Step};
@@ -31,9 +32,10 @@ pub fn refresh(view: &View, running: &RunningMark) -> Result<RowCounts> {
     let identity = identity_of(view)?;
     let relation = Relation::open(view.oid);
     let order = view.key_index.and_then(|index| KeyOrder::open(&relation, index));
-    let attempt = |order, may_start_again| {
+    let attempt = |order: Option<&KeyOrder>, may_start_again| {
         let memory = MemoryContext::new();
-        let query = memory.run(|| plan(view, &relation, order));
+        let _sorting = order.is_some().then(|| for_sorting(view.owner));
+        let query = memory.run(|| ViewQuery::plan(&relation, order));
         let identity = identity.clone();
         let found = compare(&relation, &memory, query, identity, order, may_start_again, running);
         found.map(|(total, changes)| RowCounts {
@@ -79,19 +81,21 @@ pub(super) fn identity_of(view: &View) -> Result<Identity> {
     })
 }
 
-/// The view's query, in an order if one is given.
+/// In its scope the query is planned and run in an order.
 ///
 /// To get all rows in an order by looking up the others of each in an index, and to remember what was found,
-/// seems to the planner as cheap as to sort them; with a million rows it took twice as long.
-fn plan(view: &View, relation: &Relation, order: Option<&KeyOrder>) -> ViewQuery {
-    let settings = [(c"enable_memoize", c"off")];
-    let sorting = order
-        .is_some()
-        .then(|| Scope::enter(view.owner, Restriction::RestrictedOperation, &settings));
-    let query = ViewQuery::plan(relation, order);
-    drop(sorting);
-    query
+/// seems to the planner as cheap as to sort them; with a million rows it took twice as long. And a sort takes all
+/// the memory that it may, beside what the query itself needs.
+fn for_sorting(owner: Oid) -> Scope {
+    let kilobytes =
+        CString::new((memory::work_mem() / 1024 * 3 / 4).max(LEAST_WORK_MEM).to_string());
+    let work_mem = kilobytes.unwrap_or_default();
+    let settings = [(c"enable_memoize", c"off"), (c"work_mem", work_mem.as_c_str())];
+    Scope::enter(owner, Restriction::RestrictedOperation, &settings)
 }
+
+/// The smallest setting of work_mem that the server takes, in kB.
+const LEAST_WORK_MEM: usize = 64;
 
 /// Compares the rows of the query with those of the view, in an order if one is given. Nothing is
 /// written before both are read: the query's plan may be a parallel one. Returns nothing if the two
