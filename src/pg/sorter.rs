@@ -25,8 +25,9 @@ struct Form {
 }
 
 impl Form {
-    /// The prefix and the first `columns` of a relation.
-    fn of(relation: &Relation, columns: usize) -> Self {
+    /// The prefix and the columns of a relation.
+    fn of(relation: &Relation) -> Self {
+        let columns = relation.columns();
         let width = PREFIX + columns;
         let of = relation.descriptor();
         // SAFETY: every attribute of the template is filled in; 1600 columns leave room for two more.
@@ -56,9 +57,8 @@ impl Form {
         for (place, number) in [tagged.sort_key, tagged.tag].into_iter().enumerate() {
             self.datums[place] = number.into_datum().unwrap_or_else(Datum::null);
         }
-        let columns = self.datums.len() - PREFIX;
-        self.datums[PREFIX..].copy_from_slice(&tagged.row.datums[..columns]);
-        self.nulls[PREFIX..].copy_from_slice(&tagged.row.nulls[..columns]);
+        self.datums[PREFIX..].copy_from_slice(tagged.row.datums);
+        self.nulls[PREFIX..].copy_from_slice(tagged.row.nulls);
     }
 }
 
@@ -88,7 +88,7 @@ pub struct Sorter {
 impl Sorter {
     /// For tagged rows of a table.
     pub fn new(relation: &Relation, memory_bytes: usize) -> Self {
-        let form = Form::of(relation, relation.columns());
+        let form = Form::of(relation);
         let (mut column, mut nulls_first) = (1_i16, false);
         let mut operator = pg_sys::Oid::from(pg_sys::Int8LessOperator);
         let mut collation = pg_sys::InvalidOid;

@@ -55,7 +55,7 @@ pub fn rows(view: &View, settings: &RefreshSettings) -> Result<Vec<Row>> {
         Next::Everything(why) => {
             let chosen = rows.iter_mut().find(|row| row.chosen && open && delta.is_ok());
             if let Some((row, why)) = chosen.zip(why) {
-                row.reason += &format!("; not delta: {}", why.reason());
+                row.reason = why.beside(&row.reason);
             }
             None
         }

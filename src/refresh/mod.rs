@@ -305,10 +305,8 @@ impl<'a> Refresh<'a> {
             let (method, reason, rows) = match work {
                 ByChanges::Done(method, reason, rows) => (method, reason, Some(rows)),
                 ByChanges::NotPossible(why) => {
-                    let reason = match why {
-                        Some(why) => format!("{}; not delta: {}", choice.reason, why.reason()),
-                        None => choice.reason.to_owned(),
-                    };
+                    let reason =
+                        why.map_or(choice.reason.to_owned(), |why| why.beside(choice.reason));
                     let rows = match choice.method {
                         Method::Full => rebuild::full(&view),
                         Method::Concurrent => rebuild::concurrently(&view),

@@ -328,6 +328,11 @@ impl NotNow {
         }
         .to_owned()
     }
+
+    /// The reason for the method that is taken instead, and why it is not delta.
+    pub fn beside(&self, reason: &str) -> String {
+        format!("{reason}; not delta: {}", self.reason())
+    }
 }
 
 #[cfg(test)]
