@@ -199,9 +199,9 @@ RETURNS TABLE ("check" text, status text, detail text, hint text)
 LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 7 AS 'MODULE_PATHNAME', 'server_checks_wrapper';
 COMMENT ON FUNCTION _cache_refresher.server_checks IS 'health of launcher, scheduler and workers, from shared memory';
 
-CREATE FUNCTION _cache_refresher.exposition(metrics jsonb)
+CREATE FUNCTION _cache_refresher.exposition(metrics text)
 RETURNS text LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'exposition_wrapper';
-COMMENT ON FUNCTION _cache_refresher.exposition IS 'metrics in the text format that Prometheus scrapes';
+COMMENT ON FUNCTION _cache_refresher.exposition IS 'metrics, a JSON array, in the text format that Prometheus scrapes';
 
 CREATE FUNCTION _cache_refresher.registry_changed()
 RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'registry_changed_wrapper';
@@ -209,3 +209,5 @@ COMMENT ON FUNCTION _cache_refresher.registry_changed IS 'tells the scheduler th
 
 CREATE TRIGGER registry_changed AFTER INSERT OR UPDATE OR DELETE ON _cache_refresher.registry
 FOR EACH ROW EXECUTE FUNCTION _cache_refresher.registry_changed();
+-- Also where session_replication_role says that triggers are not to fire.
+ALTER TABLE _cache_refresher.registry ENABLE ALWAYS TRIGGER registry_changed;

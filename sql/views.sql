@@ -71,8 +71,10 @@ SELECT c.oid::regclass AS view,
   LEFT JOIN pg_catalog.pg_class c ON c.oid = b.view AND c.relkind = 'm'
   LEFT JOIN _cache_refresher.content k ON k.view = c.oid
   LEFT JOIN _cache_refresher.attempts a ON a.view = c.oid
-  LEFT JOIN LATERAL _cache_refresher.staleness(c.oid, r.on_change) s
-    ON r.on_change OR EXISTS (SELECT FROM _cache_refresher.invalidation i WHERE i.view = c.oid)
+       -- OFFSET keeps the condition before the function: asked of every view it takes longer than all else.
+  LEFT JOIN LATERAL (SELECT of_view.* FROM _cache_refresher.staleness(c.oid, r.on_change) of_view
+                      WHERE r.on_change OR c.oid IN (SELECT i.view FROM _cache_refresher.invalidation i)
+                     OFFSET 0) s ON true
  CROSS JOIN LATERAL (SELECT CASE WHEN s.staleness = 'fresh' THEN pg_catalog.clock_timestamp()
                                  ELSE k.data_as_of END AS data_as_of) f
  WHERE _cache_refresher.may_see(c.oid)
@@ -180,6 +182,7 @@ CREATE FUNCTION cache_refresher.health()
 RETURNS TABLE ("check" text, status text, detail text, hint text)
 LANGUAGE sql VOLATILE PARALLEL RESTRICTED
 BEGIN ATOMIC
+    WITH view AS MATERIALIZED (SELECT * FROM cache_refresher.status)
     SELECT s."check", s.status, s.detail, s.hint FROM _cache_refresher.server_checks() s
     UNION ALL
     (SELECT 'view ' || pg_catalog.format('%I.%I', v.view_schema, v.view_name),
@@ -195,7 +198,7 @@ BEGIN ATOMIC
                 WHEN 'suspended' THEN 'Mend the cause, then call cache_refresher.resume or refresh.'
                 WHEN 'paused' THEN 'It is paused: mend the cause, then call cache_refresher.resume.'
                 ELSE 'It is retried by itself. See cache_refresher.refresh_log.' END
-       FROM cache_refresher.status v
+       FROM view v
       WHERE v.state IN ('missing', 'suspended') OR v.consecutive_failures > 0
       ORDER BY v.view_schema, v.view_name)
     UNION ALL
@@ -204,7 +207,7 @@ BEGIN ATOMIC
             pg_catalog.format('%s dead rows beside %s live ones: VACUUM cannot keep up', v.dead_rows, v.rows),
             'Look for transactions that stay open, or let autovacuum work harder on this view: ALTER '
                 || 'MATERIALIZED VIEW ... SET (autovacuum_vacuum_scale_factor = 0.05, fillfactor = 90).'
-       FROM cache_refresher.status v
+       FROM view v
       WHERE v.dead_rows >= 10000 AND v.dead_rows > v.rows
       ORDER BY v.view_schema, v.view_name)
     UNION ALL
@@ -221,7 +224,7 @@ BEGIN ATOMIC
             pg_catalog.format('its table is %s times as large as its rows need', v.bloat),
             'VACUUM keeps the room for new rows. If it is not needed: refresh it once with method => ''full'' when '
                 || 'readers can wait, or set cache_refresher.auto_full.'
-       FROM cache_refresher.status v
+       FROM view v
       WHERE v.bloat > 4
       ORDER BY v.view_schema, v.view_name);
 END;
@@ -238,37 +241,38 @@ CREATE FUNCTION cache_refresher.metrics()
 RETURNS TABLE (name text, kind text, help text, labels jsonb, value double precision)
 LANGUAGE sql VOLATILE PARALLEL RESTRICTED
 BEGIN ATOMIC
-    SELECT 'cache_refresher_' || m.name, m.kind, m.help,
-           pg_catalog.jsonb_build_object('database', pg_catalog.current_database(),
-                                         'schema', v.view_schema, 'view', v.view_name),
-           m.value
-      FROM cache_refresher.status v
-     CROSS JOIN LATERAL (VALUES
-           ('refreshes_total', 'counter', 'Refreshes that succeeded.', v.refreshes::double precision),
-           ('skips_total', 'counter', 'Refreshes that were not needed, since nothing had changed.', v.skips::double precision),
-           ('failures_total', 'counter', 'Refreshes that failed.', v.failures::double precision),
-           ('cancellations_total', 'counter', 'Refreshes that were cancelled.', v.cancellations::double precision),
-           ('consecutive_failures', 'gauge', 'Failures since the last success.', v.consecutive_failures::double precision),
-           ('last_refresh_timestamp_seconds', 'gauge', 'Unix time of the end of the last successful refresh.',
-            extract(epoch FROM v.last_refreshed_at)::double precision),
-           ('last_refresh_duration_seconds', 'gauge', 'Duration of the last successful refresh.', v.last_duration_ms / 1000),
-           ('age_seconds', 'gauge', 'Now minus the time of the snapshot that the view shows.',
-            extract(epoch FROM v.age)::double precision),
-           ('stale', 'gauge', '1 if a change is known that the view does not show, 0 if it is proved that there is none; not there if neither.',
-            CASE v.staleness WHEN 'stale' THEN 1.0 WHEN 'fresh' THEN 0.0 END::double precision),
-           ('stale_seconds', 'gauge', 'Time since the oldest change that the view is known not to show.',
-            CASE v.staleness WHEN 'stale' THEN extract(epoch FROM pg_catalog.clock_timestamp() - v.stale_since)
-                             WHEN 'fresh' THEN 0.0 END::double precision),
-           ('rows', 'gauge', 'Rows in the view after the last refresh.', v.rows::double precision),
-           ('suspended', 'gauge', '1 if no refresh is scheduled until somebody resumes the view.',
-            (v.state = 'suspended')::integer::double precision)
-     ) AS m (name, kind, help, value)
-     WHERE m.value IS NOT NULL
-    UNION ALL
-    SELECT 'cache_refresher_up', 'gauge', '1 if refreshing works at all.',
-           pg_catalog.jsonb_build_object('database', pg_catalog.current_database()),
-           cache_refresher.healthy()::integer::double precision
-     ORDER BY 1, 4;
+    SELECT 'cache_refresher_' || s.name, s.kind, s.help, s.labels, s.value
+      FROM (SELECT m.name, m.kind, m.help,
+                   pg_catalog.jsonb_build_object('database', pg_catalog.current_database(),
+                                                 'schema', v.view_schema, 'view', v.view_name) AS labels,
+                   m.value, v.view_schema, v.view_name
+              FROM cache_refresher.status v
+             CROSS JOIN LATERAL (VALUES
+                   ('refreshes_total', 'counter', 'Refreshes that succeeded.', v.refreshes::double precision),
+                   ('skips_total', 'counter', 'Refreshes that were not needed, since nothing had changed.', v.skips::double precision),
+                   ('failures_total', 'counter', 'Refreshes that failed.', v.failures::double precision),
+                   ('cancellations_total', 'counter', 'Refreshes that were cancelled.', v.cancellations::double precision),
+                   ('consecutive_failures', 'gauge', 'Failures since the last success.', v.consecutive_failures::double precision),
+                   ('last_refresh_timestamp_seconds', 'gauge', 'Unix time of the end of the last successful refresh.',
+                    extract(epoch FROM v.last_refreshed_at)::double precision),
+                   ('last_refresh_duration_seconds', 'gauge', 'Duration of the last successful refresh.', v.last_duration_ms / 1000),
+                   ('age_seconds', 'gauge', 'Now minus the time of the snapshot that the view shows.',
+                    extract(epoch FROM v.age)::double precision),
+                   ('stale', 'gauge', '1 if a change is known that the view does not show, 0 if it is proved that there is none; not there if neither.',
+                    CASE v.staleness WHEN 'stale' THEN 1.0 WHEN 'fresh' THEN 0.0 END::double precision),
+                   ('stale_seconds', 'gauge', 'Time since the oldest change that the view is known not to show.',
+                    CASE v.staleness WHEN 'stale' THEN extract(epoch FROM pg_catalog.clock_timestamp() - v.stale_since)
+                                     WHEN 'fresh' THEN 0.0 END::double precision),
+                   ('rows', 'gauge', 'Rows in the view after the last refresh.', v.rows::double precision),
+                   ('suspended', 'gauge', '1 if no refresh is scheduled until somebody resumes the view.',
+                    (v.state = 'suspended')::integer::double precision)
+             ) AS m (name, kind, help, value)
+             WHERE m.value IS NOT NULL
+            UNION ALL
+            SELECT 'up', 'gauge', '1 if refreshing works at all.',
+                   pg_catalog.jsonb_build_object('database', pg_catalog.current_database()),
+                   cache_refresher.healthy()::integer::double precision, NULL, NULL) s
+     ORDER BY s.name COLLATE "C", s.view_schema COLLATE "C", s.view_name COLLATE "C";
 END;
 COMMENT ON FUNCTION cache_refresher.metrics IS 'figures for monitoring, one row each';
 
@@ -276,7 +280,6 @@ CREATE FUNCTION cache_refresher.metrics_text()
 RETURNS text LANGUAGE sql VOLATILE PARALLEL RESTRICTED
 BEGIN ATOMIC
     SELECT _cache_refresher.exposition(
-               (SELECT pg_catalog.jsonb_agg(pg_catalog.to_jsonb(m) ORDER BY m.name, m.labels)
-                  FROM cache_refresher.metrics() m));
+               (SELECT pg_catalog.json_agg(m)::text FROM cache_refresher.metrics() m));
 END;
 COMMENT ON FUNCTION cache_refresher.metrics_text IS 'the same in the text format that Prometheus scrapes';

@@ -7,7 +7,7 @@ use cache_refresher_core::metrics::{self, Metric};
 use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::version::Fit;
 use cache_refresher_core::view_state::{self, History, NextDue};
-use pgrx::datum::{Interval, JsonB, TimestampWithTimeZone};
+use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
@@ -174,8 +174,8 @@ fn running_views() -> TableIterator<
 }
 
 #[pg_extern(sql = false)]
-fn exposition(metrics: JsonB) -> std::result::Result<String, ErrorReport> {
-    let metrics: Vec<Metric> = serde_json::from_value(metrics.0)
+fn exposition(metrics: &str) -> std::result::Result<String, ErrorReport> {
+    let metrics: Vec<Metric> = serde_json::from_str(metrics)
         .map_err(|error| Error::Corrupt(format!("metrics: {error}")))?;
     Ok(metrics::exposition(&metrics))
 }

@@ -31,7 +31,6 @@ pub fn of(view: Oid) -> Result<Option<Obstacle>> {
     for leaf in &capture::leaves(view)? {
         let name = || pgrx::spi::quote_qualified_identifier(&leaf.schema, &leaf.name);
         let obstacle = match of_source(leaf, &wanted.of(leaf)?) {
-            None if wanted.whole_rows && leaf.virtual_columns => Some(Obstacle::Virtual(name())),
             None if !told_of.contains(&leaf.oid) => {
                 Some(Obstacle::Uncaptured { name: name(), allowed: leaf.allowed })
             }
@@ -51,7 +50,6 @@ fn of_source(leaf: &Leaf, wanted: &Watch) -> Option<Obstacle> {
         Kind::Unlogged => Some(Obstacle::Unlogged(name)),
         Kind::RowSecurity => Some(Obstacle::RowSecurity(name)),
         Kind::Catalog => Some(Obstacle::Catalog),
-        Kind::Virtual => Some(Obstacle::Virtual(name)),
         Kind::Table | Kind::Materialized => {
             let covered = install::present(leaf).is_some_and(|present| present.covers(wanted));
             (!covered).then_some(Obstacle::Uncaptured { name, allowed: leaf.allowed })

@@ -26,8 +26,6 @@ pub struct Leaf {
     pub kept: Vec<i16>,
     /// Itself and what it is a partition or child of.
     pub family: Vec<Oid>,
-    /// Some column is computed when it is read, and with it the row as a whole.
-    pub virtual_columns: bool,
 }
 
 /// Whether changes of a relation can be captured.
@@ -42,8 +40,6 @@ pub enum Kind {
     RowSecurity,
     /// Of the server itself.
     Catalog,
-    /// A column that is named is computed when it is read: no trigger sees its value.
-    Virtual,
 }
 
 impl Kind {
@@ -100,7 +96,17 @@ const LEAVES: &str = concat!(
       JOIN pg_rewrite w ON w.ev_class = s.oid AND s.relkind = 'v'
       JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
                       AND d.refclassid = 'pg_class'::regclass AND d.refobjsubid <> 0
-      JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+     CROSS JOIN LATERAL (
+        SELECT d.refobjsubid AS attnum
+         UNION ALL
+        -- In place of a virtual column, what it is computed from.
+        SELECT g.refobjsubid
+          FROM pg_attribute v
+          JOIN pg_attrdef e ON e.adrelid = v.attrelid AND e.adnum = v.attnum
+          JOIN pg_depend g ON g.classid = 'pg_attrdef'::regclass AND g.objid = e.oid
+                          AND g.refclassid = 'pg_class'::regclass AND g.refobjid = v.attrelid
+         WHERE v.attrelid = d.refobjid AND v.attnum = d.refobjsubid AND v.attgenerated = 'v') n
+      JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = n.attnum AND a.attgenerated <> 'v'
      UNION
     SELECT i.inhrelid, n.attname FROM named n JOIN pg_inherits i ON i.inhparent = n.oid AND NOT i.inhdetachpending
 )
@@ -122,10 +128,7 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistenc
        f.oids,
        ARRAY(SELECT k.atttypid FROM pg_attribute k
               WHERE k.attrelid = to_regclass('_cache_refresher.changes_' || c.oid) AND k.attname ~ '^c[0-9]+$' AND NOT k.attisdropped
-              ORDER BY k.attnum),
-       EXISTS (SELECT FROM named m JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = m.attname
-                WHERE m.oid = c.oid AND a.attgenerated = 'v'),
-       EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated = 'v')
+              ORDER BY k.attnum)
   FROM (SELECT DISTINCT l.oid FROM relation l WHERE l.relkind IN ('r', 'f', 'm') AND l.oid <> $1) r
   JOIN pg_class c ON c.oid = r.oid
   JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -150,7 +153,6 @@ pub fn leaves(view: Oid) -> Result<Vec<Leaf>> {
         let kind = match (relkind.as_str(), persistence.as_str()) {
             ("f", _) => Kind::Foreign,
             ("m", _) => Kind::Materialized,
-            _ if row.required(13)? => Kind::Virtual,
             _ if oid.to_u32() < FIRST_USER_OID => Kind::Catalog,
             (_, "p") if row.required(6)? => Kind::RowSecurity,
             (_, "p") => Kind::Table,
@@ -166,7 +168,6 @@ pub fn leaves(view: Oid) -> Result<Vec<Leaf>> {
             allowed: row.required(9)?,
             kept: kept(oid, row.required(10)?, row.required(12)?)?,
             family: row.required(11)?,
-            virtual_columns: row.required(14)?,
         })
     })
 }

@@ -26,7 +26,10 @@ const FINGERPRINT: &str = concat!(
            concat_ws(' ', c.oid, CASE WHEN c.oid <> $1 THEN c.relfilenode END, c.relkind, c.relpersistence, ",
     row_security_applies!("c"),
     ", CASE WHEN c.oid = $1 THEN c.relowner END,
-                     (SELECT string_agg(concat_ws(',', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation, a.attgenerated), ';'
+                     (SELECT string_agg(concat_ws(',', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation, a.attgenerated,
+                                         -- What is computed when it is read.
+                                         CASE WHEN a.attgenerated = 'v' THEN
+                                             (SELECT d.adbin FROM pg_attrdef d WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum) END), ';'
                                         ORDER BY a.attnum)
                         FROM pg_attribute a
                        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),

@@ -24,7 +24,7 @@ pub(super) unsafe fn dissolve(
     unsafe {
         let lateral = (*entry(query, index)).lateral;
         if !has_rows_of_its_joins(part)
-            || !preserved && (lateral || !is_of_columns(query, index, part))
+            || !preserved && (lateral || !can_be_extended(query, index, part))
         {
             let entry = entry(query, index);
             (*entry).rtekind = pg_sys::RTEKind::RTE_SUBQUERY;
@@ -36,8 +36,7 @@ pub(super) unsafe fn dissolve(
         if preserved {
             return pull_up(query, index, part);
         }
-        pull_up_extended(query, index, part);
-        query
+        pull_up_extended(query, index, part)
     }
 }
 
@@ -230,75 +229,118 @@ unsafe fn is_plain(query: *mut pg_sys::Query) -> bool {
     }
 }
 
-/// Whether the query refers to nothing but plain columns of a part, and unknown ones: what an outer join
-/// extends by NULLs is as good as a column of a table then.
+/// Whether each reference of the query to a part can be replaced by what the part computes there, although an outer
+/// join extends it by NULLs: by a column, by what is NULL where its columns are, and below that join by anything.
 ///
 /// # Safety
 /// Queries of our own, and the entry that stands for the part.
-unsafe fn is_of_columns(query: *mut pg_sys::Query, index: i32, part: *mut pg_sys::Query) -> bool {
+unsafe fn can_be_extended(query: *mut pg_sys::Query, index: i32, part: *mut pg_sys::Query) -> bool {
     let mut all = true;
     // SAFETY: the columns of the entry are those of the part.
     unsafe {
         node_tree::each_variable(query, |variable| {
+            #[cfg(any(feature = "pg14", feature = "pg15"))]
+            let extended = true;
+            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+            let extended = !variable.varnullingrels.is_null();
             all &= variable.varno != index
-                || !matches!(column_of(part, variable.varattno), Referred::Computed);
+                || match column_of(part, variable.varattno) {
+                    Referred::Column(shown) => !extended || is_null_with_its_columns(shown),
+                    Referred::Unknown => true,
+                    Referred::None => false,
+                };
         });
     }
     all
 }
 
-/// What a column of a part is.
+/// Whether an expression is NULL where all columns are that it reads, of which there are some.
+///
+/// # Safety
+/// An expression of a query.
+unsafe fn is_null_with_its_columns(expression: *mut pg_sys::Node) -> bool {
+    // SAFETY: the caller vouches for it.
+    unsafe {
+        pg_sys::contain_vars_of_level(expression, 0)
+            && !pg_sys::contain_nonstrict_functions(expression)
+    }
+}
+
+/// What a reference to a part stands for.
 enum Referred {
-    Plain(*mut pg_sys::Var),
+    /// What the part computes from each row of its joins.
+    Column(*mut pg_sys::Node),
+    /// What it computes from several.
     Unknown,
-    Computed,
+    /// Nothing that could take its place.
+    None,
 }
 
 /// # Safety
 /// A query.
 unsafe fn column_of(part: *mut pg_sys::Query, number: i16) -> Referred {
-    // SAFETY: the list holds columns; the cast follows the tag.
+    // SAFETY: the list holds columns.
     unsafe {
         let targets = PgList::<pg_sys::TargetEntry>::from_pg((*part).targetList);
-        let Some(target) = targets.iter_ptr().find(|target| (**target).resno == number) else {
-            return Referred::Computed;
-        };
-        if !is_plain(part) && !is_known(part, target) {
-            return Referred::Unknown;
+        match targets.iter_ptr().find(|target| (**target).resno == number) {
+            None => Referred::None,
+            Some(target) if !is_plain(part) && !is_known(part, target) => Referred::Unknown,
+            Some(target) => Referred::Column((*target).expr.cast()),
         }
-        let variable = (*target).expr.cast::<pg_sys::Var>();
-        let plain = (*variable.cast::<pg_sys::Node>()).type_ == NodeTag::T_Var
-            && (*variable).varattno > 0
-            && (*variable).varlevelsup == 0;
-        if plain { Referred::Plain(variable) } else { Referred::Computed }
     }
 }
 
-/// The same as `pull_up` where outer joins extend the entry by NULLs: columns take the place of columns, and
-/// the conditions stay below the joins.
+/// The same as `pull_up` where outer joins extend the entry by NULLs: what the part computes takes the place of what
+/// refers to it, and the conditions stay below the joins.
 ///
 /// # Safety
-/// Queries of our own; of the part, plain columns only are referred to.
-unsafe fn pull_up_extended(query: *mut pg_sys::Query, index: i32, part: *mut pg_sys::Query) {
-    // SAFETY: as in `pull_up`; what extends the column of the entry extends the column of the part.
+/// Queries of our own; the part can be extended.
+unsafe fn pull_up_extended(
+    query: *mut pg_sys::Query,
+    index: i32,
+    part: *mut pg_sys::Query,
+) -> *mut pg_sys::Query {
+    // SAFETY: as in `pull_up`; the callback gets the part.
     unsafe {
         offset(query, part, 1);
-        node_tree::each_variable(query, |variable| {
-            if variable.varno != index {
-                return;
-            }
-            let Referred::Plain(column) = column_of(part, variable.varattno) else { return };
-            variable.varno = (*column).varno;
-            variable.varattno = (*column).varattno;
-            variable.varnosyn = 0;
-            variable.varattnosyn = 0;
-            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-            {
-                variable.varnullingrels =
-                    pg_sys::bms_union(variable.varnullingrels, (*column).varnullingrels);
-            }
-        });
+        let query = pg_sys::replace_rte_variables(
+            query.cast(),
+            index,
+            0,
+            Some(put_extended),
+            part.cast(),
+            &raw mut (*query).hasSubLinks,
+        )
+        .cast::<pg_sys::Query>();
         take_in(query, index, part, (*part).jointree);
+        query
+    }
+}
+
+/// What takes the place of a reference to a part that outer joins extend: it is extended by the same joins.
+///
+/// # Safety
+/// Called by the server for each, with the part.
+unsafe extern "C-unwind" fn put_extended(
+    variable: *mut pg_sys::Var,
+    context: *mut pg_sys::replace_rte_variables_context,
+) -> *mut pg_sys::Node {
+    // SAFETY: a reference of our own query, and a copy of what is put there.
+    unsafe {
+        let part = (*context).callback_arg.cast::<pg_sys::Query>();
+        let Referred::Column(shown) = column_of(part, (*variable).varattno) else {
+            return pg_sys::copyObjectImpl(variable.cast()).cast();
+        };
+        let shown = pg_sys::copyObjectImpl(shown.cast()).cast::<pg_sys::Node>();
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        node_tree::each_variable_in(shown, |column| {
+            column.varnullingrels =
+                pg_sys::bms_union(column.varnullingrels, (*variable).varnullingrels);
+        });
+        if (*variable).varlevelsup > 0 {
+            pg_sys::IncrementVarSublevelsUp(shown, (*variable).varlevelsup as i32, 0);
+        }
+        shown
     }
 }
 

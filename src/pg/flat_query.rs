@@ -509,6 +509,8 @@ unsafe fn query_of(
                 scope.approximate |= inner.approximate;
                 Some(body)
             }
+            #[cfg(feature = "pg18")]
+            pg_sys::RTEKind::RTE_RELATION => super::virtual_columns::computed(query, index),
             _ => None,
         }
     }

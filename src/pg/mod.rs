@@ -44,3 +44,5 @@ mod unguarded;
 pub mod units;
 pub mod unused_updates;
 pub mod view_query;
+#[cfg(feature = "pg18")]
+mod virtual_columns;

@@ -300,6 +300,20 @@ pub(super) unsafe fn each_variable(
     unsafe { query_tree_walker(query, visit_variable, (&raw mut visit).cast(), 0) };
 }
 
+/// The same of an expression of a query itself.
+///
+/// # Safety
+/// An expression of our own.
+#[cfg(not(any(feature = "pg14", feature = "pg15")))]
+pub(super) unsafe fn each_variable_in(
+    expression: *mut pg_sys::Node,
+    mut body: impl FnMut(&mut pg_sys::Var),
+) {
+    let mut visit = Visit { body: &mut body, level: 0 };
+    // SAFETY: as above.
+    unsafe { visit_variable(expression, (&raw mut visit).cast()) };
+}
+
 /// Where a walk is.
 struct Visit<'a> {
     body: &'a mut dyn FnMut(&mut pg_sys::Var),

@@ -272,7 +272,9 @@ fn changes(
             });
             if unknown || !complete {
                 let name = Relation::open(leaf).name();
-                return Ok(Err(NotNow::UnknownRows(name)));
+                let needless = numbers.is_empty();
+                let why = if needless { NotNow::AnyRow(name) } else { NotNow::UnknownRows(name) };
+                return Ok(Err(why));
             }
             if of_table.all.rows.len() > MOST_ROWS {
                 return Ok(Err(NotNow::ManyRows));

@@ -27,8 +27,6 @@ pub enum Obstacle {
     RowSecurity(String),
     /// Nobody would notice a REFRESH by hand.
     Unnoticed,
-    /// A column of a source is computed when it is read.
-    Virtual(String),
     /// A source has no trigger of ours, or not one that sees enough.
     Uncaptured {
         /// The source.
@@ -114,7 +112,6 @@ impl Obstacle {
             Self::Unlogged(name()),
             Self::RowSecurity(name()),
             Self::Unnoticed,
-            Self::Virtual(name()),
             Self::Uncaptured { name: name(), allowed: true },
             Self::Uncaptured { name: name(), allowed: false },
         ];
@@ -152,9 +149,6 @@ impl Obstacle {
             Self::Unnoticed => {
                 "a REFRESH by hand would not be noticed: our event trigger does not fire always"
                     .to_owned()
-            }
-            Self::Virtual(name) => {
-                format!("{name} has virtual generated columns that the query reads")
             }
             Self::Uncaptured { name, .. } => format!("changes of {name} are not captured"),
             Self::Strange(what) => format!("its query {}", what.as_str()),
@@ -214,7 +208,6 @@ impl Obstacle {
             Self::Unnoticed => {
                 "ALTER EVENT TRIGGER cache_refresher_content_replaced ENABLE ALWAYS.".to_owned()
             }
-            Self::Virtual(_) => "Generate them STORED, or compute them in the view.".to_owned(),
             Self::Uncaptured { allowed: true, .. } => {
                 "The next refresh by a worker sets it up.".to_owned()
             }
@@ -260,6 +253,8 @@ pub enum NotNow {
     Invalidated,
     /// Of this table it is known that something has changed, and not what.
     UnknownRows(String),
+    /// Any change of a table can concern any row.
+    AnyRow(String),
     /// More rows have changed than are put into one query.
     ManyRows,
     /// Each of several tables that changed doubles the queries that find the rows concerned.
@@ -291,6 +286,7 @@ impl NotNow {
             Self::Redefined,
             Self::Invalidated,
             Self::UnknownRows("name".to_owned()),
+            Self::AnyRow("name".to_owned()),
             Self::ManyRows,
             Self::ManyTables,
             Self::Search,
@@ -305,6 +301,9 @@ impl NotNow {
             Self::Never(obstacle) => return obstacle.reason(),
             Self::UnknownRows(name) => {
                 return format!("which rows of {name} have changed is not known");
+            }
+            Self::AnyRow(name) => {
+                return format!("a change of {name} can concern any row: no column joins it to the key");
             }
             Self::Cost { limit, cost } => {
                 return format!(

@@ -241,7 +241,7 @@ fn capture_that_is_broken_is_mended_before_the_interval() {
 }
 
 #[test]
-fn virtual_columns_within_rows_are_never_proved() {
+fn another_expression_of_a_virtual_column_is_noticed() {
     let mut db = Scratch::new("virtual_rows");
     if db.get::<i32>("SELECT current_setting('server_version_num')::int") < 180_000 {
         return;

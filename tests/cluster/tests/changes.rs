@@ -636,24 +636,3 @@ fn values_of_domains_are_kept_without_their_constraints() {
     db.wait("it is shown", "SELECT count(*) = 2 FROM v WHERE value IN (3, 20)");
     db.assert_shows_its_query("v");
 }
-
-#[test]
-fn columns_that_are_computed_when_read_are_not_captured() {
-    let mut db = Scratch::new("virtual_column");
-    if db.get::<String>("SHOW server_version_num").parse::<u32>().unwrap() < 180_000 {
-        return;
-    }
-    db.run(
-        "CREATE TABLE t (id int, value int, twice int GENERATED ALWAYS AS (value * 2) VIRTUAL);
-         INSERT INTO t VALUES (1, 1);
-         CREATE MATERIALIZED VIEW v AS SELECT id, twice FROM t;
-         CREATE INDEX ON v (id);
-         SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true,
-                                         debounce => '1 hour', max_staleness => '1 hour')",
-    );
-    db.refresh("v");
-    db.run("UPDATE t SET value = 5");
-    assert_eq!(db.refresh("v"), "refreshed");
-    assert_eq!(db.get::<i32>("SELECT twice FROM v"), 10);
-    assert_eq!(db.get::<String>("SELECT staleness FROM cache_refresher.status"), "unknown");
-}

@@ -12,7 +12,7 @@ mod query;
 mod tally;
 mod writes;
 
-use cluster_tests::{Scratch, Script, Session, seeds};
+use cluster_tests::{Installation, Scratch, Script, Session, seeds};
 use fastrand::Rng;
 use query::Query;
 use tally::Tally;
@@ -20,14 +20,14 @@ use tally::Tally;
 /// How many there are: t0 and so on.
 const TABLES: usize = 4;
 
-/// In a schema of its own. Partitions have their columns in another order than their parent, and the foreign
+/// In a schema of its own; `:y` is the column that is written to so that y changes. Partitions have their columns in another order than their parent, and the foreign
 /// key of one table moves its rows from partition to partition.
 const CREATE: &str = "DROP SCHEMA IF EXISTS drawn CASCADE;
     CREATE SCHEMA drawn;
     SET search_path = drawn, public;
     CREATE TABLE t0 (id int, x int, y int, z text COLLATE \"C\");
     CREATE TABLE t3 (id int PRIMARY KEY, x int, y int, z text COLLATE \"C\");
-    INSERT INTO t3 SELECT n, n % 4, n % 3, chr(97 + n % 3) FROM generate_series(0, 6) n;
+    INSERT INTO t3 (id, x, :y, z) SELECT n, n % 4, n % 3, chr(97 + n % 3) FROM generate_series(0, 6) n;
     CREATE TABLE t1 (gone int, id int, x int REFERENCES t3 ON DELETE CASCADE ON UPDATE CASCADE, y int,
                      z text COLLATE \"C\");
     ALTER TABLE t1 DROP COLUMN gone;
@@ -46,10 +46,43 @@ const CREATE: &str = "DROP SCHEMA IF EXISTS drawn CASCADE;
         EXCEPTION WHEN integrity_constraint_violation OR lock_not_available THEN NULL;
         END $$";
 
+/// What the columns y are: plain ones, or computed from others when they are written, or read.
+#[derive(Clone, Copy)]
+enum Computed {
+    No,
+    Stored(&'static str),
+    Virtual(&'static str),
+}
+
+impl Computed {
+    fn draw(rng: &mut Rng, major: u32) -> Self {
+        // NULL for NULL, or not.
+        let expression =
+            ["7 - w", "CASE WHEN w = 5 THEN NULL ELSE COALESCE(w, 5) END"][rng.usize(0..2)];
+        match rng.u8(0..6) {
+            0..3 => Self::No,
+            3 | 4 if major >= 18 => Self::Virtual(expression),
+            _ => Self::Stored(expression),
+        }
+    }
+
+    /// A statement as it has to be then.
+    fn adapt(self, statement: &str) -> String {
+        let (expression, kind) = match self {
+            Self::No => return statement.replace(":y", "y"),
+            Self::Stored(expression) => (expression, "STORED"),
+            Self::Virtual(expression) => (expression, "VIRTUAL"),
+        };
+        let column = format!("w int, y int GENERATED ALWAYS AS ({expression}) {kind}");
+        statement.replace("y int", &column).replace(":y", "w")
+    }
+}
+
 struct Case<'a> {
     rng: Rng,
     script: Script<'a>,
     query: Query,
+    computed: Computed,
     /// Delta is possible for the view.
     mappable: bool,
     /// The view has a proof, and all that has changed since has changed row by row.
@@ -63,12 +96,13 @@ impl<'a> Case<'a> {
     fn create(session: &'a mut Session, other: &'a mut Session, seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let query = Query::draw(&mut rng);
+        let computed = Computed::draw(&mut rng, Installation::get().major());
         let mut script = Script::new(session, seed);
-        script.run(CREATE);
+        script.run(&computed.adapt(CREATE));
         for table in 0..3 {
             for _ in 0..rng.usize(0..30) {
                 let insert = writes::insert(&mut rng, table);
-                script.run(&writes::attempt(&insert));
+                script.run(&computed.adapt(&writes::attempt(&insert)));
             }
         }
         script.run(&format!("CREATE MATERIALIZED VIEW v AS {}", query.text));
@@ -88,8 +122,9 @@ impl<'a> Case<'a> {
         let mappable: bool = script
             .session
             .get("SELECT possible FROM cache_refresher.explain('v') WHERE method = 'delta'");
-        assert!(mappable || !query.is_plain(), "no delta is possible for {}", query.text);
-        Self { rng, script, query, mappable, known: false, other, open: false }
+        let plain = query.is_plain() && !matches!(computed, Computed::Virtual(_));
+        assert!(mappable || !plain, "no delta is possible for {}", query.text);
+        Self { rng, script, query, computed, mappable, known: false, other, open: false }
     }
 
     fn round(&mut self, tally: &mut Tally) {
@@ -141,7 +176,7 @@ impl<'a> Case<'a> {
             self.meanwhile();
             let statement = writes::statement(&mut self.rng, only, !self.open);
             self.known &= !statement.contains("TRUNCATE");
-            self.script.run(&statement);
+            self.script.run(&self.computed.adapt(&statement));
         }
     }
 
@@ -154,6 +189,7 @@ impl<'a> Case<'a> {
             (true, 3..6) => writes::of_another(&mut self.rng),
             _ => return,
         };
+        let statement = self.computed.adapt(&statement);
         self.script.run(&format!("/* the other session: {statement} */"));
         self.other.run(&statement);
         self.open = !["ROLLBACK", "COMMIT"].contains(&statement.as_str());

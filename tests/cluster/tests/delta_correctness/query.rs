@@ -216,7 +216,15 @@ fn source(rng: &mut Rng) -> String {
         28..31 => format!("v{}", rng.usize(0..3)),
         31..34 => format!("w{}", rng.usize(0..3)),
         34..36 => format!("(SELECT * FROM t{} WHERE {} > 1)", table(rng), pick(rng, &NUMBERS)),
-        36 | 37 => format!("(SELECT y AS id, x + 1 AS x, id AS y, z FROM t{})", table(rng)),
+        36 | 37 => {
+            let computed =
+                ["x + 1", "7 - x", "COALESCE(x, 3)", "CASE x WHEN 2 THEN NULL ELSE 2 END"];
+            format!(
+                "(SELECT y AS id, {} AS x, id AS y, z FROM t{})",
+                pick(rng, &computed),
+                table(rng)
+            )
+        }
         38 => {
             let inner = ["a".to_owned(), "b".to_owned()];
             format!("(SELECT a.x AS id, b.x, b.y, a.z FROM {})", from(rng, &inner))

@@ -1,4 +1,4 @@
-//! Statements that are drawn: rows come, change and go.
+//! Statements that are drawn: rows come, change and go. What they write of y, they write to `:y`.
 
 use fastrand::Rng;
 
@@ -20,8 +20,8 @@ fn text(rng: &mut Rng) -> String {
 
 pub fn insert(rng: &mut Rng, table: usize) -> String {
     let (id, x, y, z) = (number(rng), number(rng), number(rng), text(rng));
-    let or = if table == 3 { " ON CONFLICT (id) DO UPDATE SET y = excluded.y" } else { "" };
-    format!("INSERT INTO t{table} (id, x, y, z) VALUES ({id}, {x}, {y}, {z}){or}")
+    let or = if table == 3 { " ON CONFLICT (id) DO UPDATE SET :y = excluded.:y" } else { "" };
+    format!("INSERT INTO t{table} (id, x, :y, z) VALUES ({id}, {x}, {y}, {z}){or}")
 }
 
 fn condition(rng: &mut Rng) -> String {
@@ -46,12 +46,12 @@ fn drawn(rng: &mut Rng, truncate: bool, only: Option<usize>) -> String {
         }
         13 => format!(
             "MERGE INTO t0 USING (SELECT DISTINCT id FROM t1 WHERE id < 3) s ON t0.id = s.id
-             WHEN MATCHED THEN UPDATE SET y = t0.y + 1
+             WHEN MATCHED THEN UPDATE SET :y = t0.y + 1
              WHEN NOT MATCHED THEN INSERT (id, x) VALUES (s.id, {})",
             number(rng)
         ),
         _ => {
-            let column = ["id", "x", "y"][rng.usize(0..3)];
+            let column = ["id", "x", ":y"][rng.usize(0..3)];
             let (value, condition) = (number(rng), condition(rng));
             format!("UPDATE t{table} SET {column} = {value} WHERE {condition}")
         }
