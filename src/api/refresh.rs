@@ -14,7 +14,7 @@ use crate::capture;
 use crate::catalog::view::{self, View};
 use crate::catalog::{binding, history::milliseconds, registry};
 use crate::error::{Error, Result};
-use crate::guc;
+use crate::guc::{self, RefreshSettings};
 use crate::pg::{clock, report, shared, snapshot, transaction};
 use crate::refresh::session::{self, Answer};
 use crate::refresh::{explain as methods, keys as partial, privilege};
@@ -241,14 +241,12 @@ fn each(
     let mut rows = Vec::new();
     for view in order::refresh_order(views, reads) {
         let oid = Oid::from(view);
-        if !privilege::may_refresh(&View::find(oid)?)? {
-            continue;
-        }
         let answer = transaction::run_nested(|| {
-            session::refresh(oid, method, max_age, &settings).unwrap_or_else(|error| error.raise())
+            one_of_many(oid, method, max_age, &settings).unwrap_or_else(|error| error.raise())
         });
         rows.push(match answer {
-            Ok(answer) => row(answer),
+            Ok(None) => continue,
+            Ok(Some(answer)) => row(answer),
             Err(caught) => {
                 let cancelled = caught.is_cancel();
                 // Whoever cancels one view does not mean the others.
@@ -262,6 +260,23 @@ fn each(
         });
     }
     Ok(rows)
+}
+
+/// Refreshes one of several views; nothing if the caller may not, or if somebody has dropped it meanwhile.
+fn one_of_many(
+    view: Oid,
+    method: Option<Requested>,
+    max_age: Option<Duration>,
+    settings: &RefreshSettings,
+) -> Result<Option<Answer>> {
+    let found = match View::find(view) {
+        Err(Error::NoSuchRelation { .. }) => return Ok(None),
+        found => found?,
+    };
+    if !privilege::may_refresh(&found)? {
+        return Ok(None);
+    }
+    session::refresh(view, method, max_age, settings).map(Some)
 }
 
 fn requested(method: Option<String>) -> Result<Option<Requested>> {

@@ -18,7 +18,7 @@ use crate::pg::change_log::{self, Watch};
 use crate::pg::identity::{self, Restriction, Scope};
 use crate::pg::lock::{self, RelationLock};
 use crate::pg::relation::Relation;
-use crate::pg::{dependency, node_tree, transaction};
+use crate::pg::{dependency, inspection, transaction};
 
 /// What a view wants to be told of its sources.
 pub struct Wanted {
@@ -30,7 +30,7 @@ impl Wanted {
     /// By the view's query.
     pub fn by(view: &Relation) -> Result<Self> {
         let needs = unit::of(view)?.map(|unit| unit.needs()).unwrap_or_default();
-        Ok(Self { whole_rows: node_tree::inspect(view).whole_rows, needs })
+        Ok(Self { whole_rows: inspection::inspect(view).whole_rows, needs })
     }
 
     /// Of one source.

@@ -7,20 +7,14 @@ use super::install::{self, Wanted};
 use crate::catalog::capture::{self, Kind, Leaf};
 use crate::error::Result;
 use crate::pg::change_log::Watch;
-use crate::pg::node_tree::{self, Restless};
+use crate::pg::inspection;
 use crate::pg::relation::Relation;
 
 /// The first obstacle, if there is one.
 pub fn of(view: Oid) -> Result<Option<Obstacle>> {
     let relation = Relation::open_shared(view);
-    if let Some(restless) = node_tree::inspect(&relation).restless {
-        return Ok(Some(match restless {
-            Restless::Function(name) => Obstacle::Restless(name),
-            Restless::Sample => Obstacle::Sample,
-            Restless::SystemColumn => Obstacle::SystemColumn,
-            Restless::Catalog => Obstacle::Catalog,
-            Restless::NoTable(name) => Obstacle::NoTable(name),
-        }));
+    if let Some(restless) = inspection::inspect(&relation).restless {
+        return Ok(Some(restless));
     }
     if !capture::notices_refresh()? {
         return Ok(Some(Obstacle::Unnoticed));

@@ -3,11 +3,11 @@
 //! What it computes from several rows is not known afterwards: columns of that kind stay columns of the entry
 //! that stood for it, which is not in FROM any more.
 
-use pgrx::PgList;
 use pgrx::pg_sys::{self, NodeTag};
+use pgrx::{PgList, pg_guard};
 
 use super::query_description::{conjuncts, entry};
-use super::{node_tree, types};
+use super::{tree_walk, types};
 
 /// Puts a part into the joins of a query, or leaves it as a subquery if that cannot be.
 ///
@@ -23,9 +23,7 @@ pub(super) unsafe fn dissolve(
     // SAFETY: the caller vouches for the queries.
     unsafe {
         let lateral = (*entry(query, index)).lateral;
-        if !has_rows_of_its_joins(part)
-            || !preserved && (lateral || !can_be_extended(query, index, part))
-        {
+        if !has_rows_of_its_joins(part) || !preserved && (lateral || is_whole(query, index)) {
             let entry = entry(query, index);
             (*entry).rtekind = pg_sys::RTEKind::RTE_SUBQUERY;
             (*entry).subquery = part;
@@ -229,72 +227,52 @@ unsafe fn is_plain(query: *mut pg_sys::Query) -> bool {
     }
 }
 
-/// Whether each reference of the query to a part can be replaced by what the part computes there, although an outer
-/// join extends it by NULLs: by a column, by what is NULL where its columns are, and below that join by anything.
+/// Whether a query refers to an entry as a whole.
 ///
 /// # Safety
-/// Queries of our own, and the entry that stands for the part.
-unsafe fn can_be_extended(query: *mut pg_sys::Query, index: i32, part: *mut pg_sys::Query) -> bool {
-    let mut all = true;
-    // SAFETY: the columns of the entry are those of the part.
-    unsafe {
-        node_tree::each_variable(query, |variable| {
-            #[cfg(any(feature = "pg14", feature = "pg15"))]
-            let extended = true;
-            #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-            let extended = !variable.varnullingrels.is_null();
-            all &= variable.varno != index
-                || match column_of(part, variable.varattno) {
-                    Referred::Column(shown) => !extended || is_null_with_its_columns(shown),
-                    Referred::Unknown => true,
-                    Referred::None => false,
-                };
-        });
-    }
-    all
-}
-
-/// Whether an expression is NULL where all columns are that it reads, of which there are some.
-///
-/// # Safety
-/// An expression of a query.
-unsafe fn is_null_with_its_columns(expression: *mut pg_sys::Node) -> bool {
+/// A query of our own.
+unsafe fn is_whole(query: *mut pg_sys::Query, index: i32) -> bool {
+    let mut whole = false;
     // SAFETY: the caller vouches for it.
     unsafe {
-        pg_sys::contain_vars_of_level(expression, 0)
-            && !pg_sys::contain_nonstrict_functions(expression)
+        tree_walk::each_variable(query, |variable| {
+            whole |= variable.varno == index && variable.varattno <= 0;
+        });
     }
+    whole
 }
 
-/// What a reference to a part stands for.
-enum Referred {
-    /// What the part computes from each row of its joins.
-    Column(*mut pg_sys::Node),
-    /// What it computes from several.
-    Unknown,
-    /// Nothing that could take its place.
-    None,
-}
-
+/// What a part computes for a reference to it that outer joins extend by NULLs: a column, what is NULL where its
+/// columns are, and below those joins anything.
+///
 /// # Safety
-/// A query.
-unsafe fn column_of(part: *mut pg_sys::Query, number: i16) -> Referred {
+/// A reference, and the part that it refers to.
+unsafe fn known_extended(
+    variable: &pg_sys::Var,
+    part: *mut pg_sys::Query,
+) -> Option<*mut pg_sys::Node> {
     // SAFETY: the list holds columns.
     unsafe {
         let targets = PgList::<pg_sys::TargetEntry>::from_pg((*part).targetList);
-        match targets.iter_ptr().find(|target| (**target).resno == number) {
-            None => Referred::None,
-            Some(target) if !is_plain(part) && !is_known(part, target) => Referred::Unknown,
-            Some(target) => Referred::Column((*target).expr.cast()),
-        }
+        let target = targets.iter_ptr().find(|target| (**target).resno == variable.varattno)?;
+        let shown: *mut pg_sys::Node = (*target).expr.cast();
+        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        let extended = true;
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        let extended = !variable.varnullingrels.is_null();
+        let null_with_its_columns = || {
+            pg_sys::contain_vars_of_level(shown.cast(), 0)
+                && !pg_sys::contain_nonstrict_functions(shown.cast())
+        };
+        ((is_plain(part) || is_known(part, target)) && (!extended || null_with_its_columns()))
+            .then_some(shown)
     }
 }
 
-/// The same as `pull_up` where outer joins extend the entry by NULLs: what the part computes takes the place of what
-/// refers to it, and the conditions stay below the joins.
+/// The same as `pull_up` where outer joins extend the entry by NULLs: its conditions stay below the joins.
 ///
 /// # Safety
-/// Queries of our own; the part can be extended.
+/// Queries of our own; the query does not refer to the entry as a whole.
 unsafe fn pull_up_extended(
     query: *mut pg_sys::Query,
     index: i32,
@@ -317,10 +295,11 @@ unsafe fn pull_up_extended(
     }
 }
 
-/// What takes the place of a reference to a part that outer joins extend: it is extended by the same joins.
+/// What takes the place of a reference to a part that outer joins extend; it is extended by the same joins.
 ///
 /// # Safety
 /// Called by the server for each, with the part.
+#[pg_guard]
 unsafe extern "C-unwind" fn put_extended(
     variable: *mut pg_sys::Var,
     context: *mut pg_sys::replace_rte_variables_context,
@@ -328,12 +307,12 @@ unsafe extern "C-unwind" fn put_extended(
     // SAFETY: a reference of our own query, and a copy of what is put there.
     unsafe {
         let part = (*context).callback_arg.cast::<pg_sys::Query>();
-        let Referred::Column(shown) = column_of(part, (*variable).varattno) else {
+        let Some(shown) = known_extended(&*variable, part) else {
             return pg_sys::copyObjectImpl(variable.cast()).cast();
         };
         let shown = pg_sys::copyObjectImpl(shown.cast()).cast::<pg_sys::Node>();
         #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-        node_tree::each_variable_in(shown, |column| {
+        tree_walk::each_variable_in(shown, |column| {
             column.varnullingrels =
                 pg_sys::bms_union(column.varnullingrels, (*variable).varnullingrels);
         });

@@ -17,7 +17,7 @@ use pgrx::pg_sys::{self, NodeTag, Oid};
 use super::dissolve::{add_entries, dissolve, is_known, is_preserved, list_of, offset};
 use super::query_description::{conjuncts, entry};
 use super::relation::Relation;
-use super::{node_tree, view_query};
+use super::{tree_walk, view_query};
 
 /// A query whose FROM and WHERE are those of a mapping.
 #[derive(Clone, Copy)]
@@ -113,10 +113,10 @@ unsafe fn add_subqueries(around: Flat, place: *mut pg_sys::Query, arms: &mut Vec
         // Anywhere else they stand in FROM: in the condition of a join, or in what a function is given.
         let mut above = Vec::new();
         for node in [(*place).targetList.cast(), (*tree).quals, (*place).havingQual] {
-            node_tree::each_sublink_in(node, |sublink| above.push(&raw mut *sublink));
+            tree_walk::each_sublink_in(node, |sublink| above.push(&raw mut *sublink));
         }
         let parts = conjuncts((*tree).quals);
-        node_tree::each_sublink(place, |sublink| {
+        tree_walk::each_sublink(place, |sublink| {
             let this = &raw mut *sublink;
             let must_hold = sublink.subLinkType == pg_sys::SubLinkType::ANY_SUBLINK
                 && parts.contains(&this.cast());
@@ -192,7 +192,7 @@ unsafe fn compare(part: *mut pg_sys::Node, subquery: *mut pg_sys::Query) -> bool
             return false;
         }
         put_results((*part.cast::<pg_sys::OpExpr>()).args, subquery);
-        !node_tree::has_parameter(part)
+        !tree_walk::has_parameter(part)
     }
 }
 
@@ -283,7 +283,7 @@ unsafe fn flat(query: *mut pg_sys::Query, scope: &mut Scope) -> *mut pg_sys::Que
         }
         without_groups(query);
         without_aliases_of_joins(query);
-        node_tree::each_sublink(query, |sublink| {
+        tree_walk::each_sublink(query, |sublink| {
             sublink.subselect = flat(sublink.subselect.cast(), scope).cast();
         });
         let entries = PgList::<pg_sys::RangeTblEntry>::from_pg((*query).rtable).len() as i32;

@@ -7,12 +7,12 @@ use cache_refresher_core::delta::{Column, Occurrence};
 use pgrx::PgList;
 use pgrx::pg_sys::{self, Datum, NodeTag, Oid};
 
-#[cfg(not(any(feature = "pg14", feature = "pg15")))]
-use super::node_tree;
 use super::query_description::{Description, conjuncts, entry};
 use super::relation::Relation;
 use super::row;
 use super::statement::node;
+#[cfg(not(any(feature = "pg14", feature = "pg15")))]
+use super::tree_walk;
 use super::view_query::{self, ViewQuery};
 
 /// Rows that a table had or has, reduced to some of its columns.
@@ -87,7 +87,7 @@ pub fn plan(
             }
         }
         #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-        node_tree::each_variable(query, |variable| {
+        tree_walk::each_variable(query, |variable| {
             variable.varnullingrels = pg_sys::bms_int_members(variable.varnullingrels, joins);
         });
         let (occurrence, table, images) = changed;

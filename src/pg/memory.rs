@@ -50,7 +50,8 @@ impl Drop for MemoryContext {
     }
 }
 
-/// The memory context that is current when this is made, for code that is called from elsewhere.
+/// The memory context that is current when this is made, for code that is called from elsewhere. It has to outlive
+/// what this is kept in.
 pub struct Caller(pg_sys::MemoryContext);
 
 impl Caller {
@@ -62,7 +63,7 @@ impl Caller {
 
     /// Runs code whose allocations go there.
     pub fn run<R>(&self, body: impl FnOnce() -> R) -> R {
-        // SAFETY: the context lives as long as the code that was running when this was made.
+        // SAFETY: the context lives as long as this is used.
         unsafe {
             let before = pg_sys::MemoryContextSwitchTo(self.0);
             let value = body();

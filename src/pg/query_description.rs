@@ -11,7 +11,7 @@ use pgrx::pg_sys::{self, NodeTag, Oid};
 
 use super::flat_query::{self, Flat};
 use super::relation::Relation;
-use super::{node_tree, row};
+use super::{row, tree_walk};
 
 /// A table where it stands in a query. Occurrences are places in the query's range table, from 1.
 #[derive(Debug, Clone, Copy)]
@@ -57,7 +57,7 @@ pub fn describe(view: &Relation) -> Result<Vec<Description>, Strange> {
             *mapped.entry(table.oid).or_default() += 1;
         }
     }
-    let all = node_tree::tables(view)
+    let all = tree_walk::tables(view)
         .into_iter()
         .all(|(table, places)| mapped.get(&table).is_some_and(|mapped| *mapped >= places));
     if all { Ok(descriptions) } else { Err(Strange::Other) }
@@ -323,7 +323,7 @@ impl Reader {
                 .collect();
             let all = columns.len() == variables.len()
                 && !pg_sys::checkExprHasSubLink(node)
-                && !node_tree::has_parameter(node)
+                && !tree_walk::has_parameter(node)
                 && !pg_sys::contain_agg_clause(node)
                 && !pg_sys::contain_windowfuncs(node);
             (columns.into_iter().collect(), all)

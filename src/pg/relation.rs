@@ -76,7 +76,8 @@ impl Relation {
         // SAFETY: the options of an open view, if it has any.
         unsafe {
             let options = (*self.0).rd_options.cast::<pg_sys::ViewOptions>();
-            if options.is_null() {
+            let is_view = (*(*self.0).rd_rel).relkind as u8 == pg_sys::RELKIND_VIEW;
+            if !is_view || options.is_null() {
                 return false;
             }
             #[cfg(feature = "pg14")]

@@ -143,12 +143,13 @@ unsafe extern "C-unwind" {
 /// session happens to be running: the line is about a view.
 pub fn log(message: &str, detail: Option<&str>, hint: Option<&str>) {
     let text = |text: &str| CString::new(text.replace('\0', "")).unwrap_or_default();
-    // SAFETY: the order of calls is that of the server's ereport macro; at this level it returns,
-    // and the texts are copied.
+    // SAFETY: the order of calls is that of the server's ereport macro, and the texts are copied. At this level it
+    // returns, with interrupts held: else it would raise those that are pending, over our frames.
     unsafe {
         if !errstart(pg_sys::LOG as c_int, std::ptr::null()) {
             return;
         }
+        pg_sys::InterruptHoldoffCount += 1;
         pg_sys::errmsg_internal(c"%s".as_ptr(), text(message).as_ptr());
         if let Some(detail) = detail {
             pg_sys::errdetail_internal(c"%s".as_ptr(), text(detail).as_ptr());
@@ -159,6 +160,7 @@ pub fn log(message: &str, detail: Option<&str>, hint: Option<&str>) {
         pg_sys::errhidestmt(true);
         pg_sys::errhidecontext(true);
         errfinish(c"cache_refresher".as_ptr(), 0, std::ptr::null());
+        pg_sys::InterruptHoldoffCount -= 1;
     }
 }
 

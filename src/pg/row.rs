@@ -7,6 +7,7 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::marker::PhantomData;
 
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::pg_sys::{self, Datum};
 use pgrx::varlena;
 
@@ -122,7 +123,7 @@ pub(super) unsafe fn attribute(
     }
 }
 
-// Left out by the generated bindings.
+// Left out by the generated bindings. Out of memory it raises an error.
 unsafe extern "C-unwind" {
     fn datumCopy(value: Datum, by_value: bool, length: i32) -> Datum;
 }
@@ -134,10 +135,13 @@ unsafe extern "C-unwind" {
 pub(super) unsafe fn copy_value(by_value: bool, length: i16, value: Datum) -> Datum {
     // SAFETY: the caller vouches for the value; a varlena is fetched and decompressed first.
     unsafe {
-        if length == -1 && !by_value {
+        if by_value {
+            return value;
+        }
+        if length == -1 {
             return Datum::from(pg_sys::pg_detoast_datum_copy(value.cast_mut_ptr()));
         }
-        datumCopy(value, by_value, i32::from(length))
+        pg_guard_ffi_boundary(|| datumCopy(value, by_value, i32::from(length)))
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::cmp::Ordering;
 
-use cache_refresher_core::diff::{Likeness, Rows, Side};
+use cache_refresher_core::diff::{Diff, Likeness, Rows, Side, Step};
 use pgrx::pg_sys;
 
 use super::key_order::KeyOrder;
@@ -243,20 +243,23 @@ impl<'a> RowStreams<'a> {
         })
     }
 
-    /// Makes this row the head of the new stream.
-    pub const fn set_new(&mut self, row: &ExecutorRow) {
-        self.new = row.as_ptr();
-    }
-
     /// What was found, once both streams are read.
     pub fn into_changes(self) -> Changes {
         self.changes
     }
 
     fn new_values(&self) -> Values<'_> {
-        // SAFETY: set by `set_new`, and used only until the executor shows the next row.
+        // SAFETY: set by `compare`, and used only within it.
         unsafe { super::row::values(self.new) }
     }
+}
+
+/// Goes on with the next row that the query returns.
+pub fn compare(diff: &mut Diff<RowStreams>, row: &ExecutorRow) -> Step {
+    diff.rows().new = row.as_ptr();
+    let step = diff.new_row();
+    diff.rows().new = std::ptr::null_mut();
+    step
 }
 
 impl Rows for RowStreams<'_> {
@@ -325,7 +328,7 @@ impl Rows for RowStreams<'_> {
 
     fn update_heads(&mut self) {
         let Self { new, changes, comparison, scan, .. } = self;
-        // SAFETY: set by `set_new`, and not shown another row meanwhile.
+        // SAFETY: set by `compare`, and used only within it.
         unsafe {
             with_tuple(*new, |row, values| {
                 changes.update(comparison, (row, values), (scan.values(), scan.id()));

@@ -6,7 +6,7 @@ use pgrx::pg_sys::{self, NodeTag};
 use super::query_description::entry;
 use super::relation::Relation;
 use super::row;
-use super::{node_tree, statement::node};
+use super::{statement::node, tree_walk};
 
 /// `SELECT columns FROM table` with what virtual columns are computed from in their place, for an entry of a range
 /// table; nothing if the query refers to none of them there.
@@ -23,7 +23,7 @@ pub(super) unsafe fn computed(query: *mut pg_sys::Query, index: i32) -> Option<*
             (*attribute).attgenerated as u8 == pg_sys::ATTRIBUTE_GENERATED_VIRTUAL
         };
         let (mut refers, mut known) = (false, true);
-        node_tree::each_variable(query, |variable| {
+        tree_walk::each_variable(query, |variable| {
             if variable.varno == index {
                 refers |= variable.varattno == 0
                     || variable.varattno > 0 && is_virtual(variable.varattno);

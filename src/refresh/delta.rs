@@ -21,7 +21,7 @@ use crate::pg::identity::{Restriction, Scope};
 use crate::pg::mapping_query::{self, Images, Parts};
 use crate::pg::memory::{self, Caller, MemoryContext};
 use crate::pg::relation::Relation;
-use crate::pg::row_streams::RowStreams;
+use crate::pg::row_streams::{self, RowStreams};
 use crate::pg::shared::RunningMark;
 use crate::pg::units::Units;
 use crate::pg::view_query::{self, ViewQuery};
@@ -201,8 +201,7 @@ fn replace(
     memory.run(|| {
         for query in queries {
             query.run(&mut |row| {
-                diff.rows().set_new(&row);
-                diff.new_row();
+                row_streams::compare(&mut diff, &row);
                 true
             });
         }

@@ -21,7 +21,7 @@ use crate::pg::memory::{self, MemoryContext};
 use crate::pg::relation::Relation;
 use crate::pg::report::Caught;
 use crate::pg::row::RowId;
-use crate::pg::row_streams::{Changes, Identity, RowStreams};
+use crate::pg::row_streams::{self, Changes, Identity, RowStreams};
 use crate::pg::shared::RunningMark;
 use crate::pg::table_writer::TableWriter;
 use crate::pg::view_query::ViewQuery;
@@ -123,9 +123,8 @@ fn compare(
     let mut meter = Meter::begin(running, Phase::Comparing, relation.estimated_rows());
     let total = memory.run(|| {
         query.run(&mut |row| {
-            diff.rows().set_new(&row);
             meter.count();
-            scattered = diff.new_row() == Step::StartAgain;
+            scattered = row_streams::compare(&mut diff, &row) == Step::StartAgain;
             !scattered
         })
     });

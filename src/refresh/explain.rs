@@ -11,7 +11,7 @@ use crate::catalog::registry::Registration;
 use crate::catalog::view::View;
 use crate::error::{RefusalText, Result};
 use crate::guc::RefreshSettings;
-use crate::pg::node_tree;
+use crate::pg::inspection;
 use crate::pg::relation::Relation;
 
 /// A method, and what can be said of it.
@@ -35,7 +35,7 @@ pub fn rows(view: &View, settings: &RefreshSettings) -> Result<Vec<Row>> {
         .into_iter()
         .map(|option| of_option(view, option))
         .collect();
-    if let Some(aggregate) = node_tree::inspect(&relation).unordered {
+    if let Some(aggregate) = inspection::inspect(&relation).unordered {
         let diff = rows.iter_mut().find(|row| row.possible && row.method == Method::Diff.as_str());
         diff.into_iter().for_each(|row| depends_on_order(row, &aggregate));
     }

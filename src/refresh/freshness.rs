@@ -10,7 +10,6 @@ use crate::capture::{self, obstacle};
 use crate::catalog;
 use crate::catalog::registry::Registration;
 use crate::error::Result;
-use crate::guc;
 use crate::pg::clock;
 
 /// Whether a view is proved to show everything, known not to, or neither; and since when it does not. What a
@@ -31,8 +30,7 @@ pub fn of(view: Oid, captured: bool) -> Result<(Staleness, Option<Timestamp>)> {
 
 /// The same by what has happened to what it reads.
 fn of_its_own(view: Oid, captured: bool) -> Result<(Staleness, Option<Timestamp>)> {
-    let pinned = settings::pinned(guc::refresh_settings().lock_timeout)?;
-    capture::staleness(view, captured, &settings::text(&pinned))
+    capture::staleness(view, captured, &settings::text(&settings::configured()?))
 }
 
 /// The same of a view of which it is not known whether it is captured.

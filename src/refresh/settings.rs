@@ -38,9 +38,15 @@ const NAMES: [&CStr; 7] = [
 
 /// What is set while a view's query runs.
 pub fn pinned(lock_timeout: Duration) -> Result<Settings> {
+    let mut settings = configured()?;
+    settings.push((c"lock_timeout", milliseconds(lock_timeout)));
+    Ok(settings)
+}
+
+/// The same without its limit in time.
+pub fn configured() -> Result<Settings> {
     let mut settings: Settings =
         FIXED.iter().map(|&(name, value)| (name, value.to_owned())).collect();
-    settings.push((c"lock_timeout", milliseconds(lock_timeout)));
     if let Some(defaults) = shared::defaults() {
         let of_database = view::database_settings()?;
         let of_server = [

@@ -161,7 +161,7 @@ const CASES: &[Case] = &[
                        (SELECT id, COALESCE(k, 4) AS known FROM q) s ON s.id = p.b_id",
         index: "id",
         change: "UPDATE q SET k = NULL; DELETE FROM q WHERE id = 7",
-        obstacle: Some("a change of cases.q can concern any row: no column joins it to the key"),
+        obstacle: None,
     },
     Case {
         name: "queries that are combined show other types than the view",

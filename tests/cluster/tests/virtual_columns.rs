@@ -51,6 +51,7 @@ fn what_virtual_columns_are_computed_from_is_mapped() {
         ("SELECT id, known FROM t WHERE kind IS DISTINCT FROM 2", "id"),
         ("SELECT kind, count(*) AS n, max(known) AS most FROM t GROUP BY kind", "kind"),
         ("SELECT u.id, t.kind, t.known FROM u JOIN t ON t.id = u.t_id", "id"),
+        ("SELECT u.id, t.kind, t.known FROM u LEFT JOIN t ON t.id = u.t_id", "id"),
         ("SELECT u.id, t.a, t.other FROM u LEFT JOIN t ON t.id = u.t_id AND t.kind = 1", "id"),
         (
             "SELECT t.id, t.known, count(u) AS n FROM t LEFT JOIN u ON u.t_id = t.id GROUP BY t.id",
