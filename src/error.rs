@@ -58,6 +58,8 @@ pub enum Error {
     TimeZoneWithoutSchedule,
     #[error("debounce and max_staleness need on_change")]
     ReactionWithoutChange,
+    #[error("method delta needs on_change")]
+    DeltaWithoutChange,
     #[error("max_staleness must not be shorter than debounce")]
     ImpatientReaction,
     #[error("permission denied to capture changes of {name}")]
@@ -168,6 +170,7 @@ impl Error {
             | Self::IntervalAndSchedule
             | Self::TimeZoneWithoutSchedule
             | Self::ReactionWithoutChange
+            | Self::DeltaWithoutChange
             | Self::ImpatientReaction
             | Self::HalfOfLimits
             | Self::LimitsReversed
@@ -190,6 +193,11 @@ impl Error {
             Self::Timeout { .. } => Code::ERRCODE_QUERY_CANCELED,
             Self::Catalog(_) | Self::Corrupt(_) => Code::ERRCODE_INTERNAL_ERROR,
         }
+    }
+
+    /// Whether it is arguments that are wrong, and not the view.
+    pub const fn is_of_the_call(&self) -> bool {
+        matches!(self, Self::KeyType { .. } | Self::NoKey { .. })
     }
 
     fn detail(&self) -> Option<String> {
@@ -232,9 +240,12 @@ impl Error {
                 "Change it with cache_refresher.alter, or call cache_refresher.unregister first."
                     .to_owned()
             }
-            Self::NotRegistered { .. } => "Register it with cache_refresher.register.".to_owned(),
+            Self::NotRegistered { .. } => {
+                "Register it with cache_refresher.register; cache_refresher.status shows those that are."
+                    .to_owned()
+            }
             Self::NotGranted { .. } => {
-                "Grants are in _cache_refresher.refresh_grant, which superusers can read.".to_owned()
+                "See granted_to in cache_refresher.registrations.".to_owned()
             }
             Self::NoSuchRole { .. } => "See pg_roles for those that exist.".to_owned(),
             Self::UnderWay { .. } => {
@@ -278,6 +289,10 @@ impl Error {
                  reset, which resets them, too."
                     .to_owned()
             }
+            Self::DeltaWithoutChange => {
+                "Leave on_change out, or give another method: auto takes delta where that is cheaper."
+                    .to_owned()
+            }
             Self::ImpatientReaction => "Give a longer max_staleness, or a shorter debounce.".to_owned(),
             Self::MayNotCapture { name } => {
                 format!("GRANT TRIGGER ON {name} to the owner of the view.")
@@ -301,7 +316,8 @@ impl Error {
                 format!("Give an array of that type, such as ARRAY[...]::{}[].", first_word(expected))
             }
             Self::IsolationLevel => {
-                "Call it outside a transaction block, or BEGIN ISOLATION LEVEL READ COMMITTED."
+                "BEGIN ISOLATION LEVEL READ COMMITTED; outside a transaction block, SET \
+                 default_transaction_isolation = 'read committed'."
                     .to_owned()
             }
             Self::ReadOnly { .. } => {

@@ -253,7 +253,10 @@ fn each(
                 if cancelled && !shared::take_cancelled(view) {
                     caught.rethrow();
                 }
-                report::warn(&caught.message, caught.hint.as_deref());
+                let name =
+                    View::find(oid).map_or_else(|_| view.to_string(), |view| view.name.to_string());
+                let message = format!("refresh of {name} failed: {}", caught.message);
+                report::warn(&message, caught.hint.as_deref());
                 let outcome = if cancelled { Outcome::Cancelled } else { Outcome::Failed };
                 failed_row(oid, outcome, caught.message)
             }

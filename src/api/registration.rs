@@ -147,25 +147,24 @@ fn unregister(view: Option<String>) -> std::result::Result<(), ErrorReport> {
     let text = view.ok_or(Error::NullArgument { argument: "view" })?;
     require_writable()?;
     let (schema, name) = parse_name(&text)?;
-    let found = match resolve(schema.as_deref(), &name)? {
-        Some(oid) => registered(Some(oid)).map(Some),
-        None => Ok(None),
+    let Some(oid) = resolve(schema.as_deref(), &name)? else {
+        registry::delete(&missing(schema, name)?)?;
+        return Ok(());
     };
-    match found {
-        Ok(Some((view, registration))) => {
+    match registered(Some(oid)) {
+        Ok((view, registration)) => {
             registry::delete(&registration.name)?;
             install::end(view.oid)?;
         }
-        Ok(None) => registry::delete(&missing(schema, name)?)?,
-        // Something else may have taken the name of a view that is gone.
-        Err(Error::NotMaterializedView { name: other }) => {
-            let gone = missing(Some(other.schema.clone()), name).map_err(|error| match error {
-                Error::NotRegistered { .. } => Error::NotMaterializedView { name: other },
-                error => error,
-            })?;
-            registry::delete(&gone)?;
+        // The name of a view that is gone may have been taken by somebody else's, or by something else.
+        Err(error) => {
+            let schema = match View::find(oid) {
+                Ok(other) => other.name.schema,
+                Err(Error::NotMaterializedView { name: other }) => other.schema,
+                Err(error) => return Err(error.into()),
+            };
+            registry::delete(&missing(Some(schema), name).map_err(|_| error)?)?;
         }
-        Err(error) => return Err(error.into()),
     }
     Ok(())
 }
@@ -292,10 +291,14 @@ fn changed(view: &View, mut policy: Policy, arguments: Arguments) -> Result<Poli
         policy.on_change = on_change;
     }
     if let Some(method) = arguments.method {
-        let method: Requested = method.parse()?;
-        // Without captured changes there is nothing to go by.
-        policy.on_change |= method == Requested::Delta;
-        policy.method = Some(method);
+        policy.method = Some(method.parse()?);
+    }
+    // Without captured changes there is nothing to go by.
+    if policy.method == Some(Requested::Delta) {
+        if arguments.on_change == Some(false) {
+            return Err(Error::DeltaWithoutChange);
+        }
+        policy.on_change = true;
     }
     if let Some(debounce) = arguments.debounce {
         policy.debounce = Some(clock::from_interval("debounce", &debounce)?);

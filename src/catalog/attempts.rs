@@ -40,6 +40,16 @@ UPDATE _cache_refresher.attempts
        failing_since = NULL
  WHERE view = $1";
 
+/// What a refresh that is under way is about to write stays.
+const FORGET: &str = "
+DELETE FROM _cache_refresher.attempts
+ WHERE view IN (SELECT a.view FROM _cache_refresher.attempts a WHERE a.view = $1 FOR UPDATE SKIP LOCKED)";
+
+/// Forgets how refreshing a view has gone: it begins anew.
+pub fn forget(view: Oid) -> Result<()> {
+    query::execute(FORGET, &[view.into()]).map(drop)
+}
+
 /// The eleven columns of a history, from `first` on; a row that is missing reads as never tried.
 pub fn history(row: &Row, first: usize) -> Result<History> {
     let time = |column| -> Result<Option<Timestamp>> {

@@ -5,8 +5,8 @@
 
 use pgrx::pg_sys::Oid;
 
-use super::query;
 use super::view::ViewName;
+use super::{query, registry};
 use crate::error::Result;
 use crate::pg::identity::{self, Restriction, Scope};
 use crate::pg::transaction;
@@ -54,24 +54,25 @@ UPDATE _cache_refresher.registry r SET last_owner = gone.owner_name
   FROM gone WHERE (gone.view_schema, gone.view_name) = (r.view_schema, r.view_name)
 RETURNING r.view_schema, r.view_name";
 
-/// A view that was renamed or moved keeps its registration under the new name, unless that name is
-/// registered already: then the registration stays with the name that it was given to.
-const FOLLOW: &str = "
-WITH moved AS (
-    SELECT b.view_schema, b.view_name, n.nspname::text AS to_schema, c.relname::text AS to_name
+/// The name that a bound view has by now, if it is another one; whether that is registered, and for which view.
+const MOVED: &str = "
+SELECT n.nspname::text, c.relname::text, r.view_name IS NOT NULL, holder.view
+  FROM _cache_refresher.binding b
+  JOIN pg_class c ON c.oid = b.view
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN _cache_refresher.registry r ON (r.view_schema, r.view_name) = (n.nspname::text, c.relname::text)
+  LEFT JOIN _cache_refresher.binding holder ON (holder.view_schema, holder.view_name) = (r.view_schema, r.view_name)
+ WHERE b.view = $1 AND (b.view_schema, b.view_name) <> (n.nspname::text, c.relname::text)";
+
+const RENAME: &str = "
+WITH granted AS (
+    UPDATE _cache_refresher.refresh_grant g SET view_schema = $2, view_name = $3
       FROM _cache_refresher.binding b
-      JOIN pg_class c ON c.oid = b.view
-      JOIN pg_namespace n ON n.oid = c.relnamespace
-     WHERE b.view = $1
-       AND (b.view_schema, b.view_name) <> (n.nspname::text, c.relname::text)
-       AND NOT EXISTS (SELECT FROM _cache_refresher.registry other
-                        WHERE (other.view_schema, other.view_name) = (n.nspname::text, c.relname::text))
-), granted AS (
-    UPDATE _cache_refresher.refresh_grant g SET view_schema = m.to_schema, view_name = m.to_name
-      FROM moved m WHERE (g.view_schema, g.view_name) = (m.view_schema, m.view_name)
+     WHERE b.view = $1 AND (g.view_schema, g.view_name) = (b.view_schema, b.view_name)
 )
-UPDATE _cache_refresher.registry r SET view_schema = m.to_schema, view_name = m.to_name
-  FROM moved m WHERE (r.view_schema, r.view_name) = (m.view_schema, m.view_name)";
+UPDATE _cache_refresher.registry r SET view_schema = $2, view_name = $3
+  FROM _cache_refresher.binding b
+ WHERE b.view = $1 AND (r.view_schema, r.view_name) = (b.view_schema, b.view_name)";
 
 const FOLLOW_OWNER: &str = "
 UPDATE _cache_refresher.binding b SET owner_name = pg_get_userbyid(c.relowner)
@@ -138,6 +139,8 @@ pub fn reconcile() -> Result<(Vec<ViewName>, bool)> {
     let mut done = each(GONE, |_| true, unbind_one)?;
     done &= each(CHANGED, |_| true, follow)?;
     done &= each(UNBOUND, |_| true, bind)?;
+    // Not one that was made anew at once, or whose name another has taken.
+    missing.retain(|name| registry::is_missing(name).unwrap_or(true));
     Ok((missing, done))
 }
 
@@ -182,9 +185,30 @@ fn unbind(view: Oid) -> Result<Vec<ViewName>> {
     })
 }
 
+/// A view that was renamed or moved keeps its registration under the new name. Another view that had that name has
+/// to leave it first; if it is gone, so is its registration.
 fn follow(view: Oid) -> Result<()> {
-    query::execute(FOLLOW, &[view.into()])?;
+    let moved = query::select_current(MOVED, &[view.into()], |row| {
+        let name = ViewName { schema: row.required(1)?, name: row.required(2)? };
+        Ok((name, row.required::<bool>(3)?, row.optional::<Oid>(4)?))
+    })?;
+    for (name, registered, holder) in moved {
+        if registered {
+            // Views may have exchanged their names: meanwhile it has one that no view can have.
+            rename(view, "", &view.to_u32().to_string())?;
+            if let Some(holder) = holder {
+                unbind(holder)?;
+                follow(holder)?;
+            }
+            registry::delete_unbound(&name)?;
+        }
+        rename(view, &name.schema, &name.name)?;
+    }
     query::execute(FOLLOW_OWNER, &[view.into()]).map(drop)
+}
+
+fn rename(view: Oid, schema: &str, name: &str) -> Result<()> {
+    query::execute(RENAME, &[view.into(), schema.into(), name.into()]).map(drop)
 }
 
 fn bind(view: Oid) -> Result<()> {

@@ -103,15 +103,22 @@ DELETE FROM _cache_refresher.refresh_grant g USING gone
 const EXISTS: &str = "
 SELECT true FROM _cache_refresher.registry WHERE (view_schema, view_name) = ($1, $2)";
 
+const MISSING: &str = "
+SELECT true FROM _cache_refresher.registry r
+ WHERE (r.view_schema, r.view_name) = ($1, $2)
+   AND NOT EXISTS (SELECT FROM _cache_refresher.binding b
+                    WHERE (b.view_schema, b.view_name) = (r.view_schema, r.view_name))";
+
 const NAMED: &str = "
 SELECT r.view_schema, r.view_name
   FROM _cache_refresher.registry r
  WHERE r.view_name = $1
    AND NOT EXISTS (SELECT FROM _cache_refresher.binding b JOIN pg_class c ON c.oid = b.view
                     WHERE (b.view_schema, b.view_name) = (r.view_schema, r.view_name))
-   -- One that is there and not bound yet, as after a restore, is its owner's.
+   -- One that is there and not bound yet, as after a restore, is its owner's, but for one of another owner.
    AND NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                    WHERE c.relkind = 'm' AND (n.nspname, c.relname) = (r.view_schema, r.view_name))";
+                    WHERE c.relkind = 'm' AND (n.nspname, c.relname) = (r.view_schema, r.view_name)
+                      AND coalesce(r.last_owner, pg_get_userbyid(c.relowner)) = pg_get_userbyid(c.relowner))";
 
 const REGISTRY_OID: &str = "SELECT '_cache_refresher.registry'::regclass::oid";
 
@@ -212,7 +219,10 @@ fn write(sql: &'static str, name: &ViewName, policy: &Policy) -> Result<usize> {
 pub fn insert(view: Oid, name: &ViewName, policy: &Policy) -> Result<()> {
     match write(INSERT, name, policy)? {
         0 => Err(Error::AlreadyRegistered { name: name.to_string() }),
-        _ => binding::reconcile_view(view),
+        _ => {
+            attempts::forget(view)?;
+            binding::reconcile_view(view)
+        }
     }
 }
 
@@ -240,6 +250,12 @@ pub fn delete(name: &ViewName) -> Result<()> {
 pub fn delete_unbound(name: &ViewName) -> Result<()> {
     let arguments = [name.schema.as_str().into(), name.name.as_str().into()];
     query::execute(DELETE_UNBOUND, &arguments).map(drop)
+}
+
+/// Whether a registration stands for no view.
+pub fn is_missing(name: &ViewName) -> Result<bool> {
+    let arguments = [name.schema.as_str().into(), name.name.as_str().into()];
+    Ok(!query::select_current(MISSING, &arguments, |row| row.required::<bool>(1))?.is_empty())
 }
 
 /// Whether a name is registered, whether or not there is such a view.

@@ -351,25 +351,36 @@ unsafe fn fields_of(row: Datum) -> Vec<(Oid, Option<Datum>)> {
 }
 
 impl UnitColumn {
-    /// A value as one of this column, if it is of its type or a smaller whole number. A domain's values are
-    /// those of the type that it is made of: what it does not allow is in no row.
+    /// A value as one of this column, if it is of its type, a whole number that fits, or text. A domain's values
+    /// are those of the type that it is made of: what it does not allow is in no row.
     fn converted(&self, of: Oid, value: Option<Datum>) -> Option<Option<Datum>> {
         // SAFETY: a look-up in the catalog.
         let (of, to) = unsafe { (pg_sys::getBaseType(of), pg_sys::getBaseType(self.type_of)) };
-        match (of, to) {
-            (from, to) if from == to => Some(value),
-            (pg_sys::INT4OID, pg_sys::INT8OID) => {
-                Some(value.map(|value| Datum::from(i64::from(value.value() as i32))))
-            }
-            (pg_sys::INT2OID, pg_sys::INT4OID | pg_sys::INT8OID) => {
-                Some(value.map(|value| Datum::from(i64::from(value.value() as i16))))
-            }
-            (pg_sys::TEXTOID, pg_sys::VARCHAROID) => Some(value),
-            // A literal in a row is text that nobody has looked at.
-            (pg_sys::UNKNOWNOID, _) => Some(value.map(|value| self.read(value))),
-            // SAFETY: a look-up in the catalog.
-            (from, to) => unsafe { pg_sys::IsBinaryCoercible(from, to) }.then_some(value),
+        // SAFETY: a look-up in the catalog.
+        if unsafe { pg_sys::IsBinaryCoercible(of, to) } {
+            return Some(value);
         }
+        let Some(value) = value else { return Some(None) };
+        let whole = match of {
+            pg_sys::INT2OID => i64::from(value.value() as i16),
+            pg_sys::INT4OID => i64::from(value.value() as i32),
+            pg_sys::INT8OID => value.value() as i64,
+            // SAFETY: a value of that type.
+            pg_sys::TEXTOID => {
+                let text = unsafe { pg_sys::text_to_cstring(value.cast_mut_ptr()) };
+                return Some(Some(self.read(text.into())));
+            }
+            // A literal in a row is text that nobody has looked at.
+            pg_sys::UNKNOWNOID => return Some(Some(self.read(value))),
+            _ => return None,
+        };
+        let converted = match to {
+            pg_sys::INT2OID => Datum::from(i16::try_from(whole).ok()?),
+            pg_sys::INT4OID => Datum::from(i32::try_from(whole).ok()?),
+            pg_sys::INT8OID => Datum::from(whole),
+            _ => return None,
+        };
+        Some(Some(converted))
     }
 
     /// The value that a C string is read as.

@@ -126,7 +126,8 @@ fn run(
         let definition = refresh.look()?;
         // Only now, with all locks held, the time and the snapshot: whatever committed before is in
         // the view.
-        refresh.rebuild((&locked, definition.as_ref()), clock::now(), ActiveSnapshot::take)
+        let times = (refresh.started_at, clock::now());
+        refresh.rebuild((&locked, definition.as_ref()), times, ActiveSnapshot::take)
     })
 }
 
@@ -269,11 +270,11 @@ impl<'a> Refresh<'a> {
     }
 
     /// Brings a locked view up to date with what `snapshot` sees, which is what had been committed
-    /// at `snapshot_at`.
+    /// at `snapshot_at`. It has taken the time since `started_at`.
     fn rebuild(
         &self,
         (locked, definition): (&Locked, Option<&Definition>),
-        snapshot_at: Timestamp,
+        (started_at, snapshot_at): (Timestamp, Timestamp),
         snapshot: impl Fn() -> ActiveSnapshot,
     ) -> Result<Done> {
         let Locked { view, choice, sources } = locked;
@@ -339,8 +340,8 @@ impl<'a> Refresh<'a> {
             view,
             method,
             reason,
-            started_at: self.started_at,
-            duration: clock::now().since(self.started_at),
+            started_at,
+            duration: clock::now().since(started_at),
             snapshot_at,
             data_as_of,
             rows,

@@ -205,11 +205,12 @@ pub fn log_success(done: &Done, settings: &RefreshSettings) {
     if settings.log_min_duration.is_some_and(|least| done.duration >= least) {
         report::log(
             &format!(
-                "cache_refresher: refreshed {} with {} in {:.1} ms, {} rows{}",
+                "cache_refresher: refreshed {} with {} in {:.1} ms, {} {}{}",
                 done.view.name,
                 done.method.as_str(),
                 milliseconds(done.duration),
                 done.rows.total,
+                if done.rows.total == 1 { "row" } else { "rows" },
                 done.rows.changes.map(written).unwrap_or_default(),
             ),
             None,

@@ -129,7 +129,7 @@ pub fn refresh_together(
         answers.push(logging_failure(refresh.oid, called_at, || {
             let done = refresh.limited(|| {
                 let found = (locked, definition.as_ref());
-                refresh.rebuild(found, snapshot_at, || snapshot.activate())
+                refresh.rebuild(found, (clock::now(), snapshot_at), || snapshot.activate())
             })?;
             recorded(&done, request, refresh.registration.is_some(), settings)
         })?);
@@ -228,7 +228,7 @@ pub(super) fn find_registration(oid: Oid) -> Result<Option<Registration>> {
 }
 
 /// A failure loses this transaction, and with it any row that it could write: the scheduler is told
-/// through shared memory.
+/// through shared memory. What is wrong with the call is no failure of the view.
 pub(super) fn logging_failure<R>(
     oid: Oid,
     started_at: Timestamp,
@@ -236,7 +236,10 @@ pub(super) fn logging_failure<R>(
 ) -> Result<R> {
     let role = identity::current_role();
     transaction::inspect_error(
-        || body().map_err(|error| error.raise()),
+        || match body() {
+            Err(error) if !error.is_of_the_call() => error.raise(),
+            other => other,
+        },
         move |error: &Caught| {
             shared::push_failure(Failure {
                 database: identity::current_database(),

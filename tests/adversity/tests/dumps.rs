@@ -133,3 +133,24 @@ fn a_copy_by_template_is_a_database_of_its_own() {
     check(&server, "copy", &configuration);
     check(&server, "app", &configuration);
 }
+
+#[test]
+fn an_owner_of_the_database_who_is_no_superuser_can_dump_it() {
+    let server = Server::builder().start();
+    let mut postgres = server.connect("postgres");
+    postgres.run("CREATE ROLE keeper LOGIN");
+    postgres.run("CREATE DATABASE kept OWNER keeper");
+    server.connect("kept").run("CREATE EXTENSION cache_refresher");
+    let mut keeper = server.connect_as("kept", "keeper");
+    keeper.create_view("v", 10);
+    keeper.register("v", "1 hour");
+    let file = server.folder().join("kept.sql");
+    run(&server, "pg_dump", &["--username=keeper", "--dbname=kept", "--file"], &file);
+    assert!(std::fs::read_to_string(&file).unwrap().contains("COPY _cache_refresher.registry"));
+    // Of the rest he sees no more than others.
+    for internal in
+        ["SELECT FROM _cache_refresher.content", "DELETE FROM _cache_refresher.registry"]
+    {
+        assert_eq!(keeper.error_of(internal).code().code(), "42501");
+    }
+}

@@ -192,6 +192,85 @@ fn a_rename_and_a_move_to_another_schema_are_followed() {
 }
 
 #[test]
+fn views_that_exchange_their_names_keep_their_registrations() {
+    let mut db = Scratch::new("exchanged_names");
+    for (view, every) in [("a", "1 h"), ("b", "2 h"), ("c", "3 h")] {
+        db.create_view(view, 10);
+        db.register(view, every);
+    }
+    db.run("CREATE ROLE of_a; SELECT cache_refresher.grant_refresh('a', 'of_a')");
+    let all = "SELECT string_agg(view_name || ' ' || refresh_interval || ' ' || granted_to::text, ', ' ORDER BY view_name)
+                 FROM cache_refresher.registrations";
+    // The scheduler and a session do it each in its way.
+    for call in ["SELECT 1", "SELECT cache_refresher.pause('a'), cache_refresher.resume('a')"] {
+        db.run(
+            "BEGIN; ALTER MATERIALIZED VIEW a RENAME TO d; ALTER MATERIALIZED VIEW b RENAME TO a;
+             ALTER MATERIALIZED VIEW c RENAME TO b; ALTER MATERIALIZED VIEW d RENAME TO c; COMMIT",
+        );
+        db.run(call);
+        db.wait(
+            "the registrations follow",
+            &format!("SELECT ({all}) = 'a 02:00:00 {{}}, b 03:00:00 {{}}, c 01:00:00 {{of_a}}'"),
+        );
+        db.run(
+            "BEGIN; ALTER MATERIALIZED VIEW c RENAME TO d; ALTER MATERIALIZED VIEW b RENAME TO c;
+             ALTER MATERIALIZED VIEW a RENAME TO b; ALTER MATERIALIZED VIEW d RENAME TO a; COMMIT",
+        );
+        db.run(call);
+        db.wait(
+            "and back",
+            &format!("SELECT ({all}) = 'a 01:00:00 {{of_a}}, b 02:00:00 {{}}, c 03:00:00 {{}}'"),
+        );
+    }
+
+    // The name of one that is gone is free.
+    db.run("DROP MATERIALIZED VIEW c");
+    db.wait_for_state("c", "missing");
+    db.run("ALTER MATERIALIZED VIEW b RENAME TO c");
+    db.wait(
+        "it has that name",
+        &format!("SELECT ({all}) = 'a 01:00:00 {{of_a}}, c 02:00:00 {{}}'"),
+    );
+    assert!(db.get::<bool>("SELECT bool_and(state = 'scheduled') FROM cache_refresher.status"));
+}
+
+#[test]
+fn a_registration_whose_name_somebody_elses_view_has_can_be_ended() {
+    let mut db = Scratch::new("taken_name");
+    db.create_view("v", 10);
+    db.run("CREATE ROLE former_owner; GRANT ALL ON SCHEMA public TO former_owner; ALTER MATERIALIZED VIEW v OWNER TO former_owner");
+    db.register("v", "1 h");
+    db.run("DROP MATERIALIZED VIEW v; CREATE MATERIALIZED VIEW v AS SELECT 1 AS id");
+    db.wait_for_state("v", "missing");
+    assert_eq!(
+        db.get::<String>(
+            "SELECT detail FROM cache_refresher.health() WHERE \"check\" = 'view public.v'"
+        ),
+        "the view is gone, and what has its name now is no view of its owner's"
+    );
+    db.run("SELECT cache_refresher.unregister('v')");
+    assert_eq!(db.get::<i64>("SELECT count(*) FROM cache_refresher.status"), 0);
+    assert_eq!(db.error_of("SELECT cache_refresher.unregister('v')").code().code(), "42704");
+}
+
+#[test]
+fn a_view_that_is_registered_again_begins_anew() {
+    let mut db = Scratch::new("registered_again");
+    db.run("ALTER DATABASE registered_again SET cache_refresher.suspend_after = '1s'");
+    db.create_fragile_view("v");
+    db.register("v", "200 ms");
+    db.wait_for_refreshes("v", 1);
+    db.break_view("v");
+    db.wait_for_state("v", "suspended");
+    db.mend_view("v");
+    db.run("SELECT cache_refresher.unregister('v')");
+    db.register("v", "200 ms");
+    db.wait("it is refreshed", "SELECT quotient = 50 FROM v");
+    let failures = "SELECT failures + consecutive_failures FROM cache_refresher.status";
+    assert_eq!(db.get::<i64>(failures), 0);
+}
+
+#[test]
 fn a_refresh_gives_way_when_it_cannot_get_its_lock() {
     let server = Server::builder()
         .setting("cache_refresher.lock_timeout", "300ms")
@@ -278,7 +357,10 @@ fn defaults_of_role_and_database_do_not_stop_the_workers() {
     drop(app);
     server.restart();
     let mut app = server.connect("app");
-    app.run("SET default_transaction_read_only = off; SET search_path = public; SET transform_null_equals = off");
+    app.run(
+        "SET default_transaction_read_only = off; SET search_path = public; SET transform_null_equals = off;
+         SET idle_in_transaction_session_timeout = 0",
+    );
     for view in ["v", "slow"] {
         app.wait_for_refreshes(view, 3);
         assert_eq!(app.logged(view, "failed"), 0);

@@ -28,6 +28,8 @@ SELECT reason, rows_total, rows_inserted, rows_updated, rows_deleted
 SELECT * FROM differs();
 SELECT reason, rows_updated FROM cache_refresher.invalidate('shown', ARRAY[]::int[]);
 SELECT reason, rows_updated FROM cache_refresher.invalidate('shown', ARRAY[2, 3, 3]::smallint[]);
+SELECT reason, rows_updated FROM cache_refresher.invalidate('shown', ARRAY[2, 3]::bigint[]);
+SELECT reason, rows_updated FROM cache_refresher.invalidate('shown', ARRAY['2', '3']);
 SELECT * FROM differs();
 
 -- The same is found by its log.
@@ -36,6 +38,8 @@ SELECT method, reason, trigger, rows_total FROM cache_refresher.refresh_log ORDE
 -- Refused with a reason.
 SELECT cache_refresher.invalidate('shown', NULL::int[]);
 SELECT cache_refresher.invalidate('shown', ARRAY['one']);
+SELECT cache_refresher.invalidate('shown', ARRAY[10000000000]);
+SELECT cache_refresher.invalidate('shown', ARRAY[1.5]);
 SELECT cache_refresher.invalidate('shown', ARRAY[(1, 2)]);
 SELECT cache_refresher.invalidate('shown', ARRAY[(1, 'fig', 3)]);
 SELECT cache_refresher.invalidate('shown', ARRAY[('one', 'fig')]);
