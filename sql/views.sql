@@ -296,6 +296,19 @@ BEGIN ATOMIC
       WHERE v.state IN ('missing', 'suspended') OR v.consecutive_failures > 0
       ORDER BY v.view_schema, v.view_name)
     UNION ALL
+    (SELECT 'view ' || pg_catalog.format('%I.%I', v.view_schema, v.view_name) || ' locked',
+            'warning',
+            pg_catalog.format('due since %s, but %s has refreshed it and goes on', v.next_refresh_at,
+                              coalesce('the transaction of process ' || l.pid, 'a prepared transaction')),
+            'Its refresh lock is held to the end of that transaction: COMMIT or ROLLBACK there'
+                || CASE WHEN l.pid IS NULL THEN ' PREPARED; see pg_prepared_xacts.' ELSE '.' END
+       FROM view v
+       JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
+       JOIN pg_catalog.pg_locks l ON l.locktype = 'object' AND l.database = d.oid AND l.granted
+                                 AND l.classid = '_cache_refresher.registry'::pg_catalog.regclass AND l.objid = v.view
+      WHERE v.state <> 'running' AND v.next_refresh_at < pg_catalog.clock_timestamp() - interval '10 s'
+      ORDER BY v.view_schema, v.view_name)
+    UNION ALL
     (SELECT 'view ' || pg_catalog.format('%I.%I', v.view_schema, v.view_name) || ' dead rows',
             'warning',
             pg_catalog.format('%s dead rows beside %s live ones: VACUUM cannot keep up', v.dead_rows, v.rows),

@@ -316,7 +316,7 @@ impl NotNow {
             Self::Redefined => {
                 "what it reads was redefined or truncated, or it is refreshed under other settings"
             }
-            Self::Invalidated => "it was invalidated, or more has changed than is kept",
+            Self::Invalidated => "it was invalidated, its capture has begun anew, or more has changed than is kept",
             Self::ManyRows => "very many rows have changed",
             Self::ManyTables => "too many of the joined tables have changed at once",
             Self::Search => {

@@ -319,3 +319,24 @@ fn timeouts_of_idle_and_long_transactions_end_no_refresh() {
     assert_eq!(db.logged("slow", "failed"), 0);
     assert_eq!(server.fatal_lines(), [""; 0]);
 }
+
+#[test]
+fn a_catalog_that_cannot_be_read_in_the_midst_of_a_query_tree_is_an_error_like_others() {
+    let server = Server::builder().start();
+    let mut db = server.create_database("app");
+    db.run(
+        "CREATE TABLE t (id int PRIMARY KEY, x text);
+         CREATE MATERIALIZED VIEW plain AS SELECT id FROM t;
+         CREATE MATERIALIZED VIEW calling AS SELECT id, btrim(ltrim(rtrim(x))) AS trimmed FROM t;",
+    );
+    // Of another session; whatever else is looked up is known then.
+    let mut db = server.connect("app");
+    db.run("SELECT cache_refresher.explain('plain'); SET lock_timeout = '300ms'");
+    let mut other = server.connect("app");
+    other.run("BEGIN; LOCK TABLE pg_proc IN ACCESS EXCLUSIVE MODE");
+    let refusal = db.error_of("SELECT cache_refresher.explain('calling')");
+    assert_eq!(refusal.code().code(), "55P03", "{refusal:?}");
+    other.run("ROLLBACK");
+    db.run("SELECT cache_refresher.explain('calling')");
+    assert_eq!(server.fatal_lines(), [""; 0]);
+}

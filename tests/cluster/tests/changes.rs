@@ -448,7 +448,7 @@ fn a_log_that_nobody_reads_does_not_grow_without_end() {
     assert_eq!(db.get::<String>("SELECT staleness FROM cache_refresher.status"), "stale");
     assert_eq!(
         db.get::<String>("SELECT method || ': ' || reason FROM cache_refresher.refresh('v')"),
-        "diff: writes only what differs; not delta: it was invalidated, or more has changed than is kept"
+        "diff: writes only what differs; not delta: it was invalidated, its capture has begun anew, or more has changed than is kept"
     );
     assert_eq!(
         db.get::<i64>("SELECT count(*) FROM (SELECT * FROM source EXCEPT SELECT * FROM v) d"),

@@ -235,6 +235,30 @@ fn views_that_exchange_their_names_keep_their_registrations() {
 }
 
 #[test]
+fn whoever_keeps_a_view_locked_is_named() {
+    let mut db = Scratch::new("kept_locked");
+    db.create_view("v", 10);
+    db.register("v", "1 s");
+    db.wait_for_refreshes("v", 1);
+    let mut other = db.connect();
+    other.run("BEGIN; SELECT cache_refresher.refresh('v')");
+    let pid: i32 = other.get("SELECT pg_backend_pid()");
+    db.wait(
+        "it is named",
+        &format!(
+            "SELECT bool_or(detail LIKE '%the transaction of process {pid} has refreshed it%')
+               FROM cache_refresher.health() WHERE \"check\" = 'view public.v locked'"
+        ),
+    );
+    other.run("ROLLBACK");
+    db.wait_for_refreshes("v", 2);
+    db.wait(
+        "all is well",
+        "SELECT count(*) = 0 FROM cache_refresher.health() WHERE \"check\" = 'view public.v locked'",
+    );
+}
+
+#[test]
 fn a_registration_whose_name_somebody_elses_view_has_can_be_ended() {
     let mut db = Scratch::new("taken_name");
     db.create_view("v", 10);

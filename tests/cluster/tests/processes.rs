@@ -208,6 +208,7 @@ fn a_shutdown_does_not_wait_for_a_running_refresh() {
         drop(app);
         let took = server.stop(mode);
         assert!(took < seconds(5), "{mode:?} shutdown took {took:?}");
+        assert_eq!(server.log_lines(&["cache_refresher", "ERROR"]), 0, "{}", server.log());
         server.start();
         app = server.connect("app");
     }
