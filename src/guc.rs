@@ -10,7 +10,7 @@ use cache_refresher_core::duration;
 use cache_refresher_core::interval::IntervalSettings;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 
-use crate::pg::guc_hooks::{self, Kind};
+use crate::pg::guc_hooks::{self, SettingKind};
 use crate::pg::shared;
 
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
@@ -36,7 +36,8 @@ static AUTO_FULL: GucSetting<bool> = GucSetting::<bool>::new(false);
 type Text = GucSetting<Option<CString>>;
 
 /// A text setting: name, description, details, variable, context, kind.
-type TextSetting = (&'static CStr, &'static CStr, &'static CStr, &'static Text, GucContext, Kind);
+type TextSetting =
+    (&'static CStr, &'static CStr, &'static CStr, &'static Text, GucContext, SettingKind);
 
 fn text_settings() -> [TextSetting; 13] {
     [
@@ -46,7 +47,7 @@ fn text_settings() -> [TextSetting; 13] {
             c"* for every database with the extension, or a list of names.",
             &DATABASES,
             GucContext::Sighup,
-            Kind::DatabaseList,
+            SettingKind::DatabaseList,
         ),
         (
             c"cache_refresher.default_interval",
@@ -54,7 +55,7 @@ fn text_settings() -> [TextSetting; 13] {
             c"A duration such as 5min, 30s or 1h30m.",
             &DEFAULT_INTERVAL,
             GucContext::Suset,
-            Kind::Interval,
+            SettingKind::Interval,
         ),
         (
             c"cache_refresher.streams_refresh_interval",
@@ -62,7 +63,7 @@ fn text_settings() -> [TextSetting; 13] {
             c"A duration such as 5min, 30s or 1h30m.",
             &STREAMS_REFRESH_INTERVAL,
             GucContext::Suset,
-            Kind::Interval,
+            SettingKind::Interval,
         ),
         (
             c"cache_refresher.videos_refresh_interval",
@@ -70,7 +71,7 @@ fn text_settings() -> [TextSetting; 13] {
             c"A duration such as 5min, 30s or 1h30m.",
             &VIDEOS_REFRESH_INTERVAL,
             GucContext::Suset,
-            Kind::Interval,
+            SettingKind::Interval,
         ),
         (
             c"cache_refresher.intervals",
@@ -78,7 +79,7 @@ fn text_settings() -> [TextSetting; 13] {
             c"A list such as my_view=5m, reports.daily=1h30m.",
             &INTERVALS,
             GucContext::Suset,
-            Kind::IntervalList,
+            SettingKind::IntervalList,
         ),
         (
             c"cache_refresher.worker_linger",
@@ -86,7 +87,7 @@ fn text_settings() -> [TextSetting; 13] {
             c"A duration such as 10s.",
             &WORKER_LINGER,
             GucContext::Suset,
-            Kind::Duration,
+            SettingKind::Duration,
         ),
         (
             c"cache_refresher.lock_timeout",
@@ -94,7 +95,7 @@ fn text_settings() -> [TextSetting; 13] {
             c"A duration such as 2s; 0 is no limit. Not for waiting on a refresh of the same view.",
             &LOCK_TIMEOUT,
             GucContext::Suset,
-            Kind::Duration,
+            SettingKind::Duration,
         ),
         (
             c"cache_refresher.timeout",
@@ -102,7 +103,7 @@ fn text_settings() -> [TextSetting; 13] {
             c"A duration such as 10min; 0 is no limit.",
             &TIMEOUT,
             GucContext::Suset,
-            Kind::Duration,
+            SettingKind::Duration,
         ),
         (
             c"cache_refresher.retry_base_delay",
@@ -110,7 +111,7 @@ fn text_settings() -> [TextSetting; 13] {
             c"A duration such as 1s.",
             &RETRY_BASE_DELAY,
             GucContext::Suset,
-            Kind::Duration,
+            SettingKind::Duration,
         ),
         (
             c"cache_refresher.retry_max_delay",
@@ -118,7 +119,7 @@ fn text_settings() -> [TextSetting; 13] {
             c"A duration such as 5min.",
             &RETRY_MAX_DELAY,
             GucContext::Suset,
-            Kind::Duration,
+            SettingKind::Duration,
         ),
         (
             c"cache_refresher.suspend_after",
@@ -126,7 +127,7 @@ fn text_settings() -> [TextSetting; 13] {
             c"A duration such as 1d; at least three rounds of retries are made. 0 never suspends.",
             &SUSPEND_AFTER,
             GucContext::Suset,
-            Kind::Duration,
+            SettingKind::Duration,
         ),
         (
             c"cache_refresher.log_retention",
@@ -134,7 +135,7 @@ fn text_settings() -> [TextSetting; 13] {
             c"A duration such as 7d; 0 keeps them however old they are.",
             &LOG_RETENTION,
             GucContext::Suset,
-            Kind::Duration,
+            SettingKind::Duration,
         ),
         (
             c"cache_refresher.log_min_duration",
@@ -142,7 +143,7 @@ fn text_settings() -> [TextSetting; 13] {
             c"A duration such as 1s; 0 logs all, -1 none. Failures are always logged.",
             &LOG_MIN_DURATION,
             GucContext::Suset,
-            Kind::DurationOrNever,
+            SettingKind::DurationOrNever,
         ),
     ]
 }

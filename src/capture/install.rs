@@ -10,7 +10,7 @@ use pgrx::pg_sys::Oid;
 use pgrx::spi::{quote_identifier, quote_qualified_identifier};
 
 use super::unit;
-use crate::catalog::capture::{self, KeptColumn, Kind, Leaf, Source};
+use crate::catalog::capture::{self, KeptColumn, Leaf, LeafKind, LoggedSource};
 use crate::catalog::proof;
 use crate::catalog::view::View;
 use crate::error::{Error, Result};
@@ -136,7 +136,7 @@ fn create_one(leaf: &Leaf, watch: &Watch) -> Result<()> {
             ))?;
         }
     }
-    if leaf.kind == Kind::Materialized {
+    if leaf.kind == LeafKind::Materialized {
         // What refreshes it writes to the log as soon as that is there.
         return Ok(());
     }
@@ -179,13 +179,13 @@ pub fn tidy_own() -> Result<()> {
 }
 
 /// What nobody needs any more.
-pub fn leftovers() -> Result<Vec<Source>> {
+pub fn leftovers() -> Result<Vec<LoggedSource>> {
     capture::drop_orphaned_uses()?;
     capture::unused()
 }
 
 /// Removes what is left at one source, if nobody holds a lock against it just now.
-pub fn remove(source: &Source) -> Result<()> {
+pub fn remove(source: &LoggedSource) -> Result<()> {
     let _scope = scope();
     // Others would have to wait behind us, readers too.
     identity::set_locally(c"lock_timeout", c"10");

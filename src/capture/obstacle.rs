@@ -4,7 +4,7 @@ use cache_refresher_core::obstacle::Obstacle;
 use pgrx::pg_sys::Oid;
 
 use super::install::{self, Wanted};
-use crate::catalog::capture::{self, Kind, Leaf};
+use crate::catalog::capture::{self, Leaf, LeafKind};
 use crate::error::Result;
 use crate::pg::change_log::Watch;
 use crate::pg::inspection;
@@ -40,11 +40,11 @@ pub fn of(view: Oid) -> Result<Option<Obstacle>> {
 fn of_source(leaf: &Leaf, wanted: &Watch) -> Option<Obstacle> {
     let name = pgrx::spi::quote_qualified_identifier(&leaf.schema, &leaf.name);
     match leaf.kind {
-        Kind::Foreign => Some(Obstacle::Foreign(name)),
-        Kind::Unlogged => Some(Obstacle::Unlogged(name)),
-        Kind::RowSecurity => Some(Obstacle::RowSecurity(name)),
-        Kind::Catalog => Some(Obstacle::Catalog),
-        Kind::Table | Kind::Materialized => {
+        LeafKind::Foreign => Some(Obstacle::Foreign(name)),
+        LeafKind::Unlogged => Some(Obstacle::Unlogged(name)),
+        LeafKind::RowSecurity => Some(Obstacle::RowSecurity(name)),
+        LeafKind::Catalog => Some(Obstacle::Catalog),
+        LeafKind::Table | LeafKind::Materialized => {
             let covered = install::present(leaf).is_some_and(|present| present.covers(wanted));
             (!covered).then_some(Obstacle::Uncaptured { name, allowed: leaf.allowed })
         }

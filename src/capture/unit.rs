@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use cache_refresher_core::delta::{self, Column, Map, Mapping, Occurrence, Reason, Term};
+use cache_refresher_core::delta::{self, Column, Map, Mapping, Occurrence, Term, Unmappable};
 use cache_refresher_core::obstacle::Obstacle;
 use pgrx::pg_sys::Oid;
 
@@ -123,7 +123,7 @@ const MOST_COLUMNS: usize = 3;
 pub fn of(view: &Relation) -> Result<std::result::Result<Unit, Obstacle>> {
     let descriptions = match query_description::describe(view) {
         Ok(descriptions) => descriptions,
-        Err(what) => return Ok(Err(Obstacle::Strange(what))),
+        Err(what) => return Ok(Err(Obstacle::Unsupported(what))),
     };
     let mut best: Option<Vec<Candidate>> = None;
     let mut refusal = None;
@@ -168,7 +168,10 @@ pub fn of(view: &Relation) -> Result<std::result::Result<Unit, Obstacle>> {
 
 /// How changed rows lead to the column of the view at that place; nothing if it is not computed from each
 /// row of the joins.
-fn map(descriptions: &[Description], place: usize) -> Option<std::result::Result<Maps, Reason>> {
+fn map(
+    descriptions: &[Description],
+    place: usize,
+) -> Option<std::result::Result<Maps, Unmappable>> {
     let shown: Vec<Term> = descriptions
         .iter()
         .map(|description| description.outputs.get(place).cloned().flatten())

@@ -1,7 +1,7 @@
 //! How refreshing a view has gone: the input of the next scheduling decision, and totals.
 
 use cache_refresher_core::outcome::Outcome;
-use cache_refresher_core::pace::{Pace, Reason};
+use cache_refresher_core::pace::{Pace, PaceReason};
 use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::view_state::History;
 use pgrx::datum::{Interval, TimestampWithTimeZone};
@@ -74,7 +74,7 @@ pub fn history(row: &Row, first: usize) -> Result<History> {
 
 /// What is not understood is as good as nothing: the interval begins to adapt again.
 pub fn pace(interval: Option<Interval>, reason: Option<String>) -> Result<Option<Pace>> {
-    let reason = reason.as_deref().and_then(Reason::parse);
+    let reason = reason.as_deref().and_then(PaceReason::parse);
     let interval = interval.map(|interval| clock::from_interval("pace", &interval)).transpose()?;
     Ok(interval.zip(reason).map(|(interval, reason)| Pace { interval, reason }))
 }

@@ -14,7 +14,7 @@ pub struct Leaf {
     pub oid: Oid,
     pub schema: String,
     pub name: String,
-    pub kind: Kind,
+    pub kind: LeafKind,
     /// Numbers of the columns that the view's query names.
     pub columns: Vec<i16>,
     /// Columns whose changes our trigger there sees, as it was told; nothing without a working trigger. Of a
@@ -30,7 +30,7 @@ pub struct Leaf {
 
 /// Whether changes of a relation can be captured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum LeafKind {
     Table,
     Foreign,
     Materialized,
@@ -42,7 +42,7 @@ pub enum Kind {
     Catalog,
 }
 
-impl Kind {
+impl LeafKind {
     /// Changes of it are noted: by triggers, or by those who refresh it.
     pub const fn is_captured(self) -> bool {
         matches!(self, Self::Table | Self::Materialized)
@@ -151,12 +151,12 @@ pub fn leaves(view: Oid) -> Result<Vec<Leaf>> {
         let oid: Oid = row.required(1)?;
         let (relkind, persistence): (String, String) = (row.required(4)?, row.required(5)?);
         let kind = match (relkind.as_str(), persistence.as_str()) {
-            ("f", _) => Kind::Foreign,
-            ("m", _) => Kind::Materialized,
-            _ if oid.to_u32() < FIRST_USER_OID => Kind::Catalog,
-            (_, "p") if row.required(6)? => Kind::RowSecurity,
-            (_, "p") => Kind::Table,
-            _ => Kind::Unlogged,
+            ("f", _) => LeafKind::Foreign,
+            ("m", _) => LeafKind::Materialized,
+            _ if oid.to_u32() < FIRST_USER_OID => LeafKind::Catalog,
+            (_, "p") if row.required(6)? => LeafKind::RowSecurity,
+            (_, "p") => LeafKind::Table,
+            _ => LeafKind::Unlogged,
         };
         Ok(Leaf {
             oid,
@@ -222,7 +222,7 @@ SELECT s.oid, coalesce(n.nspname::text, ''), coalesce(c.relname::text, ''), c.re
  WHERE c.oid IS NULL OR NOT EXISTS (SELECT FROM _cache_refresher.capture k WHERE k.source = s.oid)";
 
 /// A source by its OID; without a name if it is gone.
-pub struct Source {
+pub struct LoggedSource {
     pub oid: Oid,
     pub schema: String,
     pub name: String,
@@ -236,9 +236,9 @@ pub fn drop_orphaned_uses() -> Result<()> {
 }
 
 /// What is left that nobody needs any more.
-pub fn unused() -> Result<Vec<Source>> {
+pub fn unused() -> Result<Vec<LoggedSource>> {
     query::select_current(UNUSED, &[], |row| {
-        Ok(Source {
+        Ok(LoggedSource {
             oid: row.required(1)?,
             schema: row.required(2)?,
             name: row.required(3)?,
@@ -409,9 +409,9 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'r'
    AND pg_stat_get_live_tuples(to_regclass('_cache_refresher.changes_' || c.oid)) > $1 / 1000";
 
 /// Sources with a log of more bytes than that.
-pub fn logs_larger_than(bytes: i64) -> Result<Vec<Source>> {
+pub fn logs_larger_than(bytes: i64) -> Result<Vec<LoggedSource>> {
     query::select_current(LARGE, &[bytes.into()], |row| {
-        Ok(Source {
+        Ok(LoggedSource {
             oid: row.required(1)?,
             schema: row.required(2)?,
             name: row.required(3)?,

@@ -106,7 +106,7 @@ impl View {
 
 /// What of a view's past and present can make rebuilding it the cheaper way.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Condition {
+pub struct TableCondition {
     /// The last refresh that counted changes has changed half of the rows or more.
     pub mostly_changed: bool,
     /// The table takes four times the pages that its rows need, by the planner's statistics.
@@ -124,9 +124,9 @@ SELECT coalesce((SELECT h.rows_inserted + h.rows_updated + h.rows_deleted >= gre
   FROM pg_class c WHERE c.oid = $1";
 
 /// The condition of a view.
-pub fn condition(view: Oid) -> Result<Condition> {
+pub fn condition(view: Oid) -> Result<TableCondition> {
     let rows = query::select_current(CONDITION, &[view.into()], |row| {
-        Ok(Condition { mostly_changed: row.required(1)?, bloated: row.required(2)? })
+        Ok(TableCondition { mostly_changed: row.required(1)?, bloated: row.required(2)? })
     })?;
     Ok(rows.into_iter().next().unwrap_or_default())
 }

@@ -9,11 +9,12 @@ use std::rc::Rc;
 use pgrx::pg_guard;
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use super::change_log::{HEAD, Kind, Watch, find, kept_columns};
+use super::change_log::{ChangeKind, HEAD, Watch, find, kept_columns};
 use super::change_writer::{self, Outlet, Writer};
 use super::invalidation;
 use super::relation::Relation;
 use super::row::{self, RowType, Values};
+use super::slot;
 use super::unguarded;
 
 /// What the trigger of one table does, kept until something about the table or its log changes.
@@ -148,7 +149,7 @@ impl Plan {
     ///
     /// # Safety
     /// Inside a transaction that may write and holds ROW EXCLUSIVE on the log; the row is one of the source.
-    unsafe fn write(&self, source: Oid, kind: Kind, row: Option<Values>) {
+    unsafe fn write(&self, source: Oid, kind: ChangeKind, row: Option<Values>) {
         // SAFETY: passed on.
         unsafe { change_writer::write(&self.outlet, source, kind, row) };
     }
@@ -211,7 +212,7 @@ impl ViewLog {
     pub fn note_any(view: Oid) {
         if let Some(Self(plan)) = Self::of(&Relation::open(view)) {
             // SAFETY: no row is given; the caller vouches for the transaction.
-            unsafe { plan.write(plan.outlet.log(), Kind::Any, None) };
+            unsafe { plan.write(plan.outlet.log(), ChangeKind::Any, None) };
             change_writer::flush();
         }
     }
@@ -258,11 +259,11 @@ unsafe fn note(data: &pg_sys::TriggerData) {
     unsafe {
         let Some(plan) = settled_plan(data.tg_relation, data.tg_trigger) else { return };
         let source = (*data.tg_relation).rd_id;
-        let row = || row::first_values(data.tg_trigslot, plan.width);
+        let row = || slot::first_values(data.tg_trigslot, plan.width);
         match data.tg_event & pg_sys::TRIGGER_EVENT_OPMASK {
-            pg_sys::TRIGGER_EVENT_TRUNCATE => plan.write(source, Kind::Any, None),
+            pg_sys::TRIGGER_EVENT_TRUNCATE => plan.write(source, ChangeKind::Any, None),
             pg_sys::TRIGGER_EVENT_UPDATE => {
-                let new = row::first_values(data.tg_newslot, plan.width);
+                let new = slot::first_values(data.tg_newslot, plan.width);
                 note_change(&plan, source, Some(row()), Some(new));
             }
             pg_sys::TRIGGER_EVENT_DELETE => note_change(&plan, source, Some(row()), None),
@@ -284,13 +285,13 @@ unsafe fn note_change(plan: &Plan, source: Oid, old: Option<Values>, new: Option
             return note_once(plan, source);
         }
         if both.is_some_and(|(old, new)| plan.keeps_same(old, new)) {
-            return plan.write(source, Kind::Both, new);
+            return plan.write(source, ChangeKind::Both, new);
         }
         if old.is_some() {
-            plan.write(source, Kind::Old, old);
+            plan.write(source, ChangeKind::Old, old);
         }
         if new.is_some() {
-            plan.write(source, Kind::New, new);
+            plan.write(source, ChangeKind::New, new);
         }
     }
 }
@@ -302,6 +303,6 @@ unsafe fn note_once(plan: &Plan, source: Oid) {
     let noted = NOTED.with_borrow_mut(|noted| noted.insert(source, now));
     if noted != Some(now) {
         // SAFETY: passed on.
-        unsafe { plan.write(source, Kind::Any, None) };
+        unsafe { plan.write(source, ChangeKind::Any, None) };
     }
 }

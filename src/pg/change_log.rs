@@ -22,7 +22,7 @@ pub const HEAD: usize = 3;
 
 /// What happened to a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ChangeKind {
     /// It was like that before.
     Old,
     /// It is like that since.
@@ -33,7 +33,7 @@ pub enum Kind {
     Any,
 }
 
-impl Kind {
+impl ChangeKind {
     pub(super) const fn letter(self) -> u8 {
         match self {
             Self::Old => b'o',
@@ -59,7 +59,7 @@ pub struct Entry<'a> {
     pub xid: u64,
     /// When the row was written.
     pub at: Timestamp,
-    pub kind: Kind,
+    pub kind: ChangeKind,
     /// Values of the kept columns.
     pub values: Values<'a>,
 }
@@ -165,7 +165,7 @@ pub fn read(source: Oid, from: u64, mut body: impl FnMut(Entry) -> bool) {
     if let Some(at) = change_writer::waiting_since(log.table.oid()) {
         let xid = change_writer::current().transaction;
         let values = Values { datums: &[], nulls: &[] };
-        if !body(Entry { xid, at, kind: Kind::Any, values }) {
+        if !body(Entry { xid, at, kind: ChangeKind::Any, values }) {
             return;
         }
     }
@@ -179,7 +179,7 @@ pub fn collect(
     source: Oid,
     numbers: &[i16],
     shown: &Visibility,
-    mut body: impl FnMut(Kind, Vec<Option<Datum>>) -> bool,
+    mut body: impl FnMut(ChangeKind, Vec<Option<Datum>>) -> bool,
 ) -> bool {
     let Some(log) = Log::open(source, pg_sys::AccessShareLock) else { return false };
     // SAFETY: the descriptor of an open relation.
@@ -192,7 +192,7 @@ pub fn collect(
         places.push(place);
     }
     if change_writer::waiting_since(log.table.oid()).is_some()
-        && !body(Kind::Any, vec![None; numbers.len()])
+        && !body(ChangeKind::Any, vec![None; numbers.len()])
     {
         return true;
     }
@@ -264,7 +264,7 @@ fn entry(values: Values) -> Entry {
     Entry {
         xid: datums[0].value() as u64,
         at: Timestamp::from_pg(datums[1].value() as i64),
-        kind: Kind::of(datums[2].value() as u8),
+        kind: ChangeKind::of(datums[2].value() as u8),
         values: Values { datums: &datums[HEAD..], nulls: &nulls[HEAD..] },
     }
 }

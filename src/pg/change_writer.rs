@@ -17,7 +17,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::{PgMemoryContexts, pg_guard};
 
 use super::announcements;
-use super::change_log::{HEAD, Kind, is_by_xid};
+use super::change_log::{ChangeKind, HEAD, is_by_xid};
 use super::relation::Relation;
 use super::row::{self, Values};
 use super::snapshot::ActiveSnapshot;
@@ -93,7 +93,7 @@ impl Outlet {
     unsafe fn form_row(
         &self,
         since: pg_sys::TimestampTz,
-        kind: Kind,
+        kind: ChangeKind,
         row: Option<Values>,
     ) -> pg_sys::HeapTuple {
         // SAFETY: the descriptor is that of the log; the caller vouches for the row.
@@ -221,7 +221,12 @@ static WATCHING: Once = Once::new();
 /// # Safety
 /// Inside a transaction that may write and holds ROW EXCLUSIVE on the log; the row has the columns that the
 /// outlet keeps.
-pub(super) unsafe fn write(outlet: &Rc<Outlet>, source: Oid, kind: Kind, row: Option<Values>) {
+pub(super) unsafe fn write(
+    outlet: &Rc<Outlet>,
+    source: Oid,
+    kind: ChangeKind,
+    row: Option<Values>,
+) {
     WATCHING.call_once(|| {
         // SAFETY: functions that stay where they are.
         unsafe {

@@ -10,7 +10,7 @@ use pgrx::{pg_guard, pg_sys};
 
 /// What a text setting holds; decides how it is checked.
 #[derive(Clone, Copy)]
-pub enum Kind {
+pub enum SettingKind {
     /// A duration, zero included.
     Duration,
     /// A duration, or -1 for never.
@@ -30,14 +30,14 @@ pub fn define(
     details: &'static CStr,
     setting: &'static GucSetting<Option<CString>>,
     context: GucContext,
-    kind: Kind,
+    kind: SettingKind,
 ) {
     let check: pg_sys::GucStringCheckHook = match kind {
-        Kind::Duration => Some(check_duration),
-        Kind::DurationOrNever => Some(check_duration_or_never),
-        Kind::Interval => Some(check_interval),
-        Kind::IntervalList => Some(check_interval_list),
-        Kind::DatabaseList => Some(check_database_list),
+        SettingKind::Duration => Some(check_duration),
+        SettingKind::DurationOrNever => Some(check_duration_or_never),
+        SettingKind::Interval => Some(check_interval),
+        SettingKind::IntervalList => Some(check_interval_list),
+        SettingKind::DatabaseList => Some(check_database_list),
     };
     // SAFETY: the check hooks are guarded against panics by #[pg_guard].
     unsafe {

@@ -3,7 +3,7 @@
 use pgrx::pg_sys::{self, Datum};
 
 use super::relation::Relation;
-use super::row::Slot;
+use super::slot::Slot;
 
 /// What is known of the rows whose entries are made.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -33,6 +33,7 @@ pub mod row;
 pub mod row_streams;
 pub mod shared;
 pub mod signals;
+pub mod slot;
 pub mod snapshot;
 pub mod sorter;
 pub mod spool;

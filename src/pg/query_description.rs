@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use cache_refresher_core::delta::{
     Column, Condition, From, JoinKind, Occurrence, Partition, Query, Term,
 };
-use cache_refresher_core::obstacle::Strange;
+use cache_refresher_core::obstacle::Unsupported;
 use pgrx::PgList;
 use pgrx::pg_sys::{self, NodeTag, Oid};
 
@@ -44,7 +44,7 @@ impl Description {
 ///
 /// # Errors
 /// What the view has that is not understood.
-pub fn describe(view: &Relation) -> Result<Vec<Description>, Strange> {
+pub fn describe(view: &Relation) -> Result<Vec<Description>, Unsupported> {
     // SAFETY: an open materialized view; the trees are copies of our own.
     let descriptions: Vec<Description> = unsafe {
         let arms = flat_query::arms(view).into_iter();
@@ -60,7 +60,7 @@ pub fn describe(view: &Relation) -> Result<Vec<Description>, Strange> {
     let all = tree_walk::tables(view)
         .into_iter()
         .all(|(table, places)| mapped.get(&table).is_some_and(|mapped| *mapped >= places));
-    if all { Ok(descriptions) } else { Err(Strange::Other) }
+    if all { Ok(descriptions) } else { Err(Unsupported::Other) }
 }
 
 struct Reader {
@@ -87,16 +87,16 @@ impl Reader {
 
     /// # Safety
     /// A flat query of that view.
-    unsafe fn describe(mut self, view: &Relation) -> Result<Description, Strange> {
+    unsafe fn describe(mut self, view: &Relation) -> Result<Description, Unsupported> {
         // SAFETY: fields of a query that the parser made; each cast follows a node's tag.
         unsafe {
             let query = &*self.query;
             let strange = [
-                (!query.cteList.is_null(), Strange::With),
-                (query.hasTargetSRFs, Strange::SetReturning),
-                (!query.groupingSets.is_null(), Strange::GroupingSets),
-                (!query.limitCount.is_null() || !query.limitOffset.is_null(), Strange::Limit),
-                (!query.setOperations.is_null(), Strange::SetOperation),
+                (!query.cteList.is_null(), Unsupported::With),
+                (query.hasTargetSRFs, Unsupported::SetReturning),
+                (!query.groupingSets.is_null(), Unsupported::GroupingSets),
+                (!query.limitCount.is_null() || !query.limitOffset.is_null(), Unsupported::Limit),
+                (!query.setOperations.is_null(), Unsupported::SetOperation),
             ];
             if let Some((_, what)) = strange.into_iter().find(|(found, _)| *found) {
                 return Err(what);
@@ -136,7 +136,7 @@ impl Reader {
 
     /// # Safety
     /// A node of the join tree.
-    unsafe fn add_tables(&mut self, node: *mut pg_sys::Node) -> Result<(), Strange> {
+    unsafe fn add_tables(&mut self, node: *mut pg_sys::Node) -> Result<(), Unsupported> {
         // SAFETY: a join tree holds references, joins and lists of them.
         unsafe {
             match (*node).type_ {
@@ -157,7 +157,7 @@ impl Reader {
                     self.add_tables(join.larg)?;
                     self.add_tables(join.rarg)?;
                 }
-                _ => return Err(Strange::Other),
+                _ => return Err(Unsupported::Other),
             }
             Ok(())
         }
@@ -165,7 +165,7 @@ impl Reader {
 
     /// # Safety
     /// Nodes of the join tree.
-    unsafe fn parts(&mut self, list: *mut pg_sys::List) -> Result<Vec<From>, Strange> {
+    unsafe fn parts(&mut self, list: *mut pg_sys::List) -> Result<Vec<From>, Unsupported> {
         // SAFETY: as in `from`.
         unsafe {
             let parts: Vec<*mut pg_sys::Node> = PgList::from_pg(list).iter_ptr().collect();
@@ -178,7 +178,7 @@ impl Reader {
     ///
     /// # Safety
     /// A node of the join tree.
-    unsafe fn from(&mut self, node: *mut pg_sys::Node) -> Result<From, Strange> {
+    unsafe fn from(&mut self, node: *mut pg_sys::Node) -> Result<From, Unsupported> {
         // SAFETY: a join tree holds references, joins and lists of them.
         unsafe {
             match (*node).type_ {
@@ -216,12 +216,12 @@ impl Reader {
                         // Without a row on the right there would be one all the same.
                         return match kind {
                             JoinKind::Inner => Ok(right),
-                            _ => Err(Strange::Subquery),
+                            _ => Err(Unsupported::Subquery),
                         };
                     }
                     Ok(From::Join { kind, left: Box::new(left), right: Box::new(right), on })
                 }
-                _ => Err(Strange::Other),
+                _ => Err(Unsupported::Other),
             }
         }
     }
@@ -230,7 +230,7 @@ impl Reader {
     ///
     /// # Safety
     /// A place in the range table.
-    unsafe fn table(&self, index: i32) -> Result<Option<Table>, Strange> {
+    unsafe fn table(&self, index: i32) -> Result<Option<Table>, Unsupported> {
         // SAFETY: the range table has an entry at each place that the join tree names.
         unsafe {
             let entry = &*entry(self.query, index);
@@ -241,8 +241,8 @@ impl Reader {
                 | pg_sys::RTEKind::RTE_TABLEFUNC
                 | pg_sys::RTEKind::RTE_VALUES
                 | pg_sys::RTEKind::RTE_RESULT => return Ok(None),
-                pg_sys::RTEKind::RTE_CTE => return Err(Strange::With),
-                _ => return Err(Strange::Other),
+                pg_sys::RTEKind::RTE_CTE => return Err(Unsupported::With),
+                _ => return Err(Unsupported::Other),
             }
             match entry.relkind as u8 {
                 b'r' | b'p' | b'm' => Ok(Some(Table {
@@ -250,8 +250,8 @@ impl Reader {
                     oid: entry.relid,
                     inherits: entry.inh && Relation::open_shared(entry.relid).may_have_children(),
                 })),
-                b'v' => Err(Strange::View),
-                _ => Err(Strange::Other),
+                b'v' => Err(Unsupported::View),
+                _ => Err(Unsupported::Other),
             }
         }
     }

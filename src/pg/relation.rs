@@ -8,7 +8,8 @@ use pgrx::itemptr::item_pointer_get_block_number;
 use pgrx::{PgList, pg_sys};
 
 use super::key_order::KeyOrder;
-use super::row::{RowId, Slot, Values};
+use super::row::Values;
+use super::slot::{RowId, Slot};
 
 /// A relation that is open in this transaction; the caller holds a lock on it.
 pub struct Relation(pg_sys::Relation);

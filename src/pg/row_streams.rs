@@ -9,14 +9,15 @@ use pgrx::pg_sys;
 use super::key_order::KeyOrder;
 use super::memory::{Caller, MemoryContext};
 use super::relation::{Relation, Scan};
-use super::row::{ExecutorRow, Kept, RowId, RowType, Slot, Tuple, Values, with_tuple};
+use super::row::{RowType, Values};
+use super::slot::{self, ExecutorRow, Kept, RowId, Slot, Tuple, with_tuple};
 use super::sorter::{Sorter, Tagged};
 use super::spool::Spool;
 use super::view_query::ViewQuery;
 
 /// What tells rows from each other; columns are counted from 0.
 #[derive(Clone)]
-pub struct Identity {
+pub struct RowIdentity {
     /// The columns of a unique index, in its order; empty where there is none.
     pub key: Vec<usize>,
     /// Columns whose change could trip a unique index while others are still to be written.
@@ -25,7 +26,7 @@ pub struct Identity {
 
 struct Comparison {
     row_type: RowType,
-    identity: Identity,
+    identity: RowIdentity,
 }
 
 impl Comparison {
@@ -56,7 +57,7 @@ impl Comparison {
 
 /// What has to be written, to be applied in this order: deletions, updates, insertions. So no unique
 /// index sees a value twice that is only passed from one row to another.
-pub struct Changes {
+pub struct PendingWrites {
     /// Tags are row ids.
     pub deletions: Spool,
     /// Tags are row ids.
@@ -66,7 +67,7 @@ pub struct Changes {
     pub replaced: u64,
 }
 
-impl Changes {
+impl PendingWrites {
     fn update(
         &mut self,
         comparison: &Comparison,
@@ -152,7 +153,7 @@ pub struct RowStreams<'a> {
     /// Rows for which memory was too small.
     spilled: Option<Sorter>,
     sorter_bytes: usize,
-    changes: Changes,
+    changes: PendingWrites,
 }
 
 impl<'a> RowStreams<'a> {
@@ -161,7 +162,7 @@ impl<'a> RowStreams<'a> {
     pub fn begin(
         view: &'a Relation,
         memory: &'a MemoryContext,
-        identity: Identity,
+        identity: RowIdentity,
         order: Option<&'a KeyOrder>,
         memory_bytes: usize,
     ) -> Self {
@@ -197,7 +198,7 @@ impl<'a> RowStreams<'a> {
     pub fn begin_with(
         view: &'a Relation,
         memory: &'a MemoryContext,
-        identity: Identity,
+        identity: RowIdentity,
         rows: Vec<Kept>,
         memory_bytes: usize,
     ) -> Self {
@@ -210,7 +211,7 @@ impl<'a> RowStreams<'a> {
     fn new(
         view: &'a Relation,
         memory: &'a MemoryContext,
-        identity: Identity,
+        identity: RowIdentity,
         order: Option<&'a KeyOrder>,
         scan: Old<'a>,
         memory_bytes: usize,
@@ -233,7 +234,7 @@ impl<'a> RowStreams<'a> {
                 order,
                 spilled: None,
                 sorter_bytes: memory_bytes / 4,
-                changes: Changes {
+                changes: PendingWrites {
                     deletions: Spool::new(spool_bytes),
                     updates: Spool::new(spool_bytes),
                     insertions: Spool::new(spool_bytes),
@@ -244,13 +245,13 @@ impl<'a> RowStreams<'a> {
     }
 
     /// What was found, once both streams are read.
-    pub fn into_changes(self) -> Changes {
+    pub fn into_changes(self) -> PendingWrites {
         self.changes
     }
 
     fn new_values(&self) -> Values<'_> {
         // SAFETY: set by `compare`, and used only within it.
-        unsafe { super::row::values(self.new) }
+        unsafe { slot::values(self.new) }
     }
 }
 

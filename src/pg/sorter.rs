@@ -4,7 +4,8 @@ use pgrx::pg_sys::{self, Datum};
 use pgrx::{FromDatum, IntoDatum};
 
 use super::relation::Relation;
-use super::row::{Slot, Values};
+use super::row::Values;
+use super::slot::Slot;
 
 /// Columns in front of those of the row: a number to sort by, and one that says which row it is.
 const PREFIX: usize = 2;

@@ -5,7 +5,7 @@ use std::ffi::c_int;
 use pgrx::{PgSqlErrorCode, pg_sys};
 
 use super::memory::Caller;
-use super::row::Tuple;
+use super::slot::Tuple;
 
 /// Rows that are written first, and read then; each with a number that says which one it is, or the number alone.
 ///

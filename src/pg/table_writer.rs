@@ -11,7 +11,7 @@ use super::capture_trigger::ViewLog;
 use super::index_writer::{Entries, IndexWriter};
 use super::memory::MemoryContext;
 use super::relation::Relation;
-use super::row::{RowId, Slot, Tuple};
+use super::slot::{RowId, Slot, Tuple};
 use super::{change_writer, transaction};
 
 /// A table opened for writing, with its indexes.

@@ -4,7 +4,8 @@ use hashbrown::HashTable;
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::relation::Relation;
-use super::row::{self, ExecutorRow, RowType, Values};
+use super::row::{self, RowType, Values};
+use super::slot::ExecutorRow;
 use super::statement::node;
 use super::types;
 
@@ -365,8 +366,8 @@ impl UnitColumn {
             pg_sys::INT2OID => i64::from(value.value() as i16),
             pg_sys::INT4OID => i64::from(value.value() as i32),
             pg_sys::INT8OID => value.value() as i64,
-            // SAFETY: a value of that type.
             pg_sys::TEXTOID => {
+                // SAFETY: a value of that type.
                 let text = unsafe { pg_sys::text_to_cstring(value.cast_mut_ptr()) };
                 return Some(Some(self.read(text.into())));
             }

@@ -7,7 +7,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use super::key_order::KeyOrder;
 use super::relation::Relation;
-use super::row::ExecutorRow;
+use super::slot::ExecutorRow;
 use super::statement::node;
 use super::units::Units;
 

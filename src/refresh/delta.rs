@@ -16,7 +16,7 @@ use crate::capture::unit::{self, Arm, Unit, Way};
 use crate::catalog::capture;
 use crate::catalog::view::View;
 use crate::error::Result;
-use crate::pg::change_log::{self, Kind};
+use crate::pg::change_log::{self, ChangeKind};
 use crate::pg::identity::{Restriction, Scope};
 use crate::pg::mapping_query::{self, Images, Parts};
 use crate::pg::memory::{self, Caller, MemoryContext};
@@ -60,7 +60,7 @@ const COMPARISON_COST: f64 = 0.02;
 
 /// What has happened to the rows of one table.
 #[derive(Default)]
-struct Changes {
+struct ChangedRows {
     /// As they were and as they are.
     all: Images,
     /// As they were.
@@ -83,7 +83,7 @@ pub fn refresh(
         Err(obstacle) => return Ok(Attempt::NotPossible(obstacle.into())),
     };
     let memory = MemoryContext::new();
-    let changes = match memory.run(|| changes(view.oid, &unit, shown))? {
+    let changes = match memory.run(|| changed_rows(view.oid, &unit, shown))? {
         Ok(changes) => changes,
         Err(why) => return Ok(Attempt::NotPossible(why)),
     };
@@ -137,7 +137,7 @@ impl Planned {
 fn plan(
     view: &Relation,
     unit: &Unit,
-    changes: &HashMap<Oid, Changes>,
+    changes: &HashMap<Oid, ChangedRows>,
     budget: &mut f64,
 ) -> std::result::Result<(Planned, usize), NotNow> {
     let first = units((unit, 0), changes, budget)?;
@@ -247,12 +247,12 @@ fn expecting_memory(owner: Oid) -> Option<Scope> {
 }
 
 /// The changed rows of each table; or why they are not known.
-fn changes(
+fn changed_rows(
     view: Oid,
     unit: &Unit,
     shown: &Visibility,
-) -> Result<std::result::Result<HashMap<Oid, Changes>, NotNow>> {
-    let mut changes: HashMap<Oid, Changes> = HashMap::new();
+) -> Result<std::result::Result<HashMap<Oid, ChangedRows>, NotNow>> {
+    let mut changes: HashMap<Oid, ChangedRows> = HashMap::new();
     for (table, numbers) in unit.needs() {
         let columns: Vec<i16> = numbers.into_iter().collect();
         let of_table = changes.entry(table).or_default();
@@ -262,9 +262,9 @@ fn changes(
             let mut unknown = false;
             let complete = change_log::collect(leaf, &numbers, shown, |kind, row| {
                 match kind {
-                    Kind::Any => unknown = true,
-                    Kind::Old | Kind::Both => of_table.old.rows.push(row.clone()),
-                    Kind::New => {}
+                    ChangeKind::Any => unknown = true,
+                    ChangeKind::Old | ChangeKind::Both => of_table.old.rows.push(row.clone()),
+                    ChangeKind::New => {}
                 }
                 of_table.all.rows.push(row);
                 !unknown && of_table.all.rows.len() <= MOST_ROWS
@@ -304,7 +304,7 @@ fn parts_of(
 /// costs is taken off the budget.
 fn units(
     (unit, column): (&Unit, usize),
-    changes: &HashMap<Oid, Changes>,
+    changes: &HashMap<Oid, ChangedRows>,
     budget: &mut f64,
 ) -> std::result::Result<Units, NotNow> {
     let mut units = Units::of(unit.columns[column]);
@@ -316,7 +316,7 @@ fn units(
 
 fn units_of_arm(
     (arm, way): (&Arm, &Way),
-    changes: &HashMap<Oid, Changes>,
+    changes: &HashMap<Oid, ChangedRows>,
     budget: &mut f64,
     units: &mut Units,
 ) -> std::result::Result<(), NotNow> {

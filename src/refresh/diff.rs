@@ -20,9 +20,9 @@ use crate::pg::key_order::KeyOrder;
 use crate::pg::memory::{self, MemoryContext};
 use crate::pg::relation::Relation;
 use crate::pg::report::Caught;
-use crate::pg::row::RowId;
-use crate::pg::row_streams::{self, Changes, Identity, RowStreams};
+use crate::pg::row_streams::{self, PendingWrites, RowIdentity, RowStreams};
 use crate::pg::shared::RunningMark;
+use crate::pg::slot::RowId;
 use crate::pg::table_writer::TableWriter;
 use crate::pg::view_query::ViewQuery;
 
@@ -74,8 +74,8 @@ fn is_scattered(view: Oid) -> bool {
 }
 
 /// What tells the rows of a view from each other.
-pub(super) fn identity_of(view: &View) -> Result<Identity> {
-    Ok(Identity {
+pub(super) fn identity_of(view: &View) -> Result<RowIdentity> {
+    Ok(RowIdentity {
         key: view.key.iter().map(|&number| column(number)).collect(),
         unique: view::unique_columns(view.oid)?.into_iter().map(column).collect(),
     })
@@ -104,11 +104,11 @@ fn compare(
     relation: &Relation,
     memory: &MemoryContext,
     query: ViewQuery,
-    identity: Identity,
+    identity: RowIdentity,
     order: Option<&KeyOrder>,
     may_start_again: bool,
     running: &RunningMark,
-) -> Option<(u64, Changes)> {
+) -> Option<(u64, PendingWrites)> {
     let work_mem = memory::work_mem();
     let streams = RowStreams::begin(relation, memory, identity, order, work_mem);
     let mut diff = if order.is_some() {
@@ -131,8 +131,12 @@ fn compare(
     (!scattered).then(|| (total, diff.finish().into_changes()))
 }
 
-pub(super) fn apply(relation: &Relation, changes: Changes, running: &RunningMark) -> RowChanges {
-    let Changes { mut deletions, mut updates, mut insertions, replaced } = changes;
+pub(super) fn apply(
+    relation: &Relation,
+    changes: PendingWrites,
+    running: &RunningMark,
+) -> RowChanges {
+    let PendingWrites { mut deletions, mut updates, mut insertions, replaced } = changes;
     let rows = deletions.rows() + updates.rows() + insertions.rows();
     let mut meter = Meter::begin(running, Phase::Writing, rows);
     let mut writer = TableWriter::open(relation);

@@ -39,7 +39,7 @@ use crate::capture::{self, Changes, Definition};
 use crate::catalog::content;
 use crate::catalog::proof::Basis;
 use crate::catalog::registry::Registration;
-use crate::catalog::view::{self, Condition, Source, View, ViewName};
+use crate::catalog::view::{self, Source, TableCondition, View, ViewName};
 use crate::error::{Error, Result, refused};
 use crate::guc::RefreshSettings;
 use crate::pg::deadline::Deadline;
@@ -364,7 +364,7 @@ enum ByChanges {
 /// What the choice of a method depends on.
 fn facts(view: &View, auto_full: bool) -> Result<Facts> {
     // Only worth a look where it can make a difference.
-    let condition = if auto_full { view::condition(view.oid)? } else { Condition::default() };
+    let condition = if auto_full { view::condition(view.oid)? } else { TableCondition::default() };
     Ok(Facts {
         populated: view.populated,
         unique_key: !view.key.is_empty(),

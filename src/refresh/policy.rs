@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cache_refresher_core::interval::{self, IntervalSettings, IntervalSource};
 use cache_refresher_core::pace::Limits;
-use cache_refresher_core::schedule::{CronSchedule, Phase, Schedule};
+use cache_refresher_core::schedule::{CronSchedule, GridOffset, Schedule};
 use cache_refresher_core::view_state::{Policy, Reaction};
 
 use crate::catalog::registry::Registration;
@@ -41,7 +41,7 @@ pub fn of(
     Ok(Policy {
         schedule,
         adapts,
-        phase: Phase::of(identity::current_database(), &name.schema, &name.name),
+        grid_offset: GridOffset::of(identity::current_database(), &name.schema, &name.name),
         retry: failures.retry,
         suspend_after: failures.suspend_after,
         paused: registration.paused,

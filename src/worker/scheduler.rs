@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use cache_refresher_core::board::{Board, Due, ViewEntry};
-use cache_refresher_core::pool::Placement;
+use cache_refresher_core::pool::Assignment;
 use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::version::Fit;
 use pgrx::pg_sys::Oid;
@@ -396,8 +396,8 @@ impl Process {
         let limits = (guc::max_workers(), self.no_slot_until.is_none());
         let (placement, pid) = shared::place_job(self.database, limits, job, now);
         match placement {
-            Placement::Reuse(_) => latch::wake(pid),
-            Placement::Start(slot) => {
+            Assignment::Reuse(_) => latch::wake(pid),
+            Assignment::Start(slot) => {
                 let found = background_worker::start_worker(slot);
                 shared::note_slots(found, now);
                 if !found {
@@ -408,11 +408,11 @@ impl Process {
                     return false;
                 }
             }
-            Placement::Evict(_) => {
+            Assignment::Evict(_) => {
                 signals::send(pid, Signal::Terminate);
                 return false;
             }
-            Placement::Wait => return false,
+            Assignment::Wait => return false,
         }
         self.board.start(due.id);
         self.running.insert(due.id);

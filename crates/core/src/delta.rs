@@ -201,7 +201,7 @@ impl Map {
 
 /// Why a column cannot be the unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
+pub enum Unmappable {
     /// There is a FULL JOIN.
     FullJoin,
     /// The unit is computed from tables that are extended by NULLs.
@@ -218,7 +218,7 @@ pub enum Reason {
 ///
 /// # Errors
 /// Why that cannot be the unit.
-pub fn map(query: &Query, unit: &Term) -> Result<Map, Reason> {
+pub fn map(query: &Query, unit: &Term) -> Result<Map, Unmappable> {
     let from = normalized(query)?;
     let extended = extended_by_nulls(&from);
     let of: BTreeSet<Occurrence> = unit.reads().iter().map(|column| column.of).collect();
@@ -236,11 +236,11 @@ pub fn map(query: &Query, unit: &Term) -> Result<Map, Reason> {
     };
     let may_be_null = !of.is_disjoint(&(&extended | &around));
     if may_be_null && matches!(unit, Term::Expression { .. }) {
-        return Err(Reason::NullableUnit);
+        return Err(Unmappable::NullableUnit);
     }
     for (kind, terms) in &query.partitions {
         if !terms.contains(unit) {
-            return Err(Reason::Divided(*kind));
+            return Err(Unmappable::Divided(*kind));
         }
     }
     let mut usable: Vec<&Condition> = query
@@ -303,18 +303,18 @@ fn each_on<'a>(from: &'a From, body: &mut impl FnMut(&'a [Condition])) {
 
 /// The tree with outer joins turned into inner ones where WHERE, or an inner join above, rejects the
 /// NULLs that they make.
-fn normalized(query: &Query) -> Result<From, Reason> {
+fn normalized(query: &Query) -> Result<From, Unmappable> {
     let rejected = query.filter.iter().flat_map(|part| part.rejects_nulls_of.clone()).collect();
     reduce(&query.from, &rejected)
 }
 
-fn reduce(from: &From, rejected: &BTreeSet<Occurrence>) -> Result<From, Reason> {
+fn reduce(from: &From, rejected: &BTreeSet<Occurrence>) -> Result<From, Unmappable> {
     Ok(match from {
         From::Table(occurrence) => From::Table(*occurrence),
         From::Product(parts) => From::Product(
             parts.iter().map(|part| reduce(part, rejected)).collect::<Result<_, _>>()?,
         ),
-        From::Join { kind: JoinKind::Full, .. } => return Err(Reason::FullJoin),
+        From::Join { kind: JoinKind::Full, .. } => return Err(Unmappable::FullJoin),
         From::Join { kind, left, right, on } => {
             let reduced = *kind == JoinKind::Left && !right.tables().is_disjoint(rejected);
             let kind = if reduced { JoinKind::Inner } else { *kind };
@@ -353,7 +353,7 @@ fn usable_in_joins<'a>(
     from: &'a From,
     extended: &BTreeSet<Occurrence>,
     usable: &mut Vec<&'a Condition>,
-) -> Result<(), Reason> {
+) -> Result<(), Unmappable> {
     let mut refusal = None;
     each_on(from, &mut |on| {
         let mut parts: Vec<&Condition> = on.iter().filter(|part| !part.unknown).collect();
@@ -366,8 +366,11 @@ fn usable_in_joins<'a>(
         }
         if parts.is_empty() && !on.is_empty() {
             let computed = on.iter().all(|part| part.unknown);
-            refusal =
-                Some(if computed { Reason::ComputedCondition } else { Reason::LooseCondition });
+            refusal = Some(if computed {
+                Unmappable::ComputedCondition
+            } else {
+                Unmappable::LooseCondition
+            });
         }
         usable.extend(parts);
     });

@@ -2,7 +2,7 @@
 //!
 //! `docs/incremental.md` lists them all, which a test compares.
 
-use crate::delta::{Partition, Reason};
+use crate::delta::{Partition, Unmappable};
 
 /// What stands in the way.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,9 +35,9 @@ pub enum Obstacle {
         allowed: bool,
     },
     /// The query has something that is not understood.
-    Strange(Strange),
+    Unsupported(Unsupported),
     /// No column can be the unit.
-    Mapping(Reason),
+    Mapping(Unmappable),
     /// The column that would do is of a type by whose values rows are not looked up.
     KeyType(String),
     /// A column would do, but no index leads to it.
@@ -48,7 +48,7 @@ pub enum Obstacle {
 
 /// What a query has that the mapping does not understand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Strange {
+pub enum Unsupported {
     /// UNION and its kin within a query that UNION or its kin combines with others.
     SetOperation,
     /// A WITH clause that is recursive, or refers to what is around it.
@@ -67,7 +67,7 @@ pub enum Strange {
     Other,
 }
 
-impl Strange {
+impl Unsupported {
     const ALL: [Self; 8] = [
         Self::SetOperation,
         Self::With,
@@ -115,16 +115,16 @@ impl Obstacle {
             Self::Uncaptured { name: name(), allowed: true },
             Self::Uncaptured { name: name(), allowed: false },
         ];
-        all.extend(Strange::ALL.map(Self::Strange));
+        all.extend(Unsupported::ALL.map(Self::Unsupported));
         all.extend(
             [
-                Reason::FullJoin,
-                Reason::NullableUnit,
-                Reason::LooseCondition,
-                Reason::ComputedCondition,
-                Reason::Divided(Partition::Group),
-                Reason::Divided(Partition::DistinctOn),
-                Reason::Divided(Partition::Window),
+                Unmappable::FullJoin,
+                Unmappable::NullableUnit,
+                Unmappable::LooseCondition,
+                Unmappable::ComputedCondition,
+                Unmappable::Divided(Partition::Group),
+                Unmappable::Divided(Partition::DistinctOn),
+                Unmappable::Divided(Partition::Window),
             ]
             .map(Self::Mapping),
         );
@@ -151,23 +151,23 @@ impl Obstacle {
                     .to_owned()
             }
             Self::Uncaptured { name, .. } => format!("changes of {name} are not captured"),
-            Self::Strange(what) => format!("its query {}", what.as_str()),
+            Self::Unsupported(what) => format!("its query {}", what.as_str()),
             Self::Mapping(reason) => match reason {
-                Reason::FullJoin => "its query has a FULL JOIN",
-                Reason::NullableUnit => {
+                Unmappable::FullJoin => "its query has a FULL JOIN",
+                Unmappable::NullableUnit => {
                     "the indexed column is computed from a table that an outer join extends by NULLs"
                 }
-                Reason::LooseCondition => {
+                Unmappable::LooseCondition => {
                     "a join condition accepts NULLs of an outer-joined table"
                 }
-                Reason::ComputedCondition => {
+                Unmappable::ComputedCondition => {
                     "a join condition compares only what a subquery computes"
                 }
-                Reason::Divided(Partition::Group) => "GROUP BY does not contain the indexed column",
-                Reason::Divided(Partition::DistinctOn) => {
+                Unmappable::Divided(Partition::Group) => "GROUP BY does not contain the indexed column",
+                Unmappable::Divided(Partition::DistinctOn) => {
                     "DISTINCT ON does not contain the indexed column"
                 }
-                Reason::Divided(Partition::Window) => {
+                Unmappable::Divided(Partition::Window) => {
                     "a window's PARTITION BY does not contain the indexed column"
                 }
             }
@@ -214,17 +214,17 @@ impl Obstacle {
             Self::Uncaptured { name, allowed: false } => {
                 format!("GRANT TRIGGER ON {name} to the owner of the view.")
             }
-            Self::Strange(_) => "Leave that out, or let diff do the work.".to_owned(),
+            Self::Unsupported(_) => "Leave that out, or let diff do the work.".to_owned(),
             Self::Mapping(reason) => match reason {
-                Reason::FullJoin => "Use LEFT JOIN where that is possible.",
-                Reason::NullableUnit => "Index a column of the table on the left of the join.",
-                Reason::ComputedCondition => "Join the subquery by a column that it groups by.",
-                Reason::LooseCondition => {
+                Unmappable::FullJoin => "Use LEFT JOIN where that is possible.",
+                Unmappable::NullableUnit => "Index a column of the table on the left of the join.",
+                Unmappable::ComputedCondition => "Join the subquery by a column that it groups by.",
+                Unmappable::LooseCondition => {
                     "Compare its columns with = in the join condition, without COALESCE or IS NULL."
                 }
-                Reason::Divided(Partition::Group) => "Index a column that the query groups by.",
-                Reason::Divided(Partition::DistinctOn) => "Index a column of DISTINCT ON.",
-                Reason::Divided(Partition::Window) => {
+                Unmappable::Divided(Partition::Group) => "Index a column that the query groups by.",
+                Unmappable::Divided(Partition::DistinctOn) => "Index a column of DISTINCT ON.",
+                Unmappable::Divided(Partition::Window) => {
                     "Index a column that all windows are partitioned by."
                 }
             }

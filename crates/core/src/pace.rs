@@ -27,7 +27,7 @@ pub enum Found {
 
 /// Why an interval is as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
+pub enum PaceReason {
     /// The last refresh found changes.
     Changes,
     /// The last refresh found none.
@@ -36,7 +36,7 @@ pub enum Reason {
     Cost,
 }
 
-impl Reason {
+impl PaceReason {
     const ALL: [Self; 3] = [Self::Changes, Self::Nothing, Self::Cost];
 
     /// The word for it.
@@ -60,7 +60,7 @@ pub struct Pace {
     /// How long after a refresh the next one is due.
     pub interval: Duration,
     /// Why.
-    pub reason: Reason,
+    pub reason: PaceReason,
 }
 
 /// A view is refreshed for one part in so many of its time at most.
@@ -81,14 +81,14 @@ impl Limits {
     pub fn next(&self, pace: Option<Pace>, found: Found, took: Duration) -> Option<Pace> {
         let present = self.interval(pace);
         let (wanted, reason) = match found {
-            Found::Changes => (present / 2, Some(Reason::Changes)),
-            Found::Nothing => (present.saturating_add(present / 2), Some(Reason::Nothing)),
+            Found::Changes => (present / 2, Some(PaceReason::Changes)),
+            Found::Nothing => (present.saturating_add(present / 2), Some(PaceReason::Nothing)),
             Found::Unknown => (present, pace.map(|pace| pace.reason)),
         };
         let wanted = wanted.max(self.min).min(self.max);
         let affordable = took.saturating_mul(SHARE).min(self.max);
         if affordable > wanted {
-            Some(Pace { interval: affordable, reason: Reason::Cost })
+            Some(Pace { interval: affordable, reason: PaceReason::Cost })
         } else {
             reason.map(|reason| Pace { interval: wanted, reason })
         }
@@ -127,11 +127,11 @@ mod tests {
     #[test]
     fn what_takes_long_is_done_seldom() {
         let pace = LIMITS.next(None, Found::Changes, SECOND * 10).unwrap();
-        assert_eq!(pace, Pace { interval: SECOND * 200, reason: Reason::Cost });
+        assert_eq!(pace, Pace { interval: SECOND * 200, reason: PaceReason::Cost });
         let pace = LIMITS.next(Some(pace), Found::Changes, SECOND * 1000).unwrap();
         assert_eq!(pace.interval, LIMITS.max, "but not less often than allowed");
         let quick = LIMITS.next(Some(pace), Found::Nothing, Duration::ZERO).unwrap();
-        assert_eq!(quick.reason, Reason::Nothing);
+        assert_eq!(quick.reason, PaceReason::Nothing);
     }
 
     #[test]
@@ -143,17 +143,17 @@ mod tests {
 
     #[test]
     fn narrower_limits_hold_at_once() {
-        let pace = Some(Pace { interval: SECOND * 1800, reason: Reason::Nothing });
+        let pace = Some(Pace { interval: SECOND * 1800, reason: PaceReason::Nothing });
         let narrower = Limits { max: SECOND * 120, ..LIMITS };
         assert_eq!(narrower.interval(pace), SECOND * 120);
     }
 
     #[test]
     fn every_reason_reads_back() {
-        for reason in Reason::ALL {
-            assert_eq!(Reason::parse(reason.as_str()), Some(reason));
+        for reason in PaceReason::ALL {
+            assert_eq!(PaceReason::parse(reason.as_str()), Some(reason));
         }
-        assert_eq!(Reason::parse("none"), None);
+        assert_eq!(PaceReason::parse("none"), None);
     }
 
     proptest! {

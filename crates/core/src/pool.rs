@@ -31,7 +31,7 @@ pub struct Slot {
 
 /// Where a refresh is to run. Indexes are those of the slots given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Placement {
+pub enum Assignment {
     /// In this idle worker of the same database.
     Reuse(usize),
     /// In a new worker in this free place.
@@ -54,43 +54,43 @@ pub fn yields(due_at: Timestamp, others: impl IntoIterator<Item = Timestamp>) ->
 }
 
 /// The decision for a refresh that yields: its own idle worker leaves to make room.
-pub fn make_room(slots: &[Slot], database: u32) -> Placement {
+pub fn make_room(slots: &[Slot], database: u32) -> Assignment {
     let leaving = slots.iter().any(|slot| slot.state == SlotState::Stopping);
     let own = |slot: &Slot| slot.state == SlotState::Idle && slot.database == database;
     match slots.iter().position(own) {
-        Some(own) if !leaving => Placement::Evict(own),
-        _ => Placement::Wait,
+        Some(own) if !leaving => Assignment::Evict(own),
+        _ => Assignment::Wait,
     }
 }
 
 /// Decides where a refresh in `database` is to run. Unless `may_start`, no process can be had for a new worker:
 /// others have taken them.
-pub fn decide(slots: &[Slot], max_workers: usize, may_start: bool, database: u32) -> Placement {
+pub fn decide(slots: &[Slot], max_workers: usize, may_start: bool, database: u32) -> Assignment {
     let count =
         |wanted: fn(SlotState) -> bool| slots.iter().filter(|slot| wanted(slot.state)).count();
     let working = count(|state| matches!(state, SlotState::Starting | SlotState::Busy));
     if working >= max_workers {
         // Idle workers may be left over from before max_workers was lowered; they don't help.
-        return Placement::Wait;
+        return Assignment::Wait;
     }
     let idle = |slot: &Slot| slot.state == SlotState::Idle;
     if let Some(own) = slots.iter().position(|slot| idle(slot) && slot.database == database) {
-        return Placement::Reuse(own);
+        return Assignment::Reuse(own);
     }
     let taken = count(|state| state != SlotState::Free);
     if !may_start {
-        return Placement::Wait;
+        return Assignment::Wait;
     }
     if taken < max_workers
         && let Some(free) = slots.iter().position(|slot| slot.state == SlotState::Free)
     {
-        return Placement::Start(free);
+        return Assignment::Start(free);
     }
     // The place of one that is leaving already will do; to evict a second would empty the pool.
     if slots.iter().any(|slot| slot.state == SlotState::Stopping) {
-        return Placement::Wait;
+        return Assignment::Wait;
     }
-    slots.iter().position(idle).map_or(Placement::Wait, Placement::Evict)
+    slots.iter().position(idle).map_or(Assignment::Wait, Assignment::Evict)
 }
 
 #[cfg(test)]
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn an_idle_worker_of_the_same_database_is_preferred_to_a_free_place() {
         let slots = slots(&[(0, Free), (2, Idle), (1, Idle)]);
-        assert_eq!(decide(&slots, 3, true, 1), Placement::Reuse(2));
+        assert_eq!(decide(&slots, 3, true, 1), Assignment::Reuse(2));
     }
 
     #[test]
@@ -119,51 +119,51 @@ mod tests {
     #[test]
     fn who_yields_gives_up_one_idle_worker_of_its_own() {
         let pool = slots(&[(2, Idle), (1, Busy), (1, Idle), (1, Idle)]);
-        assert_eq!(make_room(&pool, 1), Placement::Evict(2));
+        assert_eq!(make_room(&pool, 1), Assignment::Evict(2));
         let pool = slots(&[(2, Stopping), (1, Idle)]);
-        assert_eq!(make_room(&pool, 1), Placement::Wait, "one is leaving already");
+        assert_eq!(make_room(&pool, 1), Assignment::Wait, "one is leaving already");
         let pool = slots(&[(1, Busy), (0, Free)]);
-        assert_eq!(make_room(&pool, 1), Placement::Wait, "the free place is for the other");
+        assert_eq!(make_room(&pool, 1), Assignment::Wait, "the free place is for the other");
     }
 
     #[test]
     fn a_free_place_is_taken_only_below_the_maximum() {
         let slots = slots(&[(2, Busy), (0, Free), (0, Free)]);
-        assert_eq!(decide(&slots, 2, true, 1), Placement::Start(1));
-        assert_eq!(decide(&slots, 1, true, 1), Placement::Wait);
-        assert_eq!(decide(&[], 1, true, 1), Placement::Wait);
-        assert_eq!(decide(&slots, 0, true, 1), Placement::Wait);
+        assert_eq!(decide(&slots, 2, true, 1), Assignment::Start(1));
+        assert_eq!(decide(&slots, 1, true, 1), Assignment::Wait);
+        assert_eq!(decide(&[], 1, true, 1), Assignment::Wait);
+        assert_eq!(decide(&slots, 0, true, 1), Assignment::Wait);
     }
 
     #[test]
     fn a_leaving_worker_still_takes_its_place() {
         let slots = slots(&[(2, Stopping), (0, Free)]);
-        assert_eq!(decide(&slots, 1, true, 1), Placement::Wait);
-        assert_eq!(decide(&slots, 2, true, 1), Placement::Start(1));
+        assert_eq!(decide(&slots, 1, true, 1), Assignment::Wait);
+        assert_eq!(decide(&slots, 2, true, 1), Assignment::Start(1));
     }
 
     #[test]
     fn an_idle_worker_of_another_database_gives_way_one_at_a_time() {
-        assert_eq!(decide(&slots(&[(2, Busy), (3, Idle)]), 2, true, 1), Placement::Evict(1));
-        assert_eq!(decide(&slots(&[(2, Stopping), (3, Idle)]), 2, true, 1), Placement::Wait);
+        assert_eq!(decide(&slots(&[(2, Busy), (3, Idle)]), 2, true, 1), Assignment::Evict(1));
+        assert_eq!(decide(&slots(&[(2, Stopping), (3, Idle)]), 2, true, 1), Assignment::Wait);
     }
 
     #[test]
     fn where_no_process_is_to_be_had_those_that_are_there_go_on() {
         let pool = slots(&[(1, Idle), (0, Free)]);
-        assert_eq!(decide(&pool, 2, false, 1), Placement::Reuse(0));
-        assert_eq!(decide(&pool, 2, false, 2), Placement::Wait, "its place would be of no use");
+        assert_eq!(decide(&pool, 2, false, 1), Assignment::Reuse(0));
+        assert_eq!(decide(&pool, 2, false, 2), Assignment::Wait, "its place would be of no use");
         let pool = slots(&[(1, Busy), (0, Free)]);
-        assert_eq!(decide(&pool, 2, false, 1), Placement::Wait);
+        assert_eq!(decide(&pool, 2, false, 1), Assignment::Wait);
     }
 
     #[test]
     fn busy_and_starting_workers_are_left_alone() {
-        assert_eq!(decide(&slots(&[(2, Busy), (1, Starting)]), 2, true, 1), Placement::Wait);
+        assert_eq!(decide(&slots(&[(2, Busy), (1, Starting)]), 2, true, 1), Assignment::Wait);
     }
 
     #[test]
     fn a_lowered_maximum_holds_for_idle_workers_too() {
-        assert_eq!(decide(&slots(&[(1, Busy), (1, Idle)]), 1, true, 1), Placement::Wait);
+        assert_eq!(decide(&slots(&[(1, Busy), (1, Idle)]), 1, true, 1), Assignment::Wait);
     }
 }

@@ -27,14 +27,14 @@ impl Schedule {
     /// The first slot strictly after `after`; `None` if there is none within the years that can be
     /// represented.
     ///
-    /// Interval slots lie at `k * interval + phase.offset(interval)` from the server's epoch: a
-    /// fixed grid, so that slow refreshes don't make it drift. Cron slots ignore the phase.
-    pub fn next_after(&self, after: Timestamp, phase: Phase) -> Option<Timestamp> {
+    /// Interval slots lie at `k * interval + grid_offset.within(interval)` from the server's epoch: a
+    /// fixed grid, so that slow refreshes don't make it drift. Cron slots ignore the offset.
+    pub fn next_after(&self, after: Timestamp, grid_offset: GridOffset) -> Option<Timestamp> {
         match self {
             Self::Interval(interval) => {
                 let interval = (*interval).max(MIN_INTERVAL);
                 let step = i128::try_from(interval.as_micros()).ok()?;
-                let offset = i128::try_from(phase.offset(interval).as_micros()).ok()?;
+                let offset = i128::try_from(grid_offset.within(interval).as_micros()).ok()?;
                 let passed = (i128::from(after.as_pg()) - offset).div_euclid(step);
                 i64::try_from((passed + 1) * step + offset).ok().map(Timestamp::from_pg)
             }
@@ -47,10 +47,10 @@ impl Schedule {
 /// Where on the grid of its interval a view has its place, so that views registered together are
 /// not refreshed together. It is a hash of what the view is called, hence the same after a restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Phase(u64);
+pub struct GridOffset(u64);
 
-impl Phase {
-    /// The phase of a view.
+impl GridOffset {
+    /// The offset of a view.
     pub fn of(database_oid: u32, schema: &str, name: &str) -> Self {
         let parts = [&database_oid.to_le_bytes()[..], schema.as_bytes(), name.as_bytes()];
         // FNV alone leaves names that differ in the last letter close together.
@@ -59,7 +59,7 @@ impl Phase {
 
     /// How far after the start of the grid cell the slot lies: over all views uniform in
     /// `[0, interval)`, in whole microseconds.
-    pub fn offset(self, interval: Duration) -> Duration {
+    pub fn within(self, interval: Duration) -> Duration {
         let micros = u64::try_from(interval.as_micros()).unwrap_or(u64::MAX);
         Duration::from_micros(mix::scale(self.0, micros))
     }
@@ -245,8 +245,8 @@ mod tests {
     #[test]
     fn the_rarest_date_is_found() {
         let cron = Schedule::Cron(parse("0 0 29 2 +SUN", "UTC").unwrap());
-        let phase = Phase::of(5, "public", "v");
-        let next = |after: Timestamp| cron.next_after(after, phase);
+        let grid_offset = GridOffset::of(5, "public", "v");
+        let next = |after: Timestamp| cron.next_after(after, grid_offset);
         let years = std::iter::successors(next(Timestamp::from_pg(0)), |slot| next(*slot))
             .map(|slot| slot.to_rfc3339_millis()[..4].to_owned());
         let before_2200: Vec<String> = years.take_while(|year| year.as_str() < "2200").collect();
@@ -264,35 +264,35 @@ mod tests {
     fn interval_slots_are_strictly_after_and_an_interval_apart() {
         let interval = Duration::from_secs(300);
         let schedule = Schedule::Interval(interval);
-        let phase = Phase::of(5, "public", "v");
-        let first = schedule.next_after(Timestamp::from_pg(0), phase).unwrap();
-        assert_eq!(first.since(Timestamp::from_pg(0)), phase.offset(interval));
-        assert_eq!(schedule.next_after(first, phase), Some(first.plus(interval)));
+        let grid_offset = GridOffset::of(5, "public", "v");
+        let first = schedule.next_after(Timestamp::from_pg(0), grid_offset).unwrap();
+        assert_eq!(first.since(Timestamp::from_pg(0)), grid_offset.within(interval));
+        assert_eq!(schedule.next_after(first, grid_offset), Some(first.plus(interval)));
         let just_before = first.minus(Duration::from_micros(1));
-        assert_eq!(schedule.next_after(just_before, phase), Some(first));
+        assert_eq!(schedule.next_after(just_before, grid_offset), Some(first));
     }
 
     #[test]
     fn an_interval_of_zero_does_not_make_a_scheduler_spin() {
         let schedule = Schedule::Interval(Duration::ZERO);
         let start = Timestamp::from_pg(0);
-        let phase = Phase::of(5, "public", "v");
-        let first = schedule.next_after(start, phase).unwrap();
-        assert_eq!(schedule.next_after(first, phase), Some(first.plus(MIN_INTERVAL)));
+        let grid_offset = GridOffset::of(5, "public", "v");
+        let first = schedule.next_after(start, grid_offset).unwrap();
+        assert_eq!(schedule.next_after(first, grid_offset), Some(first.plus(MIN_INTERVAL)));
     }
 
     #[test]
     fn the_end_of_time_has_no_slot_after_it() {
-        let phase = Phase::of(5, "public", "v");
+        let grid_offset = GridOffset::of(5, "public", "v");
         let end = Timestamp::from_pg(i64::MAX);
-        assert_eq!(Schedule::Interval(Duration::from_secs(60)).next_after(end, phase), None);
+        assert_eq!(Schedule::Interval(Duration::from_secs(60)).next_after(end, grid_offset), None);
         let cron = Schedule::Cron(parse("@hourly", "UTC").unwrap());
-        assert_eq!(cron.next_after(end, phase), None);
+        assert_eq!(cron.next_after(end, grid_offset), None);
     }
 
     #[test]
     fn the_phase_is_the_same_in_every_release() {
         // A changed hash would move every view on the clock at an upgrade.
-        assert_eq!(Phase::of(5, "public", "v"), Phase(3_503_489_196_642_080_347));
+        assert_eq!(GridOffset::of(5, "public", "v"), GridOffset(3_503_489_196_642_080_347));
     }
 }

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use crate::backoff::RetryPolicy;
 use crate::pace::{Limits, Pace};
-use crate::schedule::{Phase, Schedule};
+use crate::schedule::{GridOffset, Schedule};
 use crate::time::Timestamp;
 
 /// A view is suspended after this many failed rounds at the earliest, however long they took: with a
@@ -34,7 +34,7 @@ pub struct Policy {
     /// Between what its interval adapts, if it does.
     pub adapts: Option<Limits>,
     /// Where its interval slots lie on the grid.
-    pub phase: Phase,
+    pub grid_offset: GridOffset,
     /// How failures are retried.
     pub retry: RetryPolicy,
     /// How long it may fail before it is suspended; zero is for ever.
@@ -187,7 +187,7 @@ pub fn next_due(
         return NextDue::Never;
     }
     let since = history.last_finished.unwrap_or(registered_at);
-    let slot = next_slot(&policy.slots(history), policy.phase, since, now);
+    let slot = next_slot(&policy.slots(history), policy.grid_offset, since, now);
     if let Some(retry_at) = history.retry_at {
         // A retry lies before the slot when it is decided; a schedule changed since then, or the
         // clock, may have brought the slot forward.
@@ -203,12 +203,17 @@ pub fn next_due(
     slot
 }
 
-fn next_slot(slots: &Schedule, phase: Phase, since: Timestamp, now: Timestamp) -> NextDue {
+fn next_slot(
+    slots: &Schedule,
+    grid_offset: GridOffset,
+    since: Timestamp,
+    now: Timestamp,
+) -> NextDue {
     let why = match slots {
         Schedule::Interval(_) | Schedule::After(_) => Why::Interval,
         Schedule::Cron(_) => Why::Schedule,
     };
-    let after = |time| slots.next_after(time, phase);
+    let after = |time| slots.next_after(time, grid_offset);
     let clock_went_back = since > now && after(now).is_some_and(|slot| slot <= since);
     if clock_went_back {
         return NextDue::At(now, why);
@@ -312,7 +317,7 @@ pub fn after_failure(
         // Somebody tried by hand.
         return (failed, Verdict::Suspended);
     }
-    let slot = policy.slots(history).next_after(finished, policy.phase);
+    let slot = policy.slots(history).next_after(finished, policy.grid_offset);
 
     if history.attempt < policy.retry.max_retries {
         let attempt = history.attempt + 1;
@@ -373,7 +378,7 @@ mod tests {
         Policy {
             schedule: Schedule::Interval(MINUTE),
             adapts: None,
-            phase: Phase::of(5, "public", "v"),
+            grid_offset: GridOffset::of(5, "public", "v"),
             retry: RetryPolicy { max_retries: 2, base_delay: SECOND, max_delay: MINUTE * 5 },
             suspend_after: SECOND,
             paused: false,
@@ -383,7 +388,7 @@ mod tests {
     /// Some slot of [`policy`].
     fn slot() -> Timestamp {
         let noon = Timestamp::from_pg(815_998_470_000_000);
-        policy().schedule.next_after(noon, policy().phase).unwrap()
+        policy().schedule.next_after(noon, policy().grid_offset).unwrap()
     }
 
     fn success(finished: Timestamp) -> History {

@@ -4,7 +4,7 @@
 // Clippy takes only functions marked #[test] for tests; helpers may panic here too.
 #![allow(clippy::unwrap_used)]
 
-use cache_refresher_core::schedule::{CronSchedule, Phase, Schedule};
+use cache_refresher_core::schedule::{CronSchedule, GridOffset, Schedule};
 use cache_refresher_core::time::Timestamp;
 
 const BERLIN: &str = "Europe/Berlin";
@@ -19,8 +19,8 @@ fn at(text: &str) -> Timestamp {
 /// The slots after `from` and up to `to`, as minutes in UTC: `03-30T01:00`.
 fn slots(expression: &str, zone: &str, from: &str, to: &str) -> Vec<String> {
     let schedule = Schedule::Cron(CronSchedule::parse(expression, zone).unwrap());
-    let phase = Phase::of(1, "public", "v");
-    let next = |time: &Timestamp| schedule.next_after(*time, phase);
+    let grid_offset = GridOffset::of(1, "public", "v");
+    let next = |time: &Timestamp| schedule.next_after(*time, grid_offset);
     std::iter::successors(next(&at(from)), next)
         .take_while(|slot| *slot <= at(to))
         .map(|slot| slot.to_rfc3339_millis()[5..16].to_owned())

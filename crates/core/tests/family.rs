@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cache_refresher_core::backoff::RetryPolicy;
 use cache_refresher_core::board::{Board, ViewEntry, ViewId};
-use cache_refresher_core::schedule::{Phase, Schedule};
+use cache_refresher_core::schedule::{GridOffset, Schedule};
 use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::view_state::{History, Policy, Why, after_success};
 
@@ -25,7 +25,7 @@ fn view(id: ViewId, parents: &[ViewId]) -> ViewEntry {
         policy: Policy {
             schedule: Schedule::Interval(MINUTE),
             adapts: None,
-            phase: Phase::of(5, "public", "v"),
+            grid_offset: GridOffset::of(5, "public", "v"),
             retry: RetryPolicy { max_retries: 2, base_delay: SECOND, max_delay: MINUTE },
             suspend_after: MINUTE,
             paused: false,
@@ -48,7 +48,7 @@ fn refreshed(finished: Timestamp, changed: bool) -> History {
 /// The time at which all of them are due by themselves.
 fn slot() -> Timestamp {
     let policy = view(1, &[]).policy;
-    policy.schedule.next_after(start(), policy.phase).unwrap()
+    policy.schedule.next_after(start(), policy.grid_offset).unwrap()
 }
 
 fn board(entries: Vec<ViewEntry>) -> Board {

@@ -13,7 +13,7 @@ use cache_refresher_core::duration;
 use cache_refresher_core::identifiers;
 use cache_refresher_core::interval::{MAX_INTERVAL, MIN_INTERVAL};
 use cache_refresher_core::order::refresh_order;
-use cache_refresher_core::schedule::{CronSchedule, Phase, Schedule};
+use cache_refresher_core::schedule::{CronSchedule, GridOffset, Schedule};
 use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::view_state::{
     History, Policy, after_cancel, after_failure, after_success,
@@ -73,19 +73,19 @@ proptest! {
     fn interval_slots_lie_on_the_grid_strictly_after_and_none_is_left_out(
         after in any_time(), interval in any_interval(), name in "[a-z]{1,8}",
     ) {
-        let phase = Phase::of(5, "public", &name);
+        let grid_offset = GridOffset::of(5, "public", &name);
         let schedule = Schedule::Interval(interval);
-        let slot = schedule.next_after(after, phase).unwrap();
+        let slot = schedule.next_after(after, grid_offset).unwrap();
         prop_assert!(slot > after);
         prop_assert!(slot.since(after) <= interval);
-        let from_grid = slot.as_pg() - phase.offset(interval).as_micros() as i64;
+        let from_grid = slot.as_pg() - grid_offset.within(interval).as_micros() as i64;
         prop_assert_eq!(from_grid.rem_euclid(interval.as_micros() as i64), 0);
-        prop_assert_eq!(schedule.next_after(slot, phase), Some(slot.plus(interval)));
+        prop_assert_eq!(schedule.next_after(slot, grid_offset), Some(slot.plus(interval)));
     }
 
     #[test]
     fn the_place_on_the_grid_is_within_the_interval(interval in any_interval(), name in "\\PC*") {
-        prop_assert!(Phase::of(5, "public", &name).offset(interval) < interval);
+        prop_assert!(GridOffset::of(5, "public", &name).within(interval) < interval);
     }
 
     #[test]
@@ -146,19 +146,19 @@ proptest! {
         ]),
     ) {
         let schedule = Schedule::Cron(CronSchedule::parse(expression, zone).unwrap());
-        let phase = Phase::of(5, "public", "v");
+        let grid_offset = GridOffset::of(5, "public", "v");
         let after = match (from_change, next_clock_change(zone, time)) {
             (Some(micros), Some(change)) => Timestamp::from_pg(change.as_pg() + micros),
             _ => time,
         };
-        let slot = schedule.next_after(after, phase).unwrap();
+        let slot = schedule.next_after(after, grid_offset).unwrap();
         prop_assert!(slot > after);
         // From anywhere before a slot and after the one before, the slot is the next one.
         let between = Timestamp::from_pg(after.as_pg().midpoint(slot.as_pg()));
-        prop_assert_eq!(schedule.next_after(between, phase), Some(slot));
+        prop_assert_eq!(schedule.next_after(between, grid_offset), Some(slot));
         let just_before = slot.minus(Duration::from_micros(1));
-        prop_assert_eq!(schedule.next_after(just_before, phase), Some(slot));
-        prop_assert!(schedule.next_after(slot, phase).unwrap() > slot);
+        prop_assert_eq!(schedule.next_after(just_before, grid_offset), Some(slot));
+        prop_assert!(schedule.next_after(slot, grid_offset).unwrap() > slot);
     }
 }
 
@@ -194,7 +194,7 @@ fn policy(id: ViewId) -> Policy {
     Policy {
         schedule: Schedule::Interval(Duration::from_secs(60)),
         adapts: None,
-        phase: Phase::of(5, "public", &id.to_string()),
+        grid_offset: GridOffset::of(5, "public", &id.to_string()),
         retry: RetryPolicy {
             max_retries: 2,
             base_delay: Duration::from_secs(1),

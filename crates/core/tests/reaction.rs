@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cache_refresher_core::backoff::RetryPolicy;
 use cache_refresher_core::board::{Board, Due, ViewEntry};
-use cache_refresher_core::schedule::{Phase, Schedule};
+use cache_refresher_core::schedule::{GridOffset, Schedule};
 use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::view_state::{
     History, Policy, Reaction, Why, after_cancel, after_failure, after_success,
@@ -22,7 +22,7 @@ fn policy() -> Policy {
     Policy {
         schedule: Schedule::Interval(SECOND * 86_400),
         adapts: None,
-        phase: Phase::of(5, "public", "v"),
+        grid_offset: GridOffset::of(5, "public", "v"),
         retry: RetryPolicy { max_retries: 2, base_delay: SECOND * 30, max_delay: SECOND * 60 },
         suspend_after: Duration::ZERO,
         paused: false,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use cache_refresher_core::backoff::RetryPolicy;
 use cache_refresher_core::board::{Board, ViewEntry, ViewId};
-use cache_refresher_core::schedule::{CronSchedule, Phase, Schedule};
+use cache_refresher_core::schedule::{CronSchedule, GridOffset, Schedule};
 use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::view_state::{
     History, Policy, Why, after_failure, after_success, resumed,
@@ -142,7 +142,7 @@ fn policy(id: ViewId, schedule: Schedule) -> Policy {
     Policy {
         schedule,
         adapts: None,
-        phase: Phase::of(16_384, "public", &format!("view_{id}")),
+        grid_offset: GridOffset::of(16_384, "public", &format!("view_{id}")),
         retry: RetryPolicy { max_retries: 3, base_delay: SECOND, max_delay: MINUTE * 5 },
         suspend_after: Duration::from_secs(1),
         paused: false,

@@ -50,7 +50,7 @@ pub struct Database {
     /// No scheduler before this time.
     pub not_before: Option<Timestamp>,
     /// Sources that somebody has changed, which the scheduler has not taken yet.
-    pub changes: Changes,
+    pub changes: ChangedSources,
 }
 
 /// Changes that are reported at once; more are not told apart.
@@ -58,12 +58,12 @@ const MAX_CHANGES: usize = 16;
 
 /// Which sources have changed.
 #[derive(Clone, Copy, Debug)]
-pub struct Changes {
+pub struct ChangedSources {
     sources: [u32; MAX_CHANGES],
     count: usize,
 }
 
-impl Changes {
+impl ChangedSources {
     const NONE: Self = Self { sources: [0; MAX_CHANGES], count: 0 };
 
     /// The sources; none if there were too many to tell.
@@ -100,7 +100,7 @@ impl Database {
         poked: false,
         failures: 0,
         not_before: None,
-        changes: Changes::NONE,
+        changes: ChangedSources::NONE,
     };
 }
 
@@ -340,14 +340,14 @@ pub fn has_changes(oid: u32) -> bool {
 }
 
 /// The sources that have changed since the last call.
-pub fn take_changes(oid: u32) -> Option<Changes> {
+pub fn take_changes(oid: u32) -> Option<ChangedSources> {
     if !has_changes(oid) {
         return None;
     }
     write(
         |shared| {
             let database = shared.database(oid)?;
-            Some(std::mem::replace(&mut database.changes, Changes::NONE))
+            Some(std::mem::replace(&mut database.changes, ChangedSources::NONE))
         },
         None,
     )

@@ -1,6 +1,6 @@
 //! The pool of workers: places, the jobs in them, and what became of those.
 
-use cache_refresher_core::pool::{self, Placement, Slot, SlotState};
+use cache_refresher_core::pool::{self, Assignment, Slot, SlotState};
 use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::view_state::{History, Why};
 
@@ -93,7 +93,7 @@ pub fn place_job(
     (max_workers, may_start): (usize, bool),
     job: Job,
     now: Timestamp,
-) -> (Placement, i32) {
+) -> (Assignment, i32) {
     write(
         |shared| {
             let slots: Vec<Slot> = shared.workers.iter().map(WorkerSlot::summary).collect();
@@ -109,26 +109,26 @@ pub fn place_job(
                 pool::decide(&slots, max_workers, may_start, database)
             };
             // Who cannot start one anyway need not have others make room.
-            let waits = may_start && matches!(placement, Placement::Evict(_) | Placement::Wait);
+            let waits = may_start && matches!(placement, Assignment::Evict(_) | Assignment::Wait);
             if let Some(database) = shared.database(database) {
                 database.waiting_since = waits.then_some(job.due_at);
             }
             match placement {
-                Placement::Reuse(slot) => shared.workers[slot].worker = Worker::Busy(job),
-                Placement::Start(slot) => {
+                Assignment::Reuse(slot) => shared.workers[slot].worker = Worker::Busy(job),
+                Assignment::Start(slot) => {
                     let worker = Worker::Starting(now, job);
                     shared.workers[slot] = WorkerSlot { worker, database, ..WorkerSlot::FREE };
                 }
-                Placement::Evict(slot) => shared.workers[slot].worker = Worker::Stopping,
-                Placement::Wait => {}
+                Assignment::Evict(slot) => shared.workers[slot].worker = Worker::Stopping,
+                Assignment::Wait => {}
             }
             let pid = match placement {
-                Placement::Reuse(slot) | Placement::Evict(slot) => shared.workers[slot].pid,
-                Placement::Start(_) | Placement::Wait => 0,
+                Assignment::Reuse(slot) | Assignment::Evict(slot) => shared.workers[slot].pid,
+                Assignment::Start(_) | Assignment::Wait => 0,
             };
             (placement, pid)
         },
-        (Placement::Wait, 0),
+        (Assignment::Wait, 0),
     )
 }
 
