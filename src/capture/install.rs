@@ -14,6 +14,7 @@ use crate::catalog::capture::{self, KeptColumn, Leaf, LeafKind, LoggedSource};
 use crate::catalog::proof;
 use crate::catalog::view::View;
 use crate::error::{Error, Result};
+use crate::pg::capture_trigger::{ROW_TRIGGER, TRUNCATE_TRIGGER};
 use crate::pg::change_log::{self, Watch};
 use crate::pg::identity::{self, Restriction, Scope};
 use crate::pg::lock::{self, RelationLock};
@@ -150,7 +151,7 @@ fn create_one(leaf: &Leaf, watch: &Watch) -> Result<()> {
          ALTER TABLE {source} ENABLE ALWAYS TRIGGER cache_refresher_capture;
          ALTER TABLE {source} ENABLE ALWAYS TRIGGER cache_refresher_truncate"
     ))?;
-    for trigger in [c"cache_refresher_capture", c"cache_refresher_truncate"] {
+    for trigger in [ROW_TRIGGER, TRUNCATE_TRIGGER] {
         dependency::trigger_goes_with_extension(leaf.oid, trigger);
     }
     Ok(())

@@ -10,7 +10,7 @@ use crate::pg::{invalidation, snapshot};
 
 /// By the OID of a relation: what the catalogs say of it.
 ///
-/// What is remembered may be as old as what the server itself has in its caches: who needs it of now holds locks.
+/// It may be as stale as the server's own catalog caches; callers that need the present state hold locks.
 pub struct Remembered<T>(RefCell<HashMap<Oid, Fact<T>>>);
 
 /// What was read, and the relations on whose catalog entries it rests.

@@ -17,6 +17,10 @@ use super::row::{self, RowType, Values};
 use super::slot;
 use super::unguarded;
 
+/// The names of our triggers on captured tables.
+pub const ROW_TRIGGER: &CStr = c"cache_refresher_capture";
+pub const TRUNCATE_TRIGGER: &CStr = c"cache_refresher_truncate";
+
 /// What the trigger of one table does, kept until something about the table or its log changes.
 struct Plan {
     outlet: Rc<Outlet>,

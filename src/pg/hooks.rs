@@ -12,6 +12,7 @@ use cache_refresher_core::time::Timestamp;
 use pgrx::{PgList, pg_guard, pg_sys};
 
 use super::announcements::after_commit;
+use super::capture_trigger::{ROW_TRIGGER, TRUNCATE_TRIGGER};
 use super::{clock, identity, latch, shared, signals, transaction};
 
 /// How long a statement waits for our processes to leave; then it runs into the server's own error.
@@ -275,11 +276,7 @@ unsafe extern "C-unwind" fn replacing(
 /// `name` must be null or a C string.
 unsafe fn is_ours(name: *const c_char) -> bool {
     // SAFETY: checked for null; a C string otherwise.
-    unsafe {
-        !name.is_null()
-            && [c"cache_refresher_capture", c"cache_refresher_truncate"]
-                .contains(&CStr::from_ptr(name))
-    }
+    unsafe { !name.is_null() && [ROW_TRIGGER, TRUNCATE_TRIGGER].contains(&CStr::from_ptr(name)) }
 }
 
 /// Whether a qualified name is that of the trigger function.

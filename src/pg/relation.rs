@@ -135,7 +135,7 @@ impl Relation {
 impl Drop for Relation {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            // SAFETY: opened by `open`; the lock stays to the end of the transaction. After an ERROR
+            // SAFETY: opened by one of the constructors; the lock stays to the end of the transaction. After an ERROR
             // the transaction closes it.
             unsafe { pg_sys::relation_close(self.0, pg_sys::NoLock as i32) };
         }

@@ -123,7 +123,6 @@ pub fn is_read_committed() -> bool {
 
 /// An error on a standby and in a read-only transaction; `what` completes "cannot …".
 pub fn require_writable(what: &'static str) -> Result<()> {
-    // SAFETY: reads shared memory that exists in every server process.
     if is_in_recovery() {
         return Err(Error::Recovery { what });
     }

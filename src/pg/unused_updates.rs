@@ -1,7 +1,7 @@
 //! Updates of columns that no view uses are not captured row by row only to be found to be the same: our trigger
 //! is taken out of the statement before it starts.
 //!
-//! `CREATE TRIGGER … UPDATE OF` would say the same once and for all, and be wrong as soon as somebody adds a
+//! `CREATE ROW_TRIGGER … UPDATE OF` would say the same once and for all, and be wrong as soon as somebody adds a
 //! BEFORE trigger, which may change a column that the statement does not name. Here it is known for each statement
 //! whether there is one, under a lock that keeps others from being made. Who writes without the executor's start,
 //! as the apply of logical replication does, or where the library is not preloaded, just pays for the trigger.
@@ -11,10 +11,9 @@ use std::ffi::{CStr, c_int};
 
 use pgrx::pg_sys::{self, Oid};
 
+use super::capture_trigger::ROW_TRIGGER;
 use super::unguarded;
 
-/// The name of our row trigger on captured tables.
-const TRIGGER: &CStr = c"cache_refresher_capture";
 const FUNCTION: &CStr = c"capture_change";
 const SCHEMA: &CStr = c"_cache_refresher";
 
@@ -104,7 +103,7 @@ unsafe fn take_out(table: *mut pg_sys::ResultRelInfo, state: *mut pg_sys::EState
 unsafe fn is_ours(trigger: *const pg_sys::Trigger) -> bool {
     // SAFETY: what the server says of a trigger and of a function is text, if anything.
     unsafe {
-        if CStr::from_ptr((*trigger).tgname) != TRIGGER {
+        if CStr::from_ptr((*trigger).tgname) != ROW_TRIGGER {
             return false;
         }
         let function = (*trigger).tgfoid;

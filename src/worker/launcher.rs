@@ -9,6 +9,7 @@ use std::time::Duration;
 use cache_refresher_core::databases::{self, DatabaseView, Knowledge, SchedulerState};
 use cache_refresher_core::time::Timestamp;
 
+use super::{NO_SLOT_PAUSE, START_TIMEOUT};
 use crate::guc;
 use crate::pg::databases::DatabaseRow;
 use crate::pg::shared::{self, Scheduler, ServerDefaults, Text};
@@ -16,10 +17,6 @@ use crate::pg::{background_worker, clock, identity, latch, report, signals, tran
 
 /// Databases that are looked at for the first time at once: bounds the processes after a start.
 const VISITS_AT_ONCE: usize = 2;
-/// A scheduler that has not come up after this time never will.
-const START_TIMEOUT: Duration = Duration::from_secs(15);
-/// Pause when the server has no free background worker.
-const NO_SLOT_PAUSE: Duration = Duration::from_secs(5);
 
 /// Entry point of the process.
 pub fn main(_argument: i64) {

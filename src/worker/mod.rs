@@ -5,7 +5,14 @@ mod launcher;
 mod pool_worker;
 mod scheduler;
 
+use std::time::Duration;
+
 use crate::pg::background_worker::entry_point;
+
+/// A process that has not come up after this time never will.
+const START_TIMEOUT: Duration = Duration::from_secs(15);
+/// When to ask again for a background worker after the server had none.
+const NO_SLOT_PAUSE: Duration = Duration::from_secs(5);
 
 entry_point!(cache_refresher_launcher_main, launcher::main);
 entry_point!(cache_refresher_scheduler_main, scheduler::main);

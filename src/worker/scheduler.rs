@@ -14,6 +14,7 @@ use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::version::Fit;
 use pgrx::pg_sys::Oid;
 
+use super::{NO_SLOT_PAUSE, START_TIMEOUT};
 use crate::capture::{self, install};
 use crate::catalog::view::{self, ViewName};
 use crate::catalog::{self, binding, registry, version};
@@ -26,15 +27,11 @@ use crate::pg::signals::{self, Signal};
 use crate::pg::{background_worker, clock, identity, latch, report, transaction};
 use crate::refresh::{freshness, policy, session};
 
-/// A worker that has not come up after this time never will.
-const START_TIMEOUT: Duration = Duration::from_secs(15);
 /// When to look again at a view that somebody else is refreshing, or whose worker was lost.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Between two readings of the registry passes so many times what one takes, at most `MOST_CALM`.
 const RELOAD_SPACING: u32 = 4;
 const MOST_CALM: Duration = Duration::from_secs(2);
-/// When to ask again for a background worker after the server had none.
-const NO_SLOT_PAUSE: Duration = Duration::from_secs(5);
 /// How long to wait between taking changes, at least and at most.
 const LEAST_DEAF: Duration = Duration::from_millis(5);
 const MOST_DEAF: Duration = Duration::from_millis(250);

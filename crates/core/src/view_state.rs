@@ -608,7 +608,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_limit_of_rounds_a_view_is_never_suspended() {
+    fn without_a_limit_of_time_a_view_is_never_suspended() {
         let policy = Policy { suspend_after: Duration::ZERO, ..policy() };
         let mut history = History::default();
         for _ in 0..1000 {

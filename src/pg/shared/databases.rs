@@ -123,7 +123,7 @@ pub struct ServerDefaults {
     pub lc_monetary: Text<64>,
 }
 
-/// Registers this process as the launcher and tells what settings a new session would have.
+/// Registers this process as the launcher, which is to read the list of databases.
 pub fn attach_launcher(pid: i32) {
     write(|shared| (shared.launcher, shared.rescan) = (pid, true), ());
 }
