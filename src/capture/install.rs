@@ -4,6 +4,7 @@
 //! the view's owner may have a trigger on a table is asked before.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ffi::CString;
 
 use pgrx::Spi;
 use pgrx::pg_sys::Oid;
@@ -126,7 +127,7 @@ fn create_one(leaf: &Leaf, watch: &Watch) -> Result<()> {
         ))?;
     }
     for column in capture::types_of(leaf.oid, watch.kept.clone())? {
-        let KeptColumn { number, type_name, .. } = column;
+        let KeptColumn { number, base_type, type_name } = column;
         // A column that is there with another type is of an earlier definition of the table. Statistics of
         // a type can be gathered by a function of whoever made the type, and would run as the log's owner.
         if !leaf.kept.contains(&number) {
@@ -135,6 +136,10 @@ fn create_one(leaf: &Leaf, watch: &Watch) -> Result<()> {
                  ALTER TABLE {log} ADD COLUMN c{number} {type_name},
                                    ALTER COLUMN c{number} SET STATISTICS 0"
             ))?;
+            if let Some(log) = change_log::find(leaf.oid) {
+                let column = CString::new(format!("c{number}")).unwrap_or_default();
+                dependency::column_goes_with_type(log, &column, base_type);
+            }
         }
     }
     if leaf.kind == LeafKind::Materialized {

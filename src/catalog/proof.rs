@@ -15,13 +15,38 @@ use crate::pg::{clock, read_only, snapshot, transaction};
 /// Stands for the definition of everything that the rows of a view depend on, and for our triggers: as long
 /// as it is the same, rows change only where a trigger sees it.
 ///
-/// Relations, plain views beneath and functions named there go into it, and who tells the view of changes (the
+/// Relations, plain views beneath, composite types and functions named there go into it, and who tells the view of changes (the
 /// sources `$2`, with what is to be known of our triggers there in `$3`); of what can be changed and changed back
 /// also where its row lies and who wrote it. A function of a user's may call others, by names that nobody can
 /// follow: with one come all of them, and with those and with text search what text search is configured by.
 const FINGERPRINT: &str = concat!(
     relations!(),
-    ", line (oid, text) AS (
+    ", kind (oid) AS (
+    SELECT a.atttypid FROM relation l JOIN pg_attribute a ON a.attrelid = l.oid WHERE a.attnum > 0 AND a.atttypid >= 16384
+     UNION
+    SELECT d.refobjid
+      FROM source s
+      JOIN pg_rewrite w ON w.ev_class = s.oid AND s.relkind = 'v'
+      JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_type'::regclass
+     UNION
+    -- What a type is made of.
+    SELECT p.oid
+      FROM kind k
+      JOIN pg_type t ON t.oid = k.oid
+     CROSS JOIN LATERAL (
+        SELECT unnest(ARRAY[t.typbasetype, t.typelem])
+         UNION ALL
+        SELECT r.rngsubtype FROM pg_range r WHERE t.oid IN (r.rngtypid, r.rngmultitypid)
+         UNION ALL
+        SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0) p (oid)
+     WHERE p.oid >= 16384
+), line (oid, text) AS (
+    SELECT t.oid,
+           concat_ws(' ', t.oid, (SELECT string_agg(concat_ws(',', a.attnum, a.atttypid, a.attcollation), ';' ORDER BY a.attnum)
+                                    FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped))
+      FROM kind k JOIN pg_type t ON t.oid = k.oid
+     WHERE t.typrelid <> 0
+     UNION ALL
     SELECT c.oid,
            concat_ws(' ', c.oid, CASE WHEN c.oid <> $1 THEN c.relfilenode END, c.relkind, c.relpersistence, ",
     row_security_applies!("c"),
@@ -83,6 +108,8 @@ SELECT concat_ws(' ', coalesce(md5(string_agg(l.text, E'\\n' ORDER BY l.oid, l.t
               UNION
              SELECT coalesce(to_regclass('_cache_refresher.changes_' || l.oid)::oid, 0)
                FROM relation l WHERE l.relkind IN ('r', 'm') AND l.oid <> $1
+              UNION
+             SELECT t.typrelid FROM kind k JOIN pg_type t ON t.oid = k.oid WHERE t.typrelid <> 0
               UNION
              SELECT i.indexrelid FROM pg_index i WHERE i.indrelid = $1
               UNION

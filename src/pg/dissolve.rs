@@ -6,7 +6,8 @@
 use pgrx::pg_sys::{self, NodeTag};
 use pgrx::{PgList, pg_guard};
 
-use super::query_description::{conjuncts, entry};
+use super::query_description::{conjuncts, entry, has_own_equality};
+use super::statement::node;
 use super::{tree_walk, types};
 
 /// Puts a part into the joins of a query, or leaves it as a subquery if that cannot be.
@@ -22,19 +23,30 @@ pub(super) unsafe fn dissolve(
 ) -> *mut pg_sys::Query {
     // SAFETY: the caller vouches for the queries.
     unsafe {
-        let lateral = (*entry(query, index)).lateral;
-        if !has_rows_of_its_joins(part) || !preserved && (lateral || is_whole(query, index)) {
-            let entry = entry(query, index);
-            (*entry).rtekind = pg_sys::RTEKind::RTE_SUBQUERY;
-            (*entry).subquery = part;
+        let place = entry(query, index);
+        // Until it is put somewhere the part is no longer in the query: what it refers to is about to be another
+        // number of queries up, and must not be taken for something of that query.
+        let whole = node::<pg_sys::RangeTblEntry>(NodeTag::T_RangeTblEntry);
+        *whole = *place;
+        if (*place).rtekind == pg_sys::RTEKind::RTE_SUBQUERY {
+            (*place).rtekind = pg_sys::RTEKind::RTE_RESULT;
+            (*place).subquery = std::ptr::null_mut();
+        }
+        let stays = !has_rows_of_its_joins(part)
+            || has_own_equality(part)
+            || !preserved && ((*place).lateral || is_whole(query, index));
+        if stays {
+            (*place).rtekind = pg_sys::RTEKind::RTE_SUBQUERY;
+            (*place).subquery = part;
             *approximate = true;
             return query;
         }
         *approximate |= !(*part).havingQual.is_null();
         if preserved {
-            return pull_up(query, index, part);
+            pull_up(query, (index, whole), part)
+        } else {
+            pull_up_extended(query, index, part)
         }
-        pull_up_extended(query, index, part)
     }
 }
 
@@ -145,10 +157,10 @@ pub(super) unsafe fn is_known(query: *mut pg_sys::Query, target: *mut pg_sys::Ta
 /// of its columns stays a column of that entry, which does not stand in FROM any more.
 ///
 /// # Safety
-/// Queries of our own; the entry is extended by no outer join.
+/// Queries of our own; the entry, given as it was with the part in it, is extended by no outer join.
 unsafe fn pull_up(
     query: *mut pg_sys::Query,
-    index: i32,
+    (index, whole): (i32, *mut pg_sys::RangeTblEntry),
     part: *mut pg_sys::Query,
 ) -> *mut pg_sys::Query {
     // SAFETY: entries of the part get places behind those of the query, wherever they are referred to; its
@@ -161,7 +173,7 @@ unsafe fn pull_up(
             query.cast(),
             index,
             0,
-            entry(query, index),
+            whole,
             targets,
             #[cfg(feature = "pg18")]
             0,

@@ -97,6 +97,7 @@ impl Reader {
                 (!query.groupingSets.is_null(), Unsupported::GroupingSets),
                 (!query.limitCount.is_null() || !query.limitOffset.is_null(), Unsupported::Limit),
                 (!query.setOperations.is_null(), Unsupported::SetOperation),
+                (has_own_equality(self.query), Unsupported::Equality),
             ];
             if let Some((_, what)) = strange.into_iter().find(|(found, _)| *found) {
                 return Err(what);
@@ -111,9 +112,9 @@ impl Reader {
                 .map(|(place, target)| {
                     let expression = (*target).expr.cast();
                     let attribute = &*row::attribute(view.descriptor(), place);
-                    (pg_sys::exprType(expression) == attribute.atttypid)
-                        .then(|| self.term(expression))
-                        .flatten()
+                    let same = pg_sys::exprType(expression) == attribute.atttypid
+                        && pg_sys::exprCollation(expression) == attribute.attcollation;
+                    same.then(|| self.term(expression)).flatten()
                 })
                 .collect();
             let partitions = self.partitions();
@@ -383,6 +384,29 @@ impl Reader {
             }
             partitions
         }
+    }
+}
+
+/// Whether a query groups, makes distinct or divides by windows by an equality that is not the type's own: rows that
+/// belong together by it have different units.
+///
+/// # Safety
+/// A query.
+pub(super) unsafe fn has_own_equality(query: *mut pg_sys::Query) -> bool {
+    // SAFETY: clauses refer to entries of the target list.
+    unsafe {
+        let windows = PgList::<pg_sys::WindowClause>::from_pg((*query).windowClause);
+        let partitions = windows.iter_ptr().map(|window| (*window).partitionClause);
+        [(*query).groupClause, (*query).distinctClause].into_iter().chain(partitions).any(
+            |clauses| {
+                PgList::<pg_sys::SortGroupClause>::from_pg(clauses).iter_ptr().any(|clause| {
+                    let target = pg_sys::get_sortgroupclause_tle(clause, (*query).targetList);
+                    let of = pg_sys::exprType((*target).expr.cast());
+                    let own = pg_sys::lookup_type_cache(of, pg_sys::TYPECACHE_EQ_OPR as i32);
+                    (*own).eq_opr != (*clause).eqop
+                })
+            },
+        )
     }
 }
 

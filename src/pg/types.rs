@@ -9,7 +9,9 @@ pub fn base(of: pg_sys::Oid) -> (pg_sys::Oid, String) {
     // SAFETY: looks up the catalogs; raises an ERROR if there is no such type.
     unsafe {
         let base = pg_sys::getBaseType(of);
-        let name = CStr::from_ptr(pg_sys::format_type_be_qualified(base));
+        // That the length is not given matters: character means character(1).
+        let flags = pg_sys::FORMAT_TYPE_TYPEMOD_GIVEN | pg_sys::FORMAT_TYPE_FORCE_QUALIFY;
+        let name = CStr::from_ptr(pg_sys::format_type_extended(base, -1, flags as _));
         (base, name.to_string_lossy().into_owned())
     }
 }

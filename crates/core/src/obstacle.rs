@@ -63,12 +63,14 @@ pub enum Unsupported {
     Subquery,
     /// A plain view with security_barrier or security_invoker.
     View,
+    /// GROUP BY, DISTINCT or PARTITION BY by another equality than that of the type.
+    Equality,
     /// Anything else in FROM that is no table.
     Other,
 }
 
 impl Unsupported {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::SetOperation,
         Self::With,
         Self::SetReturning,
@@ -76,6 +78,7 @@ impl Unsupported {
         Self::Limit,
         Self::Subquery,
         Self::View,
+        Self::Equality,
         Self::Other,
     ];
 
@@ -92,6 +95,7 @@ impl Unsupported {
                 "has a subquery or function in FROM on the side of an outer join that is preserved"
             }
             Self::View => "reads a plain view with security_barrier or security_invoker",
+            Self::Equality => "groups or makes distinct by an equality that is not the type's own",
             Self::Other => "has an unusual FROM clause",
         }
     }
@@ -270,6 +274,8 @@ pub enum NotNow {
     },
     /// What is computed anew is more than may be held.
     Memory,
+    /// An error of the server's, which the whole query need not meet.
+    Failed(String),
 }
 
 impl From<Obstacle> for NotNow {
@@ -292,6 +298,7 @@ impl NotNow {
             Self::Search,
             Self::Cost { limit: 1000.0, cost: 2000.0 },
             Self::Memory,
+            Self::Failed("division by zero".to_owned()),
         ]
     }
 
@@ -301,6 +308,9 @@ impl NotNow {
             Self::Never(obstacle) => return obstacle.reason(),
             Self::UnknownRows(name) => {
                 return format!("which rows of {name} have changed is not known");
+            }
+            Self::Failed(message) => {
+                return format!("to compute the rows concerned alone failed: {message}");
             }
             Self::AnyRow(name) => {
                 return format!("a change of {name} can concern any row: no column joins it to the key");

@@ -258,6 +258,33 @@ fn another_expression_of_a_virtual_column_is_noticed() {
 }
 
 #[test]
+fn what_composite_types_are_made_of_is_noticed() {
+    let mut db = Scratch::new("composite_types");
+    db.run(
+        "CREATE TYPE place AS (street text, city text); CREATE DOMAIN home AS place;
+         CREATE TYPE person AS (name text, lives home[]);
+         CREATE TABLE t (id int PRIMARY KEY, at place, who person);
+         INSERT INTO t SELECT i, ROW('s', 'c')::place, ROW('n', ARRAY[ROW('s', 'c')::place::home])::person FROM generate_series(1, 3) i;
+         CREATE MATERIALIZED VIEW v AS SELECT id, at IS NOT NULL AS complete, (who).lives[1]::place IS NOT NULL AS lives FROM t;
+         CREATE UNIQUE INDEX ON v (id);
+         SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true,
+                                         debounce => '1 hour', max_staleness => '1 hour');
+         SELECT cache_refresher.refresh('v'); SELECT cache_refresher.refresh('v')",
+    );
+    let query =
+        "SELECT id, at IS NOT NULL AS complete, (who).lives[1]::place IS NOT NULL AS lives FROM t";
+    for change in ["ALTER TYPE place ADD ATTRIBUTE zip text", "ALTER TYPE place DROP ATTRIBUTE zip"]
+    {
+        let staleness = "SELECT staleness FROM cache_refresher.status";
+        assert_eq!(db.get::<String>(staleness), "fresh");
+        db.run(change);
+        assert_eq!(db.get::<String>(staleness), "unknown");
+        assert_eq!(db.refresh("v"), "refreshed");
+        assert_eq!(db.difference("v", &format!("({query})")), None);
+    }
+}
+
+#[test]
 fn all_views_of_a_table_can_be_refreshed_in_one_statement() {
     let mut db = Scratch::new("one_statement");
     db.run("CREATE TABLE t (id int PRIMARY KEY, x text); INSERT INTO t SELECT i, 'x' FROM generate_series(1, 10) i");

@@ -636,3 +636,54 @@ fn values_of_domains_are_kept_without_their_constraints() {
     db.wait("it is shown", "SELECT count(*) = 2 FROM v WHERE value IN (3, 20)");
     db.assert_shows_its_query("v");
 }
+
+#[test]
+fn values_of_any_length_are_kept() {
+    let mut db = Scratch::new("long_units");
+    db.run(
+        "CREATE TABLE t (id int PRIMARY KEY, c char(9000), b bit(100000)); CREATE TABLE u (id int, c char(9000), b bit(100000));
+         CREATE MATERIALIZED VIEW v AS SELECT u.id, t.id AS other FROM u JOIN t ON t.c = u.c AND t.b = u.b;
+         CREATE INDEX ON v (id);
+         SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true,
+                                         debounce => '1 hour', max_staleness => '1 hour')",
+    );
+    db.refresh("v");
+    let random = "SELECT 1, string_agg(md5(i::text), ''), (repeat('10', 50000))::bit(100000) FROM generate_series(1, 280) i";
+    db.run(&format!("INSERT INTO t {random}"));
+    db.run(&format!("INSERT INTO u {random}"));
+    let how: String = db.get(
+        "SELECT method || ', ' || reason FROM cache_refresher.refresh('v', method => 'delta')",
+    );
+    assert!(how.starts_with("delta"), "{how}");
+    assert_eq!(db.get::<i64>("SELECT count(*) FROM v"), 1);
+    db.assert_shows_its_query("v");
+}
+
+#[test]
+fn a_type_goes_though_a_log_keeps_values_of_it() {
+    let mut db = Scratch::new("dropped_type");
+    db.run(
+        "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE TABLE t (id int PRIMARY KEY, m mood, o mood);
+         INSERT INTO t VALUES (1, 'sad', 'ok'), (2, 'ok', 'ok');
+         CREATE MATERIALIZED VIEW v AS SELECT m, count(*) AS n FROM t GROUP BY m; CREATE INDEX ON v (m);
+         CREATE MATERIALIZED VIEW w AS SELECT o, count(*) AS n FROM t GROUP BY o; CREATE INDEX ON w (o);
+         SELECT cache_refresher.register(view, refresh_interval => '1 hour', on_change => true,
+                                         debounce => '1 hour', max_staleness => '1 hour')
+           FROM unnest('{v,w}'::regclass[]) view",
+    );
+    db.refresh("v");
+    db.run(
+        "BEGIN; DROP MATERIALIZED VIEW v, w;
+         ALTER TYPE mood RENAME TO old_mood; CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy');
+         ALTER TABLE t ALTER m TYPE mood USING m::text::mood, ALTER o TYPE mood USING o::text::mood;
+         DROP TYPE old_mood;
+         UPDATE t SET m = 'happy' WHERE id = 2;
+         CREATE MATERIALIZED VIEW v AS SELECT m, count(*) AS n FROM t GROUP BY m; CREATE INDEX ON v (m); COMMIT;
+         SELECT cache_refresher.alter('v', on_change => true)",
+    );
+    db.refresh("v");
+    db.run("UPDATE t SET m = 'ok' WHERE id = 1");
+    let how: String = db.get("SELECT method FROM cache_refresher.refresh('v', method => 'delta')");
+    assert_eq!(how, "delta");
+    db.assert_shows_its_query("v");
+}

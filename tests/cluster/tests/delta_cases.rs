@@ -19,6 +19,29 @@ const TABLES: &str = "
     CREATE TABLE q (id int PRIMARY KEY, k int, kind int, list int[]);
     CREATE TABLE t (id int, k int);
     CREATE TABLE u (k int, z int);
+    CREATE TABLE w (x int);
+    CREATE TABLE d (id int, k int);
+    CREATE TABLE e (u_k int, value text);
+    CREATE TABLE n (x int, y int);
+    CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+    CREATE TABLE c (g text COLLATE ci);
+    CREATE FUNCTION less(int, int) RETURNS bool IMMUTABLE STRICT LANGUAGE sql AS 'SELECT abs($1) < abs($2)';
+    CREATE FUNCTION at_most(int, int) RETURNS bool IMMUTABLE STRICT LANGUAGE sql AS 'SELECT abs($1) <= abs($2)';
+    CREATE FUNCTION same(int, int) RETURNS bool IMMUTABLE STRICT LANGUAGE sql AS 'SELECT abs($1) = abs($2)';
+    CREATE FUNCTION at_least(int, int) RETURNS bool IMMUTABLE STRICT LANGUAGE sql AS 'SELECT abs($1) >= abs($2)';
+    CREATE FUNCTION more(int, int) RETURNS bool IMMUTABLE STRICT LANGUAGE sql AS 'SELECT abs($1) > abs($2)';
+    CREATE FUNCTION compare(int, int) RETURNS int IMMUTABLE STRICT LANGUAGE sql AS 'SELECT sign(abs($1) - abs($2))::int';
+    CREATE OPERATOR <# (leftarg = int, rightarg = int, function = less);
+    CREATE OPERATOR <=# (leftarg = int, rightarg = int, function = at_most);
+    CREATE OPERATOR =# (leftarg = int, rightarg = int, function = same);
+    CREATE OPERATOR >=# (leftarg = int, rightarg = int, function = at_least);
+    CREATE OPERATOR ># (leftarg = int, rightarg = int, function = more);
+    CREATE OPERATOR CLASS by_size FOR TYPE int USING btree AS OPERATOR 1 <#, OPERATOR 2 <=#, OPERATOR 3 =#,
+        OPERATOR 4 >=#, OPERATOR 5 >#, FUNCTION 1 compare(int, int);
+    INSERT INTO d SELECT id, 100 FROM generate_series(1, 10) id;
+    INSERT INTO e VALUES (6, '6'), (5, 'none');
+    INSERT INTO n VALUES (1, 100);
+    INSERT INTO c VALUES ('a'), ('a'), ('b');
     INSERT INTO p VALUES (1, 7, 1, 3), (2, 8, 2, 4), (3, NULL, 5, 4), (4, 9, NULL, NULL);
     INSERT INTO q VALUES (7, 5, 9, '{}'), (8, 6, 1, '{1, 2}'), (9, NULL, 2, NULL);
     INSERT INTO t VALUES (1, 6), (2, NULL);
@@ -162,6 +185,50 @@ const CASES: &[Case] = &[
         index: "id",
         change: "UPDATE q SET k = NULL; DELETE FROM q WHERE id = 7",
         obstacle: None,
+    },
+    Case {
+        name: "a subquery of a subquery in FROM refers to what is around both",
+        query: "SELECT p.id FROM p WHERE EXISTS (SELECT FROM (SELECT q.k FROM q WHERE q.id = p.b_id) s WHERE s.k > 5)",
+        index: "id",
+        change: "UPDATE q SET k = 11 - k",
+        obstacle: None,
+    },
+    Case {
+        name: "a subquery within a subquery refers to what has the number of another table there",
+        query: "SELECT q.id, (SELECT count(s.k) FROM t LEFT JOIN
+                       (SELECT i.k FROM u i WHERE i.k > 0 AND EXISTS (SELECT FROM w WHERE w.x = q.k)) s ON s.k = t.k) AS n
+                  FROM p JOIN q ON q.id = p.b_id JOIN d ON d.id = q.id",
+        index: "id",
+        change: "INSERT INTO w VALUES (5)",
+        obstacle: None,
+    },
+    Case {
+        name: "queries that are combined show other collations than the view",
+        query: "SELECT g, count(*) AS n FROM c GROUP BY g UNION ALL SELECT g COLLATE \"C\", 1 FROM c WHERE g = 'z'",
+        index: "g",
+        change: "INSERT INTO c VALUES ('A')",
+        obstacle: Some(COMPUTED),
+    },
+    Case {
+        name: "rows are distinct by another equality than that of their type",
+        query: "SELECT DISTINCT ON (x) x, y FROM n ORDER BY x USING <#, y",
+        index: "x",
+        change: "INSERT INTO n VALUES (-1, 5)",
+        obstacle: Some("its query groups or makes distinct by an equality that is not the type's own"),
+    },
+    Case {
+        name: "a subquery makes rows distinct by such an equality",
+        query: "SELECT s.x, s.y FROM (SELECT DISTINCT ON (x) x, y FROM n ORDER BY x USING <#, y) s",
+        index: "x",
+        change: "INSERT INTO n VALUES (-1, 5)",
+        obstacle: Some(COMPUTED),
+    },
+    Case {
+        name: "a row that another table rules out has no key",
+        query: "SELECT e.value::int AS key, count(*) AS n FROM e JOIN u ON u.k = e.u_k WHERE u.z = 4 GROUP BY 1",
+        index: "key",
+        change: "INSERT INTO e VALUES (6, '7')",
+        obstacle: Some("to compute the rows concerned alone failed: invalid input syntax for type integer: \"none\""),
     },
     Case {
         name: "queries that are combined show other types than the view",
