@@ -9,8 +9,8 @@ use cache_refresher_core::interval::IntervalError;
 use cache_refresher_core::method::{Refusal, Requested, UnknownMethod};
 use cache_refresher_core::schedule::CronError;
 
-use crate::catalog::view::ViewName;
 use crate::pg::report::Caught;
+use crate::pg::view_name::ViewName;
 
 /// A result with one of our errors.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -41,7 +41,7 @@ pub enum Error {
     #[error("materialized view {name} is being refreshed by this session already")]
     UnderWay { name: String },
     #[error("the summary of {name} is too large: {bytes} bytes")]
-    SummarySize { name: String, bytes: usize },
+    SummarySize { name: String, bytes: usize, most: usize },
     #[error("role \"{role}\" has no grant to refresh {name}")]
     NotGranted { name: String, role: String },
     #[error("{name} must not be negative")]
@@ -251,9 +251,8 @@ impl Error {
             Self::UnderWay { .. } => {
                 "A view cannot be refreshed by its own query, nor by a function or index of its own.".to_owned()
             }
-            Self::SummarySize { .. } => format!(
-                "A summary has at most {} bytes: keep figures in it rather than rows.",
-                crate::refresh::MOST_SUMMARY
+            Self::SummarySize { most, .. } => format!(
+                "A summary has at most {most} bytes: keep figures in it rather than rows."
             ),
             Self::NegativeInterval { .. } => "Give an interval that is not negative.".to_owned(),
             Self::Interval(_) => {

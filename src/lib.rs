@@ -3,7 +3,7 @@
 //! `cache_refresher_core` decides, `pg` wraps the server's facilities, `catalog` holds our tables,
 //! `capture` knows what has changed, `refresh` runs one refresh, `worker` holds the background processes
 //! and `api` the SQL functions.
-//! Imports go one way: core ← error ← pg ← catalog ← capture ← refresh ← {worker, api} ← lib.
+//! Imports go one way: core ← error, pg ← catalog ← capture ← refresh ← {worker, api} ← lib.
 
 use pgrx::prelude::*;
 

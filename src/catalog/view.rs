@@ -1,35 +1,12 @@
 //! What the server's catalogs say about a view and about what it reads.
 
-use std::ffi::CString;
-
 use pgrx::pg_sys::Oid;
 
 use super::query;
 use super::remembered::Remembered;
 use crate::error::{Error, Result};
 use crate::pg::statement;
-
-/// A schema-qualified name, unquoted.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ViewName {
-    pub schema: String,
-    pub name: String,
-}
-
-impl ViewName {
-    /// Schema and name as C strings. Names from the catalog hold no NUL.
-    pub fn to_c(&self) -> (CString, CString) {
-        let c = |text: &str| CString::new(text).unwrap_or_default();
-        (c(&self.schema), c(&self.name))
-    }
-}
-
-impl std::fmt::Display for ViewName {
-    /// Quoted where SQL needs it.
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(&pgrx::spi::quote_qualified_identifier(&self.schema, &self.name))
-    }
-}
+pub use crate::pg::view_name::ViewName;
 
 /// A materialized view as it is now.
 #[derive(Debug, Clone)]

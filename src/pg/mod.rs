@@ -45,6 +45,7 @@ pub mod types;
 mod unguarded;
 pub mod units;
 pub mod unused_updates;
+pub mod view_name;
 pub mod view_query;
 #[cfg(feature = "pg18")]
 mod virtual_columns;

@@ -23,7 +23,6 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use self::delta::Attempt;
-pub use self::summary::MOST_BYTES as MOST_SUMMARY;
 
 use cache_refresher_core::duration;
 use cache_refresher_core::method::{self, Choice, Facts, Method, Requested};

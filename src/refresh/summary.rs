@@ -14,7 +14,7 @@ use crate::pg::snapshot::{ActiveSnapshot, ReadOnly};
 use crate::pg::statement;
 
 /// A summary is kept with each refresh: no more than this.
-pub const MOST_BYTES: usize = 64 * 1024;
+const MOST_BYTES: usize = 64 * 1024;
 
 /// Runs the query as the view's owner, read only, on what this transaction sees now; its one row as
 /// the text of a JSON object, in which numbers keep all their digits. An error in it comes back as
@@ -46,7 +46,11 @@ fn one_row(view: &View, query: &str, lock_timeout: Duration) -> Result<String> {
                 let row: String = table.first().get_one()?.ok_or_else(|| wrong("none"))?;
                 match row.len() {
                     ..=MOST_BYTES => Ok(row),
-                    bytes => Err(Error::SummarySize { name: view.name.to_string(), bytes }),
+                    bytes => Err(Error::SummarySize {
+                        name: view.name.to_string(),
+                        bytes,
+                        most: MOST_BYTES,
+                    }),
                 }
             }
             _ => Err(wrong("several")),
