@@ -104,8 +104,15 @@ fn assert_fresh(
                 None if seen.content.is_some() => "The time of its data is not known".to_owned(),
                 None => "No refresh of it is known".to_owned(),
             };
-            let allowed = max_age.map(|age| format!(", max_age is {}", duration::format(age)));
-            let detail = format!("{age}{}.", allowed.unwrap_or_default());
+            let why = match (max_age, seen.stale_since) {
+                (Some(age), _) => format!(", max_age is {}", duration::format(age)),
+                (None, Some(since)) => {
+                    let since = rounded(clock::now().since(since));
+                    format!("; the oldest change that it does not show was made {since} ago")
+                }
+                (None, None) => String::new(),
+            };
+            let detail = format!("{age}{why}.");
             Err(Error::Stale { name, detail }.into())
         }
     }

@@ -1,6 +1,6 @@
 //! `register`, `alter`, `unregister`, `pause`, `resume`.
 
-use cache_refresher_core::method::Requested;
+use cache_refresher_core::method::{Refusal, Requested};
 use cache_refresher_core::schedule::CronSchedule;
 use cache_refresher_core::{identifiers, interval};
 use pgrx::datum::Interval;
@@ -13,7 +13,7 @@ use crate::capture::install;
 use crate::catalog::registry::{self, Policy, Registration, Summary};
 use crate::catalog::view::{View, ViewName};
 use crate::catalog::{attempts, binding};
-use crate::error::{Error, Result};
+use crate::error::{Error, RefusalText, Result};
 use crate::guc;
 use crate::pg::lock::RefreshLock;
 use crate::pg::{clock, identity, report, snapshot};
@@ -95,6 +95,7 @@ fn register(
     // concern to this one.
     registry::delete_unbound(&view.name)?;
     registry::insert(view.oid, &view.name, &policy)?;
+    warn_of_method(&view, &policy);
     capture(&view, &policy).map_err(Into::into)
 }
 
@@ -139,6 +140,7 @@ fn alter(
     }
     let policy = changed(&view, policy, arguments)?;
     registry::update(&registration.name, &policy)?;
+    warn_of_method(&view, &policy);
     capture(&view, &policy).map_err(Into::into)
 }
 
@@ -332,6 +334,16 @@ fn changed(view: &View, mut policy: Policy, arguments: Arguments) -> Result<Poli
         policy.summary = Some(Summary { query, owner: view.owner_name.clone() });
     }
     Ok(policy)
+}
+
+/// Says so where a view cannot be refreshed as it is registered to be.
+fn warn_of_method(view: &View, policy: &Policy) {
+    if policy.method == Some(Requested::Concurrent) && view.key.is_empty() {
+        let refusal = RefusalText(Refusal::NoUniqueIndex);
+        let name = view.name.to_string();
+        let message = format!("{name} cannot be refreshed with concurrent: {refusal}");
+        report::warn(&message, Some(&refusal.remedy(&name)));
+    }
 }
 
 /// Sees to capture as the policy has it. What cannot be captured is told: the view is refreshed by its

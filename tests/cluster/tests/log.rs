@@ -315,7 +315,7 @@ fn the_server_log_tells_of_each_refresh_that_was_slow_enough() {
     app.create_paced_view("slow");
     app.set_pace("slow", 0.3);
     let told =
-        |view: &str| server.log_lines(&["refreshed", &format!("public.{view} "), "diff", "rows"]);
+        |view: &str| server.log_lines(&["refreshed", &format!("public.{view} "), "diff", " row"]);
 
     app.register("slow", "500 ms");
     app.register("quick", "300 ms");
