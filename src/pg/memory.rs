@@ -2,26 +2,21 @@
 
 use pgrx::pg_sys;
 
-/// Deleted when dropped, or with the transaction or subtransaction that it was made in.
-pub struct MemoryContext {
-    context: pg_sys::MemoryContext,
-    /// What goes with that, too, may belong to it: temporary files.
-    owner: pg_sys::ResourceOwner,
-}
+/// Deleted when dropped, or with the transaction.
+pub struct MemoryContext(pg_sys::MemoryContext);
 
 impl MemoryContext {
     /// Below the current one.
     pub fn new() -> Self {
         // SAFETY: the name is a constant.
         unsafe {
-            let context = pg_sys::AllocSetContextCreateInternal(
+            Self(pg_sys::AllocSetContextCreateInternal(
                 pg_sys::CurrentMemoryContext,
                 c"cache_refresher".as_ptr(),
                 pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
                 pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
                 pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
-            );
-            Self { context, owner: pg_sys::CurrentResourceOwner }
+            ))
         }
     }
 
@@ -29,16 +24,11 @@ impl MemoryContext {
     pub fn run<R>(&self, body: impl FnOnce() -> R) -> R {
         // SAFETY: the context lives as long as this; what was current before is so again.
         unsafe {
-            let before = pg_sys::MemoryContextSwitchTo(self.context);
+            let before = pg_sys::MemoryContextSwitchTo(self.0);
             let value = body();
             pg_sys::MemoryContextSwitchTo(before);
             value
         }
-    }
-
-    /// The same for code that runs later, in a subtransaction perhaps.
-    pub const fn caller(&self) -> Caller {
-        Caller { context: self.context, owner: self.owner }
     }
 
     /// Frees what is in it.
@@ -47,7 +37,7 @@ impl MemoryContext {
     /// Nobody uses it.
     pub unsafe fn reset(&mut self) {
         // SAFETY: the context lives as long as this.
-        unsafe { pg_sys::MemoryContextReset(self.context) };
+        unsafe { pg_sys::MemoryContextReset(self.0) };
     }
 }
 
@@ -55,36 +45,28 @@ impl Drop for MemoryContext {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             // SAFETY: nothing in it is used any more: its users borrow from its owner.
-            unsafe { pg_sys::MemoryContextDelete(self.context) };
+            unsafe { pg_sys::MemoryContextDelete(self.0) };
         }
     }
 }
 
-/// The memory context and the owner of resources that are current when this is made, for code that is called from
-/// elsewhere. They have to outlive what this is kept in.
-pub struct Caller {
-    context: pg_sys::MemoryContext,
-    owner: pg_sys::ResourceOwner,
-}
+/// The memory context that is current when this is made, for code that is called from elsewhere. It has to outlive
+/// what this is kept in.
+pub struct Caller(pg_sys::MemoryContext);
 
 impl Caller {
     /// The present one.
     pub fn now() -> Self {
-        // SAFETY: variables of this process.
-        unsafe {
-            Self { context: pg_sys::CurrentMemoryContext, owner: pg_sys::CurrentResourceOwner }
-        }
+        // SAFETY: a variable of this process.
+        Self(unsafe { pg_sys::CurrentMemoryContext })
     }
 
-    /// Runs code whose allocations go there, and what it opens belongs to there. An ERROR sets both anew.
+    /// Runs code whose allocations go there.
     pub fn run<R>(&self, body: impl FnOnce() -> R) -> R {
-        // SAFETY: both live as long as this is used.
+        // SAFETY: the context lives as long as this is used.
         unsafe {
-            let before = pg_sys::MemoryContextSwitchTo(self.context);
-            let owner = pg_sys::CurrentResourceOwner;
-            pg_sys::CurrentResourceOwner = self.owner;
+            let before = pg_sys::MemoryContextSwitchTo(self.0);
             let value = body();
-            pg_sys::CurrentResourceOwner = owner;
             pg_sys::MemoryContextSwitchTo(before);
             value
         }

@@ -235,9 +235,9 @@ impl<'a> RowStreams<'a> {
                 spilled: None,
                 sorter_bytes: memory_bytes / 4,
                 changes: PendingWrites {
-                    deletions: Spool::new(memory, spool_bytes),
-                    updates: Spool::new(memory, spool_bytes),
-                    insertions: Spool::new(memory, spool_bytes),
+                    deletions: Spool::new(spool_bytes),
+                    updates: Spool::new(spool_bytes),
+                    insertions: Spool::new(spool_bytes),
                     replaced: 0,
                 },
             }

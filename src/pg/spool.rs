@@ -4,7 +4,7 @@ use std::ffi::c_int;
 
 use pgrx::{PgSqlErrorCode, pg_sys};
 
-use super::memory::{Caller, MemoryContext};
+use super::memory::Caller;
 use super::slot::Tuple;
 
 /// Rows that are written first, and read then; each with a number that says which one it is, or the number alone.
@@ -28,8 +28,8 @@ pub struct Spool {
 const WORD: usize = size_of::<u64>();
 
 impl Spool {
-    /// Its file goes with that memory.
-    pub fn new(memory: &MemoryContext, memory_bytes: usize) -> Self {
+    /// In the present memory context and of this transaction.
+    pub fn new(memory_bytes: usize) -> Self {
         Self {
             block: Vec::new(),
             read: 0,
@@ -37,7 +37,7 @@ impl Spool {
             file: None,
             is_read: false,
             rows: 0,
-            context: memory.caller(),
+            context: Caller::now(),
         }
     }
 

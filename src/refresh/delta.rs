@@ -21,7 +21,7 @@ use crate::pg::identity::{Restriction, Scope};
 use crate::pg::mapping_query::{self, Images, Parts};
 use crate::pg::memory::{self, Caller, MemoryContext};
 use crate::pg::relation::Relation;
-use crate::pg::row_streams::{self, PendingWrites, RowStreams};
+use crate::pg::row_streams::{self, RowStreams};
 use crate::pg::shared::RunningMark;
 use crate::pg::transaction;
 use crate::pg::units::Units;
@@ -78,21 +78,52 @@ pub fn refresh(
     at_any_cost: bool,
     running: &RunningMark,
 ) -> Result<Attempt> {
-    let relation = Relation::open(view.oid);
-    let memory = MemoryContext::new();
     // What rules out a row in the view's query need not do so where some of it is asked for alone: an expression
     // can meet values that it is not made for.
-    let found = transaction::run_nested(|| {
-        let found = find(view, (&relation, &memory), shown, at_any_cost);
-        found.unwrap_or_else(|error| error.raise())
+    let attempt = transaction::run_nested(|| {
+        attempt(view, shown, total, at_any_cost, running).unwrap_or_else(|error| error.raise())
     });
-    let (found, keys) = match found {
-        Ok(Ok(found)) => found,
-        Ok(Err(why)) => return Ok(Attempt::NotPossible(why)),
+    match attempt {
+        Ok(attempt) => Ok(attempt),
         Err(caught) if caught.is_cancel() => caught.rethrow(),
-        Err(caught) => return Ok(Attempt::NotPossible(NotNow::Failed(caught.message))),
+        Err(caught) => Ok(Attempt::NotPossible(NotNow::Failed(caught.message))),
+    }
+}
+
+fn attempt(
+    view: &View,
+    shown: &Visibility,
+    total: i64,
+    at_any_cost: bool,
+    running: &RunningMark,
+) -> Result<Attempt> {
+    let relation = Relation::open(view.oid);
+    let unit = match unit::of(&relation)? {
+        Ok(unit) => unit,
+        Err(obstacle) => return Ok(Attempt::NotPossible(obstacle.into())),
     };
-    let changes = naming_duplicates(view, || apply(&relation, found, running));
+    let memory = MemoryContext::new();
+    let changes = match memory.run(|| changed_rows(view.oid, &unit, shown))? {
+        Ok(changes) => changes,
+        Err(why) => return Ok(Attempt::NotPossible(why)),
+    };
+    let mut budget =
+        if at_any_cost { f64::INFINITY } else { memory.run(|| cost_of_diff(&relation)) };
+    let lookups = expecting_memory(view.owner);
+    let planned = memory.run(|| plan(&relation, &unit, &changes, &mut budget));
+    drop(lookups);
+    let (Planned { queries, held, .. }, keys) = match planned {
+        Ok((planned, _)) if planned.cost > budget => {
+            let why = NotNow::Cost { limit: budget, cost: planned.cost };
+            return Ok(Attempt::NotPossible(why));
+        }
+        Ok(planned) => planned,
+        Err(why) => return Ok(Attempt::NotPossible(why)),
+    };
+    if held.bytes() > memory::work_mem() as f64 {
+        return Ok(Attempt::NotPossible(NotNow::Memory));
+    }
+    let changes = replace(view, &relation, &memory, (queries, held), running)?;
     let rows =
         RowCounts { total: total + changes.inserted - changes.deleted, changes: Some(changes) };
     let reason = match keys {
@@ -100,42 +131,6 @@ pub fn refresh(
         many => format!("the changes concern {many} keys"),
     };
     Ok(Attempt::Done { rows, reason })
-}
-
-/// What is to be written, and how many units are concerned.
-type Found = std::result::Result<(PendingWrites, usize), NotNow>;
-
-/// Finds out what is to be written, if that does not cost too much. Nothing is written.
-fn find(
-    view: &View,
-    (relation, memory): (&Relation, &MemoryContext),
-    shown: &Visibility,
-    at_any_cost: bool,
-) -> Result<Found> {
-    let unit = match unit::of(relation)? {
-        Ok(unit) => unit,
-        Err(obstacle) => return Ok(Err(obstacle.into())),
-    };
-    let changes = match memory.run(|| changed_rows(view.oid, &unit, shown))? {
-        Ok(changes) => changes,
-        Err(why) => return Ok(Err(why)),
-    };
-    let mut budget =
-        if at_any_cost { f64::INFINITY } else { memory.run(|| cost_of_diff(relation)) };
-    let lookups = expecting_memory(view.owner);
-    let planned = memory.run(|| plan(relation, &unit, &changes, &mut budget));
-    drop(lookups);
-    let (Planned { queries, held, .. }, keys) = match planned {
-        Ok((planned, _)) if planned.cost > budget => {
-            return Ok(Err(NotNow::Cost { limit: budget, cost: planned.cost }));
-        }
-        Ok(planned) => planned,
-        Err(why) => return Ok(Err(why)),
-    };
-    if held.bytes() > memory::work_mem() as f64 {
-        return Ok(Err(NotNow::Memory));
-    }
-    Ok(Ok((compare(view, relation, memory, (queries, held))?, keys)))
 }
 
 /// What computes rows anew, and what the view holds of them.
@@ -200,8 +195,7 @@ pub fn refresh_units(view: &View, units: &[Units], running: &RunningMark) -> Res
     let lookups = expecting_memory(view.owner);
     let planned = memory.run(|| Planned::of(&relation, units, f64::INFINITY));
     drop(lookups);
-    let found = compare(view, &relation, &memory, (planned.queries, planned.held))?;
-    Ok(naming_duplicates(view, || apply(&relation, found, running)))
+    replace(view, &relation, &memory, (planned.queries, planned.held), running)
 }
 
 /// How many rows a view holds.
@@ -211,13 +205,14 @@ pub fn count(view: &View) -> i64 {
     signed(memory.run(|| all.run(&mut |_| true)))
 }
 
-/// What is to be written so that the view holds what the queries return in place of what `held` does.
-fn compare(
+/// Replaces the rows that `held` returns by those that the queries do.
+fn replace(
     view: &View,
     relation: &Relation,
     memory: &MemoryContext,
     (queries, held): (Vec<ViewQuery>, ViewQuery),
-) -> Result<PendingWrites> {
+    running: &RunningMark,
+) -> Result<RowChanges> {
     let work_mem = memory::work_mem();
     let identity = identity_of(view)?;
     let old = memory.run(|| RowStreams::hold(relation, held));
@@ -231,7 +226,8 @@ fn compare(
             });
         }
     });
-    Ok(diff.finish().into_changes())
+    let found = diff.finish().into_changes();
+    Ok(naming_duplicates(view, || apply(relation, found, running)))
 }
 
 /// What computes the rows of these units: one query, or one for each unit. The server finds the rows of one unit
