@@ -35,7 +35,7 @@ SELECT count(*) AS members_elsewhere
 -- Arguments have names, and all that can be left out can be left out.
 SELECT proname AS function, pg_get_function_arguments(oid) AS arguments
   FROM pg_proc WHERE pronamespace = 'cache_refresher'::regnamespace AND prokind = 'f'
- ORDER BY proname COLLATE "C";
+ ORDER BY proname COLLATE "C", pronargs;
 
 -- NULL means 'inherit' or is refused with a message: no function of the interface is STRICT, and none
 -- lends its owner's rights.
