@@ -116,7 +116,7 @@ fn alter(
     summary_query: Option<String>,
     reset: Option<Vec<Option<String>>>,
 ) -> std::result::Result<(), ErrorReport> {
-    let arguments = Arguments {
+    let mut arguments = Arguments {
         refresh_interval,
         schedule,
         time_zone,
@@ -131,12 +131,17 @@ fn alter(
     };
     let (view, registration) = registered(view)?;
     let mut policy = registration.policy;
+    let mut reset_change = false;
     for name in reset.unwrap_or_default() {
         let name = name.ok_or(Error::NullArgument { argument: "reset" })?;
         if arguments.sets(&name) {
             return Err(Error::SetAndReset { name }.into());
         }
         reset_one(&mut policy, &name)?;
+        reset_change |= name == "on_change";
+    }
+    if reset_change {
+        arguments.on_change = Some(false);
     }
     let policy = changed(&view, policy, arguments)?;
     registry::update(&registration.name, &policy)?;

@@ -21,6 +21,12 @@ SELECT count(*) AS triggers FROM pg_trigger WHERE tgname LIKE 'cache_refresher%'
 SELECT staleness, stale_since FROM cache_refresher.status;
 SELECT cache_refresher.is_stale('names'), cache_refresher.stale_since('names');
 
+-- A delta needs it.
+SELECT cache_refresher.alter('names', method => 'delta');
+SELECT cache_refresher.alter('names', on_change => false);
+SELECT cache_refresher.alter('names', reset => '{on_change}');
+SELECT cache_refresher.alter('names', reset => '{on_change,method}');
+
 -- A trigger and a log at each table that has rows.
 SELECT cache_refresher.register('totals', on_change => true);
 SELECT cache_refresher.alter('names', on_change => true, debounce => '0', max_staleness => '1 minute');

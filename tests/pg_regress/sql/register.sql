@@ -80,6 +80,7 @@ SELECT cache_refresher.register('w', min_interval => '1 minute', max_interval =>
 -- How to react to changes, without reacting.
 SELECT cache_refresher.register('w', debounce => '1 second');
 SELECT cache_refresher.register('w', max_staleness => '1 minute');
+SELECT cache_refresher.register('w', on_change => false, method => 'delta');
 SELECT cache_refresher.register('w', on_change => true, debounce => '-1 second');
 SELECT cache_refresher.register('w', on_change => true, debounce => '2 minutes', max_staleness => '1 minute');
 SET ROLE regress_cr_app;
