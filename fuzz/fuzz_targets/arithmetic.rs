@@ -10,7 +10,7 @@ use cache_refresher_core::board::{Board, ViewEntry};
 use cache_refresher_core::databases::restart_delay;
 use cache_refresher_core::interval::MIN_INTERVAL;
 use cache_refresher_core::pace::{Found, Limits, Pace};
-use cache_refresher_core::schedule::{Phase, Schedule};
+use cache_refresher_core::schedule::{GridOffset, Schedule};
 use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::view_state::{
     History, NextDue, Policy, Reaction, Verdict, after_cancel, after_failure, after_success,
@@ -71,25 +71,25 @@ fn times(input: &mut Unstructured) -> Result<()> {
 
 fn slots(input: &mut Unstructured) -> Result<()> {
     let (after, interval) = (time(input)?, duration(input)?);
-    let phase = Phase::of(input.arbitrary()?, "public", input.arbitrary()?);
+    let grid_offset = GridOffset::of(input.arbitrary()?, "public", input.arbitrary()?);
     let step = interval.max(MIN_INTERVAL);
-    assert!(phase.offset(step) < step);
+    assert!(grid_offset.within(step) < step);
     let grid = Schedule::Interval(interval);
-    if let Some(slot) = grid.next_after(after, phase) {
+    if let Some(slot) = grid.next_after(after, grid_offset) {
         assert!(slot > after && slot.since(after) <= step);
         let micros = step.as_micros() as i128;
-        let place =
-            (i128::from(slot.as_pg()) - phase.offset(step).as_micros() as i128).rem_euclid(micros);
+        let place = (i128::from(slot.as_pg()) - grid_offset.within(step).as_micros() as i128)
+            .rem_euclid(micros);
         assert_eq!(place, 0);
-        assert_eq!(grid.next_after(slot.minus(MICROSECOND), phase), Some(slot));
-        if let Some(next) = grid.next_after(slot, phase) {
+        assert_eq!(grid.next_after(slot.minus(MICROSECOND), grid_offset), Some(slot));
+        if let Some(next) = grid.next_after(slot, grid_offset) {
             assert_eq!(next.since(slot).as_micros(), step.as_micros());
         }
     } else {
         // The next slot is further away than there is time.
         assert_eq!(after.plus(step), Timestamp::from_pg(i64::MAX));
     }
-    let drifting = Schedule::After(interval).next_after(after, phase).unwrap();
+    let drifting = Schedule::After(interval).next_after(after, grid_offset).unwrap();
     assert!(drifting > after || after == Timestamp::from_pg(i64::MAX));
     Ok(())
 }
@@ -153,7 +153,7 @@ fn life(input: &mut Unstructured) -> Result<()> {
     let policy = Policy {
         schedule,
         adapts: if input.arbitrary()? { Some(limits(input)?) } else { None },
-        phase: Phase::of(input.arbitrary()?, "public", "v"),
+        grid_offset: GridOffset::of(input.arbitrary()?, "public", "v"),
         retry: retry(input)?,
         suspend_after: duration(input)?,
         paused: input.arbitrary()?,

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use cache_refresher_core::schedule::{CronError, CronSchedule, Phase, Schedule};
+use cache_refresher_core::schedule::{CronError, CronSchedule, GridOffset, Schedule};
 use cache_refresher_core::time::Timestamp;
 use jiff::Zoned;
 use jiff::tz::{TimeZone, TimeZoneDatabase};
@@ -47,7 +47,7 @@ fn any_text(data: &[u8]) {
             slot_after(&schedule, Timestamp::from_pg(later));
             // Far from what clocks show there may be no slot, but there is an answer.
             let anywhere = Timestamp::from_pg(times.arbitrary().unwrap_or_default());
-            let slot = schedule.next_after(anywhere, Phase::of(5, "public", "v"));
+            let slot = schedule.next_after(anywhere, GridOffset::of(5, "public", "v"));
             assert!(slot.is_none_or(|slot| slot > anywhere));
         }
         Err(CronError::TooLong { length, limit, .. }) => assert!(length > limit),
@@ -58,7 +58,7 @@ fn any_text(data: &[u8]) {
 
 /// The first slot after that time, which is the first from wherever one looks.
 fn slot_after(schedule: &Schedule, after: Timestamp) -> Timestamp {
-    let next = |time| schedule.next_after(time, Phase::of(5, "public", "v"));
+    let next = |time| schedule.next_after(time, GridOffset::of(5, "public", "v"));
     let Some(slot) = next(after) else { panic!("no slot after {}", after.to_rfc3339_millis()) };
     assert!(slot > after);
     assert_eq!(slot.as_pg() % 1_000_000, 0, "slots are whole seconds");

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cache_refresher_core::delta::{
-    Column, Condition, From, JoinKind, Map, Mapping, Occurrence, Partition, Query, Reason, Term,
-    map,
+    Column, Condition, From, JoinKind, Map, Mapping, Occurrence, Partition, Query, Term,
+    Unmappable, map,
 };
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
@@ -121,20 +121,20 @@ fn is_divided(query: &Query, unit: &Term, kind: Partition) -> bool {
     query.partitions.iter().any(|(partition, terms)| *partition == kind && !terms.contains(unit))
 }
 
-fn holds(query: &Query, unit: &Term, reason: Reason) {
+fn holds(query: &Query, unit: &Term, reason: Unmappable) {
     let mut all = Vec::new();
     joins(&query.from, &mut all);
     let has = |kind| all.iter().any(|(join, _)| *join == kind);
     match reason {
-        Reason::FullJoin => assert!(has(JoinKind::Full)),
-        Reason::NullableUnit => {
+        Unmappable::FullJoin => assert!(has(JoinKind::Full)),
+        Unmappable::NullableUnit => {
             assert!(matches!(unit, Term::Expression { .. }) && has(JoinKind::Left))
         }
-        Reason::LooseCondition => assert!(has(JoinKind::Left)),
-        Reason::ComputedCondition => {
+        Unmappable::LooseCondition => assert!(has(JoinKind::Left)),
+        Unmappable::ComputedCondition => {
             assert!(all.iter().any(|(_, on)| !on.is_empty() && on.iter().all(|part| part.unknown)));
         }
-        Reason::Divided(kind) => assert!(is_divided(query, unit, kind)),
+        Unmappable::Divided(kind) => assert!(is_divided(query, unit, kind)),
     }
 }
 

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)] // a target stops at the first surprise
 
 use cache_refresher_core::method::{Facts, Method, Requested, choose, explain};
-use cache_refresher_core::pace::Reason;
+use cache_refresher_core::pace::PaceReason;
 use cache_refresher_core::visibility::Visibility;
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
@@ -23,7 +23,7 @@ fn any_text(text: &str) {
         Ok(read) => assert_eq!(read.as_str(), text),
         Err(error) => assert!(error.value == text && error.to_string().contains(text)),
     }
-    if let Some(reason) = Reason::parse(text) {
+    if let Some(reason) = PaceReason::parse(text) {
         assert_eq!(reason.as_str(), text);
     }
     match text.parse::<Visibility>() {
