@@ -241,23 +241,6 @@ fn capture_that_is_broken_is_mended_before_the_interval() {
 }
 
 #[test]
-fn another_expression_of_a_virtual_column_is_noticed() {
-    let mut db = Scratch::new("virtual_rows");
-    if db.get::<i32>("SELECT current_setting('server_version_num')::int") < 180_000 {
-        return;
-    }
-    db.run(
-        "CREATE TABLE t (id int, a int, b int GENERATED ALWAYS AS (a * 2) VIRTUAL);
-         INSERT INTO t (id, a) SELECT i, i FROM generate_series(1, 100) i;
-         CREATE MATERIALIZED VIEW v AS SELECT id, t FROM t; CREATE UNIQUE INDEX ON v (id);
-         SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true, debounce => '0');
-         SELECT cache_refresher.refresh('v'); SELECT cache_refresher.refresh('v');
-         ALTER TABLE t ALTER COLUMN b SET EXPRESSION AS (a * 3)",
-    );
-    stays_honest(&mut db, "v", "SELECT id, t FROM t");
-}
-
-#[test]
 fn what_composite_types_are_made_of_is_noticed() {
     let mut db = Scratch::new("composite_types");
     db.run(
