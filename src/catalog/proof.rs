@@ -85,6 +85,11 @@ const FINGERPRINT: &str = concat!(
     SELECT 0::oid, concat_ws(' ',
            (SELECT md5(string_agg(concat_ws(',', p.oid, p.xmin, p.ctid), ';' ORDER BY p.oid)) FROM pg_proc p
              WHERE p.oid >= 16384 AND NOT pg_is_other_temp_schema(p.pronamespace) AND p.pronamespace <> pg_my_temp_schema()),
+           -- What functions find by name.
+           (SELECT md5(string_agg(concat_ws(',', o.oid, o.xmin, o.ctid), ';' ORDER BY o.oid)) FROM pg_operator o WHERE o.oid >= 16384),
+           (SELECT md5(string_agg(concat_ws(',', c.oid, c.xmin, c.ctid), ';' ORDER BY c.oid)) FROM pg_cast c WHERE c.oid >= 16384),
+           (SELECT md5(string_agg(concat_ws(',', n.oid, n.nspname), ';' ORDER BY n.oid)) FROM pg_namespace n
+             WHERE n.oid >= 16384 AND n.nspname !~ '^pg_(toast_)?temp_'),
            (SELECT md5(string_agg(concat_ws(',', t.oid, t.xmin, t.ctid), ';' ORDER BY t.oid)) FROM pg_ts_config t),
            (SELECT md5(string_agg(concat_ws(',', t.xmin, t.ctid), ';' ORDER BY t.mapcfg, t.maptokentype, t.mapseqno)) FROM pg_ts_config_map t),
            (SELECT md5(string_agg(concat_ws(',', t.oid, t.xmin, t.ctid), ';' ORDER BY t.oid)) FROM pg_ts_dict t))
@@ -93,6 +98,16 @@ const FINGERPRINT: &str = concat!(
               JOIN pg_rewrite w ON w.ev_class = s.oid AND s.relkind = 'v'
               -- Values of the types regconfig and regdictionary name them, too.
              WHERE w.ev_action::text ~ ' (3734|3769) '
+             UNION ALL
+            SELECT FROM relation l
+              JOIN pg_attribute a ON a.attrelid = l.oid AND a.attgenerated = 'v'
+              JOIN pg_attrdef e ON e.adrelid = a.attrelid AND e.adnum = a.attnum
+             WHERE e.adbin::text ~ ' (3734|3769) '
+             UNION ALL
+            -- Built-in functions call those of the operator class of what a range or an array consists of.
+            SELECT FROM kind k JOIN pg_range r ON k.oid IN (r.rngtypid, r.rngmultitypid) WHERE r.rngsubopc >= 16384
+             UNION ALL
+            SELECT FROM kind k JOIN pg_opclass o ON o.opcintype = k.oid WHERE o.oid >= 16384 AND o.opcdefault
              UNION ALL
             SELECT FROM source s
               JOIN pg_rewrite w ON w.ev_class = s.oid AND s.relkind = 'v'

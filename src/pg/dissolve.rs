@@ -34,7 +34,8 @@ pub(super) unsafe fn dissolve(
         }
         let stays = !has_rows_of_its_joins(part)
             || has_own_equality(part)
-            || !preserved && ((*place).lateral || is_whole(query, index));
+            || !preserved
+                && ((*place).lateral || is_whole(query, index) || computes_subqueries(part));
         if stays {
             (*place).rtekind = pg_sys::RTEKind::RTE_SUBQUERY;
             (*place).subquery = part;
@@ -236,6 +237,19 @@ unsafe fn is_plain(query: *mut pg_sys::Query) -> bool {
             && (*query).distinctClause.is_null()
             && !(*query).hasWindowFuncs
             && !(*query).hasAggs
+    }
+}
+
+/// Whether a query returns what a subquery computes: of a part that an outer join extends that would be forgotten,
+/// and the tables of the subquery with it.
+///
+/// # Safety
+/// A query.
+unsafe fn computes_subqueries(query: *mut pg_sys::Query) -> bool {
+    // SAFETY: the target list is a node, if there is one.
+    unsafe {
+        let targets: *mut pg_sys::Node = (*query).targetList.cast();
+        !targets.is_null() && pg_sys::checkExprHasSubLink(targets)
     }
 }
 

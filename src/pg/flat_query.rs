@@ -31,11 +31,14 @@ pub(super) struct Flat {
     pub decides_matches: bool,
 }
 
-/// The queries by which the changes of a view's sources are mapped.
+/// How many queries there are at most to map the changes of a view's sources: each is a copy of the whole tree.
+const MOST_ARMS: usize = 64;
+
+/// The queries by which the changes of a view's sources are mapped; nothing if they are too many.
 ///
 /// # Safety
 /// An open materialized view. The queries are copies, in the present memory context.
-pub(super) unsafe fn arms(view: &Relation) -> Vec<Flat> {
+pub(super) unsafe fn arms(view: &Relation) -> Option<Vec<Flat>> {
     // SAFETY: trees that the parser made; each cast follows a node's tag.
     unsafe {
         let query = view_query::stored(view);
@@ -59,7 +62,7 @@ pub(super) unsafe fn arms(view: &Relation) -> Vec<Flat> {
                 add(part, scope.approximate);
             }
         }
-        arms
+        (arms.len() <= MOST_ARMS && scope.copies <= MOST_COPIES).then_some(arms)
     }
 }
 
@@ -97,11 +100,15 @@ unsafe fn leaves_of(node: *mut pg_sys::Node, leaves: &mut Vec<i32>) {
 /// # Safety
 /// Queries of our own.
 unsafe fn add_subqueries(around: Flat, place: *mut pg_sys::Query, arms: &mut Vec<Flat>) {
+    pgrx::check_for_interrupts!();
+    if arms.len() > MOST_ARMS {
+        return;
+    }
     // SAFETY: each subquery is one level below the query; what is combined in it, two.
     unsafe {
         let mut found: Vec<(*mut pg_sys::Query, *mut pg_sys::Node, bool)> = Vec::new();
         let tree = (*place).jointree;
-        let entries = PgList::<pg_sys::RangeTblEntry>::from_pg((*around.query).rtable).len();
+        let entries = entries_of(around.query);
         for index in around.first..=entries {
             let index = index as i32;
             let entry = entry(around.query, index);
@@ -156,11 +163,14 @@ unsafe fn add_subquery(
     test: *mut pg_sys::Node,
     arms: &mut Vec<Flat>,
 ) {
+    if arms.len() > MOST_ARMS {
+        return;
+    }
     // SAFETY: both are copied; entries of the subquery get places behind those of the query.
     unsafe {
         let query = pg_sys::copyObjectImpl(around.query.cast()).cast::<pg_sys::Query>();
         let subquery = pg_sys::copyObjectImpl(subquery.cast()).cast::<pg_sys::Query>();
-        let first = PgList::<pg_sys::RangeTblEntry>::from_pg((*query).rtable).len() + 1;
+        let first = entries_of(query) + 1;
         offset(query, subquery, levels);
         let mut parts = conjuncts((*(*query).jointree).quals);
         parts.extend(conjuncts((*(*subquery).jointree).quals));
@@ -231,8 +241,13 @@ unsafe fn put_results(arguments: *mut pg_sys::List, subquery: *mut pg_sys::Query
 struct Scope {
     /// The WITH clauses in scope, innermost last: by name those that can take the place of a reference.
     clauses: Vec<BTreeMap<Vec<u8>, *mut pg_sys::Query>>,
+    /// How many entries of range tables have taken the place of references to those, and to plain views.
+    copies: usize,
     approximate: bool,
 }
+
+/// So many at most: what refers to what is before it twice doubles at each step.
+const MOST_COPIES: usize = 1000;
 
 /// Adds the WITH clauses of a query to those in scope.
 ///
@@ -271,7 +286,7 @@ unsafe fn flat(query: *mut pg_sys::Query, scope: &mut Scope) -> *mut pg_sys::Que
         let mut query = query;
         with_clauses(query, scope);
         if !(*query).setOperations.is_null() {
-            for index in 1..=PgList::<pg_sys::RangeTblEntry>::from_pg((*query).rtable).len() {
+            for index in 1..=entries_of(query) {
                 let entry = entry(query, index as i32);
                 if (*entry).rtekind == pg_sys::RTEKind::RTE_SUBQUERY {
                     (*entry).subquery = flat((*entry).subquery, scope);
@@ -286,7 +301,7 @@ unsafe fn flat(query: *mut pg_sys::Query, scope: &mut Scope) -> *mut pg_sys::Que
         tree_walk::each_sublink(query, |sublink| {
             sublink.subselect = flat(sublink.subselect.cast(), scope).cast();
         });
-        let entries = PgList::<pg_sys::RangeTblEntry>::from_pg((*query).rtable).len() as i32;
+        let entries = entries_of(query) as i32;
         let mut all = true;
         for index in 1..=entries {
             // What does not stand in FROM is the view itself, in the query of a view.
@@ -349,7 +364,7 @@ unsafe fn union_in(flat: Flat) -> Option<Union> {
     // SAFETY: which fields of an entry are set follows from its kind; the lists of columns are as long as each
     // other.
     unsafe {
-        let entries = PgList::<pg_sys::RangeTblEntry>::from_pg((*query).rtable).len() as i32;
+        let entries = entries_of(query) as i32;
         (1..=entries).find_map(|index| {
             let preserved = is_preserved((*query).jointree.cast(), index)?;
             let entry = entry(query, index);
@@ -478,6 +493,15 @@ unsafe fn without_aliases(query: *mut pg_sys::Query, node: *mut pg_sys::Node) ->
     }
 }
 
+/// How many entries the range table of a query has.
+///
+/// # Safety
+/// A query.
+unsafe fn entries_of(query: *mut pg_sys::Query) -> usize {
+    // SAFETY: the list holds entries.
+    unsafe { PgList::<pg_sys::RangeTblEntry>::from_pg((*query).rtable).len() }
+}
+
 /// The flat query that an entry of a range table stands for, in a copy of its own.
 ///
 /// # Safety
@@ -496,16 +520,23 @@ unsafe fn query_of(
                 let level = scope.clauses.len().checked_sub(1 + entry.ctelevelsup as usize)?;
                 let name = CStr::from_ptr(entry.ctename).to_bytes();
                 let body = scope.clauses[level].get(name)?;
-                Some(pg_sys::copyObjectImpl(body.cast()).cast())
+                scope.copies += entries_of(*body);
+                (scope.copies <= MOST_COPIES).then(|| pg_sys::copyObjectImpl(body.cast()).cast())
             }
             pg_sys::RTEKind::RTE_RELATION if entry.relkind as u8 == pg_sys::RELKIND_VIEW => {
                 let view = Relation::open_shared(entry.relid);
                 if view.is_special_view() {
                     return None;
                 }
-                let body = pg_sys::copyObjectImpl(pg_sys::get_view_query(view.as_ptr()).cast());
-                let mut inner = Scope::default();
+                let body = pg_sys::get_view_query(view.as_ptr());
+                scope.copies += entries_of(body);
+                if scope.copies > MOST_COPIES {
+                    return None;
+                }
+                let body = pg_sys::copyObjectImpl(body.cast());
+                let mut inner = Scope { copies: scope.copies, ..Scope::default() };
                 let body = flat(body.cast(), &mut inner);
+                scope.copies = inner.copies;
                 scope.approximate |= inner.approximate;
                 Some(body)
             }

@@ -23,12 +23,14 @@ static WATCHING: Once = Once::new();
 
 /// Caches of the server for what belongs to no relation: schemas and event triggers.
 const NAMES: [u32; 2] = [SysCacheIdentifier::NAMESPACEOID, SysCacheIdentifier::EVENTTRIGGEROID];
-/// Caches of the server for what belongs to no relation, either, and decides what a query returns: functions, text
-/// search, and roles, to which row security applies or not.
-const LOOSE: [u32; 7] = [
+/// Caches of the server for what belongs to no relation, either, and decides what a query returns: functions,
+/// operators, casts, text search, and roles, to which row security applies or not.
+const LOOSE: [u32; 9] = [
     SysCacheIdentifier::AUTHMEMMEMROLE,
     SysCacheIdentifier::AUTHMEMROLEMEM,
     SysCacheIdentifier::AUTHOID,
+    SysCacheIdentifier::CASTSOURCETARGET,
+    SysCacheIdentifier::OPEROID,
     SysCacheIdentifier::PROCOID,
     SysCacheIdentifier::TSCONFIGOID,
     SysCacheIdentifier::TSCONFIGMAP,

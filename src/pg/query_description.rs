@@ -11,7 +11,7 @@ use pgrx::pg_sys::{self, NodeTag, Oid};
 
 use super::flat_query::{self, Flat};
 use super::relation::Relation;
-use super::{row, tree_walk};
+use super::{row, tree_walk, types};
 
 /// A table where it stands in a query. Occurrences are places in the query's range table, from 1.
 #[derive(Debug, Clone, Copy)]
@@ -47,8 +47,8 @@ impl Description {
 pub fn describe(view: &Relation) -> Result<Vec<Description>, Unsupported> {
     // SAFETY: an open materialized view; the trees are copies of our own.
     let descriptions: Vec<Description> = unsafe {
-        let arms = flat_query::arms(view).into_iter();
-        arms.map(|flat| Reader::of(flat).describe(view)).collect::<Result<_, _>>()?
+        let arms = flat_query::arms(view).ok_or(Unsupported::Size)?;
+        arms.into_iter().map(|flat| Reader::of(flat).describe(view)).collect::<Result<_, _>>()?
     };
     // Whatever was dissolved or put aside on the way: each place of a table has to be there.
     let mut mapped: HashMap<Oid, usize> = HashMap::new();
@@ -320,6 +320,7 @@ impl Reader {
                 |column: &Column| self.tables.iter().any(|table| table.occurrence == column.of);
             let columns: Vec<Column> = variables
                 .iter_ptr()
+                .filter(|variable| types::is_kept(pg_sys::exprType(*variable)))
                 .filter_map(|variable| plain_column(variable).filter(of_table))
                 .collect();
             let all = columns.len() == variables.len()

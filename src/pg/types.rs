@@ -51,3 +51,22 @@ pub fn equal_looks_same(of: pg_sys::Oid, collation: pg_sys::Oid) -> bool {
                 && pg_sys::get_collation_isdeterministic(collation)
     }
 }
+
+/// Whether a log keeps values of a type: not of one that is made of columns, nor of domains within others. Who wants to
+/// change such a type is refused as long as any table has a column of it.
+pub fn is_kept(of: pg_sys::Oid) -> bool {
+    // SAFETY: looks up the catalogs.
+    unsafe {
+        let of = pg_sys::getBaseType(of);
+        let within = match pg_sys::get_typtype(of) as u8 {
+            pg_sys::TYPTYPE_COMPOSITE | pg_sys::TYPTYPE_PSEUDO => return false,
+            pg_sys::TYPTYPE_RANGE => pg_sys::get_range_subtype(of),
+            pg_sys::TYPTYPE_MULTIRANGE => {
+                pg_sys::get_range_subtype(pg_sys::get_multirange_range(of))
+            }
+            _ => pg_sys::get_element_type(of),
+        };
+        within == pg_sys::InvalidOid
+            || pg_sys::get_typtype(within) as u8 != pg_sys::TYPTYPE_DOMAIN && is_kept(within)
+    }
+}

@@ -8,7 +8,7 @@ use pgrx::datum::AnyArray;
 use pgrx::pg_sys::Oid;
 
 use super::session::{self, Answer};
-use super::{Refresh, Request, delta, privilege, record, settings};
+use super::{Refresh, Request, delta, diff, privilege, record, settings};
 use crate::capture::conclude_part;
 use crate::catalog::capture;
 use crate::catalog::content;
@@ -21,7 +21,7 @@ use crate::pg::lock::RefreshLock;
 use crate::pg::relation::Relation;
 use crate::pg::snapshot::ActiveSnapshot;
 use crate::pg::units::{self, UnitColumn, Units};
-use crate::pg::{announcements, clock, identity};
+use crate::pg::{announcements, clock, identity, transaction};
 
 /// Refreshes the rows of a view that have one of these keys.
 pub fn refresh(oid: Oid, keys: &AnyArray, settings: &RefreshSettings) -> Result<Answer> {
@@ -64,7 +64,7 @@ fn refresh_locked(view: &View, keys: &AnyArray, settings: &RefreshSettings) -> R
             };
             let changes = match sets.is_empty() {
                 true => RowChanges::default(),
-                false => delta::refresh_units(view, &sets, &refresh.running)?,
+                false => refresh_units(view, &sets, &refresh)?,
             };
             (before, changes, named)
         };
@@ -96,6 +96,18 @@ fn refresh_locked(view: &View, keys: &AnyArray, settings: &RefreshSettings) -> R
         }
         Ok(answer)
     })
+}
+
+/// Replaces the rows with these units; or all that differ, where to compute those alone fails.
+fn refresh_units(view: &View, sets: &[Units], refresh: &Refresh) -> Result<RowChanges> {
+    let alone = transaction::run_nested(|| {
+        delta::refresh_units(view, sets, &refresh.running).unwrap_or_else(|error| error.raise())
+    });
+    match alone {
+        Ok(changes) => Ok(changes),
+        Err(caught) if caught.is_cancel() => caught.rethrow(),
+        Err(_) => Ok(diff::refresh(view, &refresh.running)?.changes.unwrap_or_default()),
+    }
 }
 
 /// The keys as sets of units, and their number: of the columns of the view's key, or of its only index.

@@ -65,12 +65,14 @@ pub enum Unsupported {
     View,
     /// GROUP BY, DISTINCT or PARTITION BY by another equality than that of the type.
     Equality,
+    /// Subqueries and parts of UNION ALL make more combinations than are looked at.
+    Size,
     /// Anything else in FROM that is no table.
     Other,
 }
 
 impl Unsupported {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::SetOperation,
         Self::With,
         Self::SetReturning,
@@ -79,6 +81,7 @@ impl Unsupported {
         Self::Subquery,
         Self::View,
         Self::Equality,
+        Self::Size,
         Self::Other,
     ];
 
@@ -96,6 +99,7 @@ impl Unsupported {
             }
             Self::View => "reads a plain view with security_barrier or security_invoker",
             Self::Equality => "groups or makes distinct by an equality that is not the type's own",
+            Self::Size => "has too many combinations of subqueries and parts of UNION ALL",
             Self::Other => "has an unusual FROM clause",
         }
     }

@@ -268,6 +268,61 @@ fn what_composite_types_are_made_of_is_noticed() {
 }
 
 #[test]
+fn what_functions_find_by_name_or_type_is_noticed() {
+    let mut db = Scratch::new("found_by_name");
+    db.run(
+        "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2);
+         CREATE SCHEMA s1; CREATE SCHEMA s2;
+         CREATE FUNCTION s1.ins(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 + 1';
+         CREATE FUNCTION s2.ins(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1 + 2';
+         CREATE FUNCTION by_schema(int) RETURNS int IMMUTABLE LANGUAGE plpgsql SET search_path = s1, s2 AS 'BEGIN RETURN ins($1); END';
+         CREATE OPERATOR ### (leftarg = int, rightarg = int, function = int4pl);
+         CREATE FUNCTION by_operator(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN $1 OPERATOR(public.###) 3; END';
+         CREATE FUNCTION icmp(int, int) RETURNS int IMMUTABLE STRICT LANGUAGE sql AS
+             'SELECT CASE WHEN $1 < $2 THEN -1 WHEN $1 > $2 THEN 1 ELSE 0 END';
+         CREATE OPERATOR CLASS by_icmp FOR TYPE int USING btree AS OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =,
+             OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 icmp(int, int);
+         CREATE TYPE ours AS RANGE (subtype = int, subtype_opclass = by_icmp);
+         CREATE TABLE r (id int PRIMARY KEY, r ours); INSERT INTO r VALUES (1, '[1,5)')",
+    );
+    for (query, change) in [
+        ("SELECT id, by_schema(id) AS x FROM t", "ALTER SCHEMA s1 RENAME TO s3"),
+        (
+            "SELECT id, by_operator(id) AS x FROM t",
+            "DROP OPERATOR ### (int, int); CREATE OPERATOR ### (leftarg = int, rightarg = int, function = int4mi)",
+        ),
+        (
+            "SELECT id, r @> 4 AS x FROM r",
+            "CREATE OR REPLACE FUNCTION icmp(int, int) RETURNS int IMMUTABLE STRICT LANGUAGE sql AS
+             'SELECT CASE WHEN $1 / 4 < $2 / 4 THEN -1 WHEN $1 / 4 > $2 / 4 THEN 1 ELSE 0 END'",
+        ),
+    ] {
+        db.run(&format!(
+            "CREATE MATERIALIZED VIEW v AS {query}; CREATE UNIQUE INDEX ON v (id);
+             SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true,
+                                             debounce => '1 hour', max_staleness => '1 hour')"
+        ));
+        db.refresh("v");
+        assert_eq!(
+            db.get::<String>("SELECT staleness FROM cache_refresher.status"),
+            "fresh",
+            "{query}"
+        );
+        db.run(change);
+        // What a session has compiled it goes by.
+        let mut db = db.connect();
+        assert_eq!(
+            db.get::<String>("SELECT staleness FROM cache_refresher.status"),
+            "unknown",
+            "{change}"
+        );
+        assert_eq!(db.refresh("v"), "refreshed", "{change}");
+        assert_eq!(db.difference("v", &format!("({query})")), None, "{change}");
+        db.run("SELECT cache_refresher.unregister('v'); DROP MATERIALIZED VIEW v");
+    }
+}
+
+#[test]
 fn all_views_of_a_table_can_be_refreshed_in_one_statement() {
     let mut db = Scratch::new("one_statement");
     db.run("CREATE TABLE t (id int PRIMARY KEY, x text); INSERT INTO t SELECT i, 'x' FROM generate_series(1, 10) i");

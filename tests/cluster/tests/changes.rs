@@ -687,3 +687,31 @@ fn a_type_goes_though_a_log_keeps_values_of_it() {
     assert_eq!(how, "delta");
     db.assert_shows_its_query("v");
 }
+
+#[test]
+fn types_can_be_changed_though_they_were_joined_by() {
+    let mut db = Scratch::new("changed_types");
+    db.run(
+        "CREATE DOMAIN pos AS int; CREATE TYPE cc AS (a int, b pos); CREATE TABLE row_t (x int, y int);
+         CREATE TABLE t (id int PRIMARY KEY, c cc, r row_t, ar cc[], d pos[], keep int);
+         CREATE TABLE u (id int PRIMARY KEY, c cc, r row_t, ar cc[], d pos[]);
+         INSERT INTO t (id, c) VALUES (1, ROW(1, 2)); INSERT INTO u (id, c) VALUES (7, ROW(1, 2));
+         CREATE MATERIALIZED VIEW v AS SELECT t.id, u.id AS other FROM t LEFT JOIN u ON u.c = t.c AND u.r IS NOT DISTINCT FROM t.r;
+         CREATE INDEX ON v (id);
+         CREATE MATERIALIZED VIEW w AS SELECT id, keep FROM t; CREATE INDEX ON w (id);
+         SELECT cache_refresher.register(view, refresh_interval => '1 hour', on_change => true,
+                                         debounce => '1 hour', max_staleness => '1 hour')
+           FROM unnest('{v,w}'::regclass[]) view",
+    );
+    db.refresh("v");
+    db.run("UPDATE u SET c = ROW(1, 3)");
+    db.refresh("v");
+    db.assert_shows_its_query("v");
+    db.run(
+        "DROP MATERIALIZED VIEW v;
+         ALTER TABLE t DROP c, DROP r, DROP ar, DROP d; ALTER TABLE u DROP c, DROP r, DROP ar, DROP d;
+         ALTER TYPE cc ALTER ATTRIBUTE a TYPE bigint;
+         ALTER DOMAIN pos ADD CHECK (value > 0);
+         ALTER TABLE row_t ALTER x TYPE bigint",
+    );
+}

@@ -110,6 +110,22 @@ fn what_no_virtual_column_of_the_view_is_computed_from_is_not_noted() {
 }
 
 #[test]
+fn text_search_that_a_virtual_column_names_is_noticed() {
+    let Some(mut db) = scratch("virtual_search") else { return };
+    db.run(
+        "CREATE TEXT SEARCH CONFIGURATION public.ours (COPY = english);
+         CREATE TABLE d (id int PRIMARY KEY, body text,
+                         words tsvector GENERATED ALWAYS AS (to_tsvector('public.ours'::regconfig, body)) VIRTUAL);
+         INSERT INTO d VALUES (1, 'the running dogs')",
+    );
+    register(&mut db, "SELECT id, words FROM d", "id");
+    db.run("ALTER TEXT SEARCH CONFIGURATION public.ours ALTER MAPPING FOR asciiword WITH simple");
+    assert_eq!(db.get::<String>("SELECT staleness FROM cache_refresher.status"), "unknown");
+    db.refresh("v");
+    assert_eq!(db.difference("v", "(SELECT id, words FROM d)"), None);
+}
+
+#[test]
 fn another_expression_of_a_virtual_column_is_noticed() {
     let Some(mut db) = scratch("virtual_expression") else { return };
     for query in ["SELECT id, kind FROM t", "SELECT id, t AS whole FROM t"] {
