@@ -139,7 +139,11 @@ fn a_first_population_that_is_cut_off_is_taken_up_again_at_once() {
     });
     terminate(&server, &mut app, found.unwrap());
     other.run("ROLLBACK");
-    app.wait_for_refreshes_within(seconds(10), "first", 1);
+    app.wait_for(
+        "it is populated",
+        seconds(10),
+        "SELECT relispopulated FROM pg_class WHERE relname = 'first'",
+    );
 }
 
 #[test]
