@@ -217,13 +217,15 @@ fn source(rng: &mut Rng) -> String {
         31..34 => format!("w{}", rng.usize(0..3)),
         34..36 => format!("(SELECT * FROM t{} WHERE {} > 1)", table(rng), pick(rng, &NUMBERS)),
         36 | 37 => {
-            let computed =
-                ["x + 1", "7 - x", "COALESCE(x, 3)", "CASE x WHEN 2 THEN NULL ELSE 2 END"];
-            format!(
-                "(SELECT y AS id, {} AS x, id AS y, z FROM t{})",
-                pick(rng, &computed),
-                table(rng)
-            )
+            let computed = [
+                "x + 1".to_owned(),
+                "7 - x".to_owned(),
+                "COALESCE(x, 3)".to_owned(),
+                "CASE x WHEN 2 THEN NULL ELSE 2 END".to_owned(),
+                format!("(SELECT max(i.x) FROM t{} i WHERE i.y = t.x)", table(rng)),
+            ];
+            let which = rng.usize(0..computed.len());
+            format!("(SELECT y AS id, {} AS x, id AS y, z FROM t{} t)", computed[which], table(rng))
         }
         38 => {
             let inner = ["a".to_owned(), "b".to_owned()];
