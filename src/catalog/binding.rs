@@ -160,20 +160,16 @@ fn each(
     let mut all = true;
     let mut time = c"200";
     for view in query::select_current(views, &[], |row| row.required::<Oid>(1))? {
-        let done = transaction::run_nested(|| {
+        let done = transaction::attempt(|| {
             let _patience = Scope::enter(
                 identity::current_role(),
                 Restriction::LocalUserIdChange,
                 &[(c"lock_timeout", time)],
             );
-            if concerned(view) {
-                body(view).unwrap_or_else(|error| error.raise());
-            }
+            if concerned(view) { body(view) } else { Ok(()) }
         });
-        match done {
-            Ok(()) => {}
-            Err(caught) if caught.is_cancel() => caught.rethrow(),
-            Err(_) => (time, all) = (c"1", false),
+        if done.is_err() {
+            (time, all) = (c"1", false);
         }
     }
     Ok(all)

@@ -87,6 +87,14 @@ pub fn inspect_error<R>(body: impl FnOnce() -> R, on_error: impl Fn(&Caught)) ->
         .execute()
 }
 
+/// Tries something in a subtransaction, which is undone if it fails; who cancels it means all around it, too.
+pub fn attempt<R>(body: impl FnOnce() -> crate::error::Result<R>) -> Result<R, Caught> {
+    match run_nested(|| body().unwrap_or_else(|error| error.raise())) {
+        Err(caught) if caught.is_cancel() => caught.rethrow(),
+        done => done,
+    }
+}
+
 /// What is to be called at the end of a transaction: if it has committed, or else.
 type AtEnd = (fn(), fn());
 

@@ -18,6 +18,10 @@ pub(super) unsafe fn computed(query: *mut pg_sys::Query, index: i32) -> Option<*
     // parser would give them for that text.
     unsafe {
         let table = Relation::open_shared((*entry(query, index)).relid);
+        let constraints = (*table.descriptor()).constr;
+        if constraints.is_null() || !(*constraints).has_generated_virtual {
+            return None;
+        }
         let is_virtual = |number: i16| {
             let attribute = row::attribute(table.descriptor(), i32::from(number) - 1);
             (*attribute).attgenerated as u8 == pg_sys::ATTRIBUTE_GENERATED_VIRTUAL
@@ -30,8 +34,7 @@ pub(super) unsafe fn computed(query: *mut pg_sys::Query, index: i32) -> Option<*
                 known &= variable.varattno >= 0;
             }
         });
-        let constraints = (*table.descriptor()).constr;
-        if !refers || !known || constraints.is_null() || !(*constraints).has_generated_virtual {
+        if !refers || !known {
             return None;
         }
 

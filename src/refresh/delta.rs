@@ -77,17 +77,11 @@ pub fn refresh(
     total: i64,
     at_any_cost: bool,
     running: &RunningMark,
-) -> Result<Attempt> {
+) -> Attempt {
     // What rules out a row in the view's query need not do so where some of it is asked for alone: an expression
     // can meet values that it is not made for.
-    let attempt = transaction::run_nested(|| {
-        attempt(view, shown, total, at_any_cost, running).unwrap_or_else(|error| error.raise())
-    });
-    match attempt {
-        Ok(attempt) => Ok(attempt),
-        Err(caught) if caught.is_cancel() => caught.rethrow(),
-        Err(caught) => Ok(Attempt::NotPossible(NotNow::Failed(caught.message))),
-    }
+    let attempt = transaction::attempt(|| attempt(view, shown, total, at_any_cost, running));
+    attempt.unwrap_or_else(|caught| Attempt::NotPossible(NotNow::Failed(caught.message)))
 }
 
 fn attempt(

@@ -100,12 +100,8 @@ fn refresh_locked(view: &View, keys: &AnyArray, settings: &RefreshSettings) -> R
 
 /// Replaces the rows with these units; or all that differ, where to compute those alone fails.
 fn refresh_units(view: &View, sets: &[Units], refresh: &Refresh) -> Result<RowChanges> {
-    let alone = transaction::run_nested(|| {
-        delta::refresh_units(view, sets, &refresh.running).unwrap_or_else(|error| error.raise())
-    });
-    match alone {
+    match transaction::attempt(|| delta::refresh_units(view, sets, &refresh.running)) {
         Ok(changes) => Ok(changes),
-        Err(caught) if caught.is_cancel() => caught.rethrow(),
         Err(_) => Ok(diff::refresh(view, &refresh.running)?.changes.unwrap_or_default()),
     }
 }

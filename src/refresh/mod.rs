@@ -260,7 +260,7 @@ impl<'a> Refresh<'a> {
                     total,
                     self.requested() == Requested::Delta,
                     &self.running,
-                )? {
+                ) {
                     Attempt::Done { rows, reason } => ByChanges::Done(Method::Delta, reason, rows),
                     Attempt::NotPossible(why) => ByChanges::NotPossible(Some(why)),
                 }
