@@ -17,7 +17,7 @@ use pgrx::pg_sys::{self, NodeTag, Oid};
 use super::dissolve::{add_entries, dissolve, is_known, is_preserved, list_of, offset};
 use super::query_description::{conjuncts, entry};
 use super::relation::Relation;
-use super::{tree_walk, view_query};
+use super::{places, tree_walk, view_query};
 
 /// A query whose FROM and WHERE are those of a mapping.
 #[derive(Clone, Copy)]
@@ -42,6 +42,7 @@ pub(super) unsafe fn arms(view: &Relation) -> Option<Vec<Flat>> {
     // SAFETY: trees that the parser made; each cast follows a node's tag.
     unsafe {
         let query = view_query::stored(view);
+        places::name(query, "");
         let mut scope = Scope::default();
         let mut arms = Vec::new();
         let mut add = |query, approximate| {
@@ -521,7 +522,12 @@ unsafe fn query_of(
                 let name = CStr::from_ptr(entry.ctename).to_bytes();
                 let body = scope.clauses[level].get(name)?;
                 scope.copies += entries_of(*body);
-                (scope.copies <= MOST_COPIES).then(|| pg_sys::copyObjectImpl(body.cast()).cast())
+                if scope.copies > MOST_COPIES {
+                    return None;
+                }
+                let body = pg_sys::copyObjectImpl(body.cast()).cast();
+                places::name_within(body, entry);
+                Some(body)
             }
             pg_sys::RTEKind::RTE_RELATION if entry.relkind as u8 == pg_sys::RELKIND_VIEW => {
                 let view = Relation::open_shared(entry.relid);
@@ -533,9 +539,10 @@ unsafe fn query_of(
                 if scope.copies > MOST_COPIES {
                     return None;
                 }
-                let body = pg_sys::copyObjectImpl(body.cast());
+                let body = pg_sys::copyObjectImpl(body.cast()).cast();
+                places::name(body, &format!("{}/", places::of(entry)));
                 let mut inner = Scope { copies: scope.copies, ..Scope::default() };
-                let body = flat(body.cast(), &mut inner);
+                let body = flat(body, &mut inner);
                 scope.copies = inner.copies;
                 scope.approximate |= inner.approximate;
                 Some(body)

@@ -25,6 +25,7 @@ pub mod loading;
 pub mod lock;
 pub mod mapping_query;
 pub mod memory;
+mod places;
 pub mod query_description;
 pub mod read_only;
 pub mod relation;

@@ -1,6 +1,6 @@
 //! The query of a view as the core wants it: which tables it joins how, and what its conditions demand.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use cache_refresher_core::delta::{
     Column, Condition, From, JoinKind, Occurrence, Partition, Query, Term,
@@ -11,7 +11,7 @@ use pgrx::pg_sys::{self, NodeTag, Oid};
 
 use super::flat_query::{self, Flat};
 use super::relation::Relation;
-use super::{row, tree_walk, types};
+use super::{places, row, tree_walk, types};
 
 /// A table where it stands in a query. Occurrences are places in the query's range table, from 1.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +38,13 @@ impl Description {
     pub const fn maps(&self, occurrence: Occurrence) -> bool {
         occurrence >= self.flat.first
     }
+
+    /// The places of the tables whose changes it maps.
+    fn places(&self) -> impl Iterator<Item = String> {
+        let mapped = self.tables.iter().filter(|table| self.maps(table.occurrence));
+        // SAFETY: each occurrence of a table is an entry of the query.
+        mapped.map(|table| unsafe { places::of(&*entry(self.flat.query, table.occurrence as i32)) })
+    }
 }
 
 /// Describes the queries by which the changes of a view's sources are mapped.
@@ -51,16 +58,8 @@ pub fn describe(view: &Relation) -> Result<Vec<Description>, Unsupported> {
         arms.into_iter().map(|flat| Reader::of(flat).describe(view)).collect::<Result<_, _>>()?
     };
     // Whatever was dissolved or put aside on the way: each place of a table has to be there.
-    let mut mapped: HashMap<Oid, usize> = HashMap::new();
-    for description in &descriptions {
-        for table in description.tables.iter().filter(|table| description.maps(table.occurrence)) {
-            *mapped.entry(table.oid).or_default() += 1;
-        }
-    }
-    let all = tree_walk::tables(view)
-        .into_iter()
-        .all(|(table, places)| mapped.get(&table).is_some_and(|mapped| *mapped >= places));
-    if all { Ok(descriptions) } else { Err(Unsupported::Other) }
+    let mapped: BTreeSet<String> = descriptions.iter().flat_map(Description::places).collect();
+    if places::all(view).is_subset(&mapped) { Ok(descriptions) } else { Err(Unsupported::Other) }
 }
 
 struct Reader {

@@ -1,14 +1,10 @@
 //! Walking through the tree of a query.
 
-use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
 
 use pgrx::pg_guard;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
-use pgrx::pg_sys::{self, NodeTag, Oid};
-
-use super::relation::Relation;
-use super::view_query;
+use pgrx::pg_sys::{self, NodeTag};
 
 // The generated bindings of older servers leave these out, since their callback is declared without arguments.
 // They raise errors: `Walk` calls them behind a guard.
@@ -205,33 +201,4 @@ pub(super) unsafe fn has_parameter(expression: *mut pg_sys::Node) -> bool {
         });
     }
     found
-}
-
-/// The tables that the query of a view reads, plain views beneath included, and in how many places.
-pub(super) fn tables(view: &Relation) -> HashMap<Oid, usize> {
-    let mut tables: HashMap<Oid, usize> = HashMap::new();
-    // SAFETY: an open materialized view, whose query is a copy of our own; each cast follows the node's tag.
-    unsafe {
-        let query = view_query::rewritten(view, None);
-        each_node(query, pg_sys::QTW_EXAMINE_RTES_BEFORE, |node, _| match (*node).type_ {
-            // One that nobody refers to is not run.
-            NodeTag::T_CommonTableExpr => {
-                (*node.cast::<pg_sys::CommonTableExpr>()).cterefcount != 0
-            }
-            NodeTag::T_RangeTblEntry => {
-                let entry = &*node.cast::<pg_sys::RangeTblEntry>();
-                let is_table = entry.rtekind == pg_sys::RTEKind::RTE_RELATION
-                    && entry.relkind as u8 != pg_sys::RELKIND_VIEW;
-                if is_table {
-                    *tables.entry(entry.relid).or_default() += 1;
-                }
-                // The walk goes on with what is in it.
-                false
-            }
-            _ => true,
-        });
-    }
-    // Up to version 15 the query of a view names the view itself, without reading it.
-    tables.remove(&view.oid());
-    tables
 }
