@@ -16,7 +16,15 @@ CREATE FUNCTION _cache_refresher.may_see(view oid)
 RETURNS boolean LANGUAGE sql STABLE PARALLEL SAFE
 RETURN pg_catalog.pg_has_role('pg_monitor', 'MEMBER')
     OR coalesce(pg_catalog.has_table_privilege(view, 'SELECT'), false);
-COMMENT ON FUNCTION _cache_refresher.may_see IS 'may the current user see the status of this view';
+COMMENT ON FUNCTION _cache_refresher.may_see(oid) IS 'may the current user see the status of this view';
+
+CREATE FUNCTION _cache_refresher.may_see(view oid, view_schema text)
+RETURNS boolean LANGUAGE sql STABLE PARALLEL SAFE
+RETURN _cache_refresher.may_see(view)
+       -- A view that is gone has no owner: those see it who could make it anew.
+    OR (view IS NULL AND pg_catalog.has_schema_privilege(
+            pg_catalog.to_regnamespace(pg_catalog.quote_ident(view_schema))::oid, 'CREATE'));
+COMMENT ON FUNCTION _cache_refresher.may_see(oid, text) IS 'the same of a registered view, which may be missing';
 
 CREATE VIEW cache_refresher.status WITH (security_barrier) AS
 SELECT c.oid::regclass AS view,
@@ -77,10 +85,7 @@ SELECT c.oid::regclass AS view,
                      OFFSET 0) s ON true
  CROSS JOIN LATERAL (SELECT CASE WHEN s.staleness = 'fresh' THEN pg_catalog.clock_timestamp()
                                  ELSE k.data_as_of END AS data_as_of) f
- WHERE _cache_refresher.may_see(c.oid)
-       -- A view that is gone has no owner: those see it who could make it anew.
-    OR (c.oid IS NULL AND pg_catalog.has_schema_privilege(
-            pg_catalog.to_regnamespace(pg_catalog.quote_ident(r.view_schema))::oid, 'CREATE'));
+ WHERE _cache_refresher.may_see(c.oid, r.view_schema);
 COMMENT ON VIEW cache_refresher.status IS 'one row per registered view: how it is kept fresh, and how fresh it is';
 COMMENT ON COLUMN cache_refresher.status.view IS 'the materialized view; NULL while it is missing';
 COMMENT ON COLUMN cache_refresher.status.view_schema IS 'its schema, as it is registered';
@@ -133,9 +138,7 @@ SELECT r.view_schema,
   FROM _cache_refresher.registry r
   LEFT JOIN _cache_refresher.binding b ON (b.view_schema, b.view_name) = (r.view_schema, r.view_name)
   LEFT JOIN pg_catalog.pg_class c ON c.oid = b.view AND c.relkind = 'm'
- WHERE _cache_refresher.may_see(c.oid)
-    OR (c.oid IS NULL AND pg_catalog.has_schema_privilege(
-            pg_catalog.to_regnamespace(pg_catalog.quote_ident(r.view_schema))::oid, 'CREATE'));
+ WHERE _cache_refresher.may_see(c.oid, r.view_schema);
 COMMENT ON VIEW cache_refresher.registrations IS 'what was given to register and alter; NULL is inherited from the settings';
 COMMENT ON COLUMN cache_refresher.registrations.view_schema IS 'schema of the registered view';
 COMMENT ON COLUMN cache_refresher.registrations.view_name IS 'name of the registered view';
@@ -372,7 +375,10 @@ BEGIN ATOMIC
                                      WHEN 'fresh' THEN 0.0 END::double precision),
                    ('rows', 'gauge', 'Rows in the view after the last refresh.', v.rows::double precision),
                    ('suspended', 'gauge', '1 if no refresh is scheduled until somebody resumes the view.',
-                    (v.state = 'suspended')::integer::double precision)
+                    (v.state = 'suspended')::integer::double precision),
+                   ('paused', 'gauge', '1 if no refresh is scheduled since somebody paused the view.',
+                    (v.state = 'paused')::integer::double precision),
+                   ('missing', 'gauge', '1 if there is no such view.', (v.state = 'missing')::integer::double precision)
              ) AS m (name, kind, help, value)
              WHERE m.value IS NOT NULL
             UNION ALL

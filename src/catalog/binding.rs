@@ -9,7 +9,7 @@ use super::view::ViewName;
 use super::{query, registry};
 use crate::error::Result;
 use crate::pg::identity::{self, Restriction, Scope};
-use crate::pg::transaction;
+use crate::pg::{report, transaction};
 
 /// Bindings whose view is gone.
 const GONE: &str = "
@@ -196,7 +196,14 @@ fn follow(view: Oid) -> Result<()> {
                 unbind(holder)?;
                 follow(holder)?;
             }
-            registry::delete_unbound(&name)?;
+            if registry::delete_unbound(&name)? {
+                let detail = "A registered view that was renamed has that name now.";
+                report::log(
+                    &format!("cache_refresher: {name} is not registered any more"),
+                    Some(detail),
+                    None,
+                );
+            }
         }
         rename(view, &name.schema, &name.name)?;
     }

@@ -246,10 +246,10 @@ pub fn delete(name: &ViewName) -> Result<()> {
     query::execute(DELETE, &arguments).map(drop)
 }
 
-/// Ends a registration that stands for no view.
-pub fn delete_unbound(name: &ViewName) -> Result<()> {
+/// Ends a registration that stands for no view; false if there is none.
+pub fn delete_unbound(name: &ViewName) -> Result<bool> {
     let arguments = [name.schema.as_str().into(), name.name.as_str().into()];
-    query::execute(DELETE_UNBOUND, &arguments).map(drop)
+    Ok(query::execute(DELETE_UNBOUND, &arguments)? > 0)
 }
 
 /// Whether a registration stands for no view.

@@ -38,11 +38,12 @@ SELECT count(*) = (SELECT count(*) FROM cache_refresher.metrics()) AS complete
 UPDATE _cache_refresher.attempts SET suspended = true, consecutive_failures = 18, error_sqlstate = '08006', error_message = 'could not connect' WHERE view = 'v'::regclass;
 DROP MATERIALIZED VIEW "odd ""schema"""."back\slash";
 SELECT * FROM cache_refresher.health() WHERE "check" LIKE 'view %' ORDER BY "check" COLLATE "C";
-SELECT name, value FROM cache_refresher.metrics() WHERE name IN ('cache_refresher_suspended', 'cache_refresher_consecutive_failures') AND labels ->> 'view' = 'v';
+SELECT name, labels ->> 'view' AS view, value FROM cache_refresher.metrics() WHERE name ~ '_(suspended|missing|paused|consecutive_failures)$';
 UPDATE _cache_refresher.attempts SET suspended = false, consecutive_failures = 2 WHERE view = 'v'::regclass;
 SELECT * FROM cache_refresher.health() WHERE "check" = 'view public.v';
 SELECT cache_refresher.pause('v');
 SELECT hint FROM cache_refresher.health() WHERE "check" = 'view public.v';
+SELECT name, labels ->> 'view' AS view, value FROM cache_refresher.metrics() WHERE name ~ '_(suspended|missing|paused)$';
 UPDATE _cache_refresher.registry SET paused = false WHERE view_name = 'v';
 -- They are somebody's own trouble, not the server's.
 SELECT cache_refresher.healthy();
