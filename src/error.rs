@@ -96,6 +96,8 @@ pub enum Error {
     HugeInterval { name: &'static str },
     #[error("canceling refresh of {name} due to timeout after {limit}")]
     Timeout { name: String, limit: String },
+    #[error("could not obtain lock on {name} within {limit}")]
+    Locked { name: String, limit: String, by: Option<String> },
     #[error("summary_query must be one SELECT statement")]
     SummaryNotSelect,
     #[error("summary_query of {name} fails: {}", caught.message)]
@@ -191,6 +193,7 @@ impl Error {
                 Code::ERRCODE_READ_ONLY_SQL_TRANSACTION
             }
             Self::Timeout { .. } => Code::ERRCODE_QUERY_CANCELED,
+            Self::Locked { .. } => Code::ERRCODE_LOCK_NOT_AVAILABLE,
             Self::Catalog(_) | Self::Corrupt(_) => Code::ERRCODE_INTERNAL_ERROR,
         }
     }
@@ -204,6 +207,7 @@ impl Error {
         match self {
             Self::Stale { detail, .. } => Some(detail.clone()),
             Self::DuplicateKey { caught, .. } => caught.detail.clone(),
+            Self::Locked { by, .. } => by.as_ref().map(|by| format!("It is locked by {by}.")),
             Self::Refused { refusal: RefusalText(Refusal::NoUniqueIndex), .. } => Some(
                 "A usable index is a valid btree on columns, without WHERE clause and not deferrable."
                     .to_owned(),
@@ -329,6 +333,11 @@ impl Error {
             Self::AmbiguousName { .. } => "Write schema.name.".to_owned(),
             Self::HugeInterval { .. } => "Give a shorter interval.".to_owned(),
             Self::Recovery { .. } => "Connect to the primary server.".to_owned(),
+            Self::Locked { .. } => {
+                "See pg_stat_activity for what that does. Where it happens always, raise \
+                 cache_refresher.lock_timeout."
+                    .to_owned()
+            }
             Self::Timeout { .. } => {
                 "Raise cache_refresher.timeout, or the view's timeout with cache_refresher.alter."
                     .to_owned()

@@ -72,6 +72,36 @@ pub enum RelationLock {
     AccessExclusive = pg_sys::AccessExclusiveLock as i32,
 }
 
+impl RelationLock {
+    /// The locks of others that it has to wait for, by the names that pg_locks has for them.
+    pub const fn conflicts_with(self) -> &'static [&'static str] {
+        const BY_STRENGTH: [&str; 8] = [
+            "AccessExclusiveLock",
+            "ExclusiveLock",
+            "ShareRowExclusiveLock",
+            "ShareLock",
+            "ShareUpdateExclusiveLock",
+            "RowExclusiveLock",
+            "RowShareLock",
+            "AccessShareLock",
+        ];
+        let count = match self {
+            Self::AccessShare => 1,
+            Self::RowExclusive => 4,
+            Self::ShareRowExclusive => 6,
+            Self::Exclusive => 7,
+            Self::AccessExclusive => 8,
+        };
+        BY_STRENGTH.split_at(count).0
+    }
+}
+
+/// Locks a relation to the end of the transaction, if that needs no waiting.
+pub fn try_relation(relation: pg_sys::Oid, lock: RelationLock) -> bool {
+    // SAFETY: as in `self::relation`.
+    unsafe { pg_sys::ConditionalLockRelationOid(relation, lock as i32) }
+}
+
 /// Locks a relation to the end of the transaction.
 pub fn relation(relation: pg_sys::Oid, lock: RelationLock) {
     // SAFETY: locking an OID that names nothing is harmless; callers look the relation up afterwards.

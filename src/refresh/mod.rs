@@ -20,6 +20,7 @@ mod statistics;
 pub mod summary;
 
 use std::cell::RefCell;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use self::delta::Attempt;
@@ -36,6 +37,7 @@ use pgrx::{PgSqlErrorCode, PgTryBuilder};
 
 use crate::capture::{self, Changes, Definition};
 use crate::catalog::content;
+use crate::catalog::lock_holder::{self, LockConflict};
 use crate::catalog::proof::Basis;
 use crate::catalog::registry::Registration;
 use crate::catalog::view::{self, Source, TableCondition, View, ViewName};
@@ -220,7 +222,7 @@ impl<'a> Refresh<'a> {
         // Until the lock is held, somebody may drop the index or populate the view: decide again
         // under the lock, and take the other lock where the decision is another one.
         let view = loop {
-            lock::relation(self.oid, lock_for(choice.method));
+            self.lock_relation(self.oid, lock_for(choice.method))?;
             let view = View::find(self.oid)?;
             let again = self.decide(&view)?;
             let settled = again.method == choice.method;
@@ -231,9 +233,29 @@ impl<'a> Refresh<'a> {
         };
         let sources = view::sources(self.oid)?;
         for source in &sources {
-            lock::relation(source.oid, RelationLock::AccessShare);
+            self.lock_relation(source.oid, RelationLock::AccessShare)?;
         }
         Ok(Locked { view, choice, sources })
+    }
+
+    /// Locks a relation to the end of the transaction, or says who stands in the way.
+    fn lock_relation(&self, relation: Oid, lock: RelationLock) -> Result<()> {
+        if lock::try_relation(relation, lock) {
+            return Ok(());
+        }
+        let conflict = lock_holder::conflicting(relation, lock)?;
+        let limit = duration::format(self.settings.lock_timeout);
+        PgTryBuilder::new(AssertUnwindSafe(|| {
+            lock::relation(relation, lock);
+            Ok(())
+        }))
+        .catch_when(PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, |error| match &conflict {
+            Some(LockConflict { relation, by }) => {
+                Err(Error::Locked { name: relation.clone(), limit: limit.clone(), by: by.clone() })
+            }
+            None => error.rethrow(),
+        })
+        .execute()
     }
 
     /// Looks at what a locked view depends on, where changes are captured. Before the snapshot.

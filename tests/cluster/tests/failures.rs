@@ -316,6 +316,13 @@ fn a_refresh_gives_way_when_it_cannot_get_its_lock() {
         "SELECT count(*) > 0 FROM cache_refresher.refresh_log
          WHERE outcome = 'failed' AND sqlstate = '55P03'",
     );
+    let message: String = app.get(
+        "SELECT message FROM cache_refresher.refresh_log WHERE sqlstate = '55P03' ORDER BY id LIMIT 1",
+    );
+    let who: i32 = holder.get("SELECT pg_backend_pid()");
+    let expected =
+        format!("could not obtain lock on public.v within 300ms: It is locked by process {who}.");
+    assert_eq!(message, expected);
     for _ in 0..20 {
         let start = std::time::Instant::now();
         app.shown("v");
