@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 pub mod announcements;
+mod arms;
 pub mod background_worker;
 pub mod capture_trigger;
 pub mod change_log;

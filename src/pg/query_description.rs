@@ -9,7 +9,7 @@ use cache_refresher_core::obstacle::Unsupported;
 use pgrx::PgList;
 use pgrx::pg_sys::{self, NodeTag, Oid};
 
-use super::flat_query::{self, Flat};
+use super::arms::{self, Flat};
 use super::relation::Relation;
 use super::{places, row, tree_walk, types};
 
@@ -54,7 +54,7 @@ impl Description {
 pub fn describe(view: &Relation) -> Result<Vec<Description>, Unsupported> {
     // SAFETY: an open materialized view; the trees are copies of our own.
     let descriptions: Vec<Description> = unsafe {
-        let arms = flat_query::arms(view).ok_or(Unsupported::Size)?;
+        let arms = arms::of(view).ok_or(Unsupported::Size)?;
         arms.into_iter().map(|flat| Reader::of(flat).describe(view)).collect::<Result<_, _>>()?
     };
     // Whatever was dissolved or put aside on the way: each place of a table has to be there.
