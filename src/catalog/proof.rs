@@ -10,15 +10,15 @@ use super::query;
 use super::remembered::Remembered;
 use crate::error::{Error, Result};
 use crate::pg::identity::Scope;
-use crate::pg::{clock, read_only, snapshot, transaction};
+use crate::pg::{clock, invalidation, read_only, snapshot, transaction};
 
 /// Stands for the definition of everything that the rows of a view depend on, and for our triggers: as long
 /// as it is the same, rows change only where a trigger sees it.
 ///
-/// Relations, plain views beneath, composite types and functions named there go into it, and who tells the view of changes (the
+/// Relations, plain views beneath, types and functions named there go into it, and who tells the view of changes (the
 /// sources `$2`, with what is to be known of our triggers there in `$3`); of what can be changed and changed back
 /// also where its row lies and who wrote it. A function of a user's may call others, by names that nobody can
-/// follow: with one come all of them, and with those and with text search what text search is configured by.
+/// follow: with one come all of them, and with those and with text search whatever a function can find by its name.
 const FINGERPRINT: &str = concat!(
     relations!(),
     ", kind (oid) AS (
@@ -42,10 +42,14 @@ const FINGERPRINT: &str = concat!(
      WHERE p.oid >= 16384
 ), line (oid, text) AS (
     SELECT t.oid,
-           concat_ws(' ', t.oid, (SELECT string_agg(concat_ws(',', a.attnum, a.atttypid, a.attcollation), ';' ORDER BY a.attnum)
+           concat_ws(' ', t.oid, (SELECT string_agg(concat_ws(',', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation), ';' ORDER BY a.attnum)
                                     FROM pg_attribute a WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped))
       FROM kind k JOIN pg_type t ON t.oid = k.oid
      WHERE t.typrelid <> 0
+     UNION ALL
+    SELECT k.oid, concat_ws(' ', k.oid, string_agg(concat_ws(',', e.oid, e.enumlabel, e.enumsortorder), ';' ORDER BY e.oid))
+      FROM kind k JOIN pg_enum e ON e.enumtypid = k.oid
+     GROUP BY k.oid
      UNION ALL
     SELECT c.oid,
            concat_ws(' ', c.oid, CASE WHEN c.oid <> $1 THEN c.relfilenode END, c.relkind, c.relpersistence, ",
@@ -88,6 +92,18 @@ const FINGERPRINT: &str = concat!(
            -- What functions find by name.
            (SELECT md5(string_agg(concat_ws(',', o.oid, o.xmin, o.ctid), ';' ORDER BY o.oid)) FROM pg_operator o WHERE o.oid >= 16384),
            (SELECT md5(string_agg(concat_ws(',', c.oid, c.xmin, c.ctid), ';' ORDER BY c.oid)) FROM pg_cast c WHERE c.oid >= 16384),
+           (SELECT md5(string_agg(concat_ws(',', o.oid, o.xmin, o.ctid), ';' ORDER BY o.oid)) FROM pg_opclass o WHERE o.oid >= 16384),
+           (SELECT md5(string_agg(concat_ws(',', a.oid, a.xmin, a.ctid), ';' ORDER BY a.oid)) FROM pg_amproc a WHERE a.oid >= 16384),
+           (SELECT md5(string_agg(concat_ws(',', c.oid, c.xmin, c.ctid), ';' ORDER BY c.oid)) FROM pg_collation c WHERE c.oid >= 16384),
+           (SELECT md5(string_agg(concat_ws(',', e.oid, e.xmin, e.ctid), ';' ORDER BY e.oid)) FROM pg_enum e),
+           -- Tables come and go, and with them types of their rows and arrays of those.
+           (SELECT md5(string_agg(concat_ws(',', t.oid, t.xmin, t.ctid), ';' ORDER BY t.oid)) FROM pg_type t
+             WHERE t.oid >= 16384 AND t.typcategory <> 'A' AND NOT pg_is_other_temp_schema(t.typnamespace) AND t.typnamespace <> pg_my_temp_schema()
+               AND (t.typrelid = 0 OR EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c'))),
+           (SELECT md5(string_agg(concat_ws(',', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation), ';'
+                                  ORDER BY a.attrelid, a.attnum))
+              FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+             WHERE c.relkind = 'c' AND c.oid >= 16384 AND NOT a.attisdropped),
            (SELECT md5(string_agg(concat_ws(',', n.oid, n.nspname), ';' ORDER BY n.oid)) FROM pg_namespace n
              WHERE n.oid >= 16384 AND n.nspname !~ '^pg_(toast_)?temp_'),
            (SELECT md5(string_agg(concat_ws(',', t.oid, t.xmin, t.ctid), ';' ORDER BY t.oid)) FROM pg_ts_config t),
@@ -108,6 +124,9 @@ const FINGERPRINT: &str = concat!(
             SELECT FROM kind k JOIN pg_range r ON k.oid IN (r.rngtypid, r.rngmultitypid) WHERE r.rngsubopc >= 16384
              UNION ALL
             SELECT FROM kind k JOIN pg_opclass o ON o.opcintype = k.oid WHERE o.oid >= 16384 AND o.opcdefault
+             UNION ALL
+            -- So they do with what the server has no order or hash for by itself, but that of btree or hash is a user's.
+            SELECT FROM pg_opclass o WHERE o.oid >= 16384 AND o.opcintype < 16384 AND o.opcdefault AND o.opcmethod IN (403, 405)
              UNION ALL
             SELECT FROM source s
               JOIN pg_rewrite w ON w.ev_class = s.oid AND s.relkind = 'v'
@@ -151,6 +170,8 @@ pub struct Fingerprint {
     /// It rests on what belongs to no relation, and can change and change back while the view is refreshed:
     /// functions of which only the names are known by which others call them, or roles.
     pub is_loose: bool,
+    /// How much of types had been heard of when it was read.
+    types: u64,
 }
 
 impl Fingerprint {
@@ -167,14 +188,19 @@ thread_local! {
 /// The fingerprint of a view as it is now, and after it the file that its rows are in.
 pub fn fingerprint(view: Oid, told: Told) -> Result<Fingerprint> {
     let read = || {
+        let types = invalidation::types();
         let arguments = [view.into(), told.sources.clone().into(), told.triggers.clone().into()];
         let rows = query::select_current(FINGERPRINT, &arguments, |row| {
             let (text, is_loose) = (row.required(1)?, row.required(3)?);
-            Ok((Fingerprint { told: told.clone(), text, is_loose }, row.required(2)?))
+            Ok((Fingerprint { told: told.clone(), text, is_loose, types }, row.required(2)?))
         })?;
         rows.into_iter().next().ok_or_else(|| bad("fingerprint"))
     };
-    KNOWN.with(|known| known.get_if(view, |known| known.told == told, read))
+    // Types change with each table that comes or goes: only where they are found by name does it matter.
+    let fits = |known: &Fingerprint| {
+        known.told == told && (!known.is_loose || known.types == invalidation::types())
+    };
+    KNOWN.with(|known| known.get_if(view, fits, read))
 }
 
 /// On what the content of a view rests: the snapshot of its last refresh, and the fingerprint then,

@@ -9,6 +9,7 @@ use std::ffi::{CStr, c_char};
 use std::time::Duration;
 
 use cache_refresher_core::time::Timestamp;
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::{PgList, pg_guard, pg_sys};
 
 use super::announcements::after_commit;
@@ -32,6 +33,11 @@ unsafe extern "C-unwind" {
         destination: *mut pg_sys::DestReceiver,
         completion: *mut pg_sys::QueryCompletion,
     );
+}
+
+// The generated bindings leave it out; it raises errors.
+unsafe extern "C-unwind" {
+    fn has_superclass(relation: pg_sys::Oid) -> bool;
 }
 
 /// Puts our hook in front of whatever is there. Once, while the library is loaded.
@@ -168,10 +174,8 @@ unsafe fn concern(statement: *mut pg_sys::Node) -> Option<Concern> {
                     ObjectType::OBJECT_DATABASE => {
                         own_database((*rename).subname).map(Concern::Hold)
                     }
-                    ObjectType::OBJECT_MATVIEW | ObjectType::OBJECT_SCHEMA => Some(Concern::Views),
-                    // ALTER TABLE … RENAME works on materialized views too.
-                    ObjectType::OBJECT_TABLE => Some(Concern::Views),
-                    _ => None,
+                    // Of what a view is, of what it reads or computes with, or of its owner.
+                    _ => Some(Concern::Views),
                 }
             }
             NodeTag::T_AlterObjectSchemaStmt => Some(Concern::Views),
@@ -193,28 +197,42 @@ unsafe fn concern(statement: *mut pg_sys::Node) -> Option<Concern> {
                     {
                         Some(Concern::Hold(identity::current_database()))
                     }
-                    ObjectType::OBJECT_MATVIEW | ObjectType::OBJECT_TRIGGER => Some(Concern::Views),
-                    _ if (*drop).behavior == pg_sys::DropBehavior::DROP_CASCADE => {
-                        Some(Concern::Views)
+                    ObjectType::OBJECT_TABLE
+                        if (*drop).behavior != pg_sys::DropBehavior::DROP_CASCADE
+                            && !names_child((*drop).objects) =>
+                    {
+                        None
                     }
-                    ObjectType::OBJECT_TABLE if names_partition((*drop).objects) => {
-                        Some(Concern::Views)
-                    }
-                    _ => None,
+                    _ => Some(Concern::Views),
                 }
             }
-            NodeTag::T_DropOwnedStmt => Some(Concern::Views),
+            NodeTag::T_DropOwnedStmt | NodeTag::T_ReassignOwnedStmt => Some(Concern::Views),
             // By hand: nothing is proved of the view then. What a worker does it tells by itself.
             NodeTag::T_RefreshMatViewStmt => {
                 (!super::background_worker::is_one()).then_some(Concern::Views)
             }
             // What views read, or compute with, may be another thing from now on.
-            NodeTag::T_ViewStmt | NodeTag::T_RuleStmt | NodeTag::T_AlterFunctionStmt => {
-                Some(Concern::Views)
-            }
-            NodeTag::T_CreateFunctionStmt => {
-                let create = statement.cast::<pg_sys::CreateFunctionStmt>();
-                (*create).replace.then_some(Concern::Views)
+            NodeTag::T_ViewStmt
+            | NodeTag::T_RuleStmt
+            | NodeTag::T_CreateFunctionStmt
+            | NodeTag::T_AlterFunctionStmt
+            | NodeTag::T_CreateCastStmt
+            | NodeTag::T_CreateOpClassStmt
+            | NodeTag::T_AlterOpFamilyStmt
+            | NodeTag::T_DefineStmt
+            | NodeTag::T_AlterOperatorStmt
+            | NodeTag::T_AlterTypeStmt
+            | NodeTag::T_CompositeTypeStmt
+            | NodeTag::T_CreateEnumStmt
+            | NodeTag::T_AlterEnumStmt
+            | NodeTag::T_CreateDomainStmt
+            | NodeTag::T_CreateRangeStmt
+            | NodeTag::T_AlterTSConfigurationStmt
+            | NodeTag::T_AlterTSDictionaryStmt => Some(Concern::Views),
+            NodeTag::T_IndexStmt => {
+                let table = named((*statement.cast::<pg_sys::IndexStmt>()).relation);
+                let kind = pg_sys::get_rel_relkind(table) as u8;
+                (kind == pg_sys::RELKIND_MATVIEW).then_some(Concern::Views)
             }
             NodeTag::T_ClusterStmt | NodeTag::T_AlterEventTrigStmt => Some(Concern::Views),
             NodeTag::T_VacuumStmt => {
@@ -303,16 +321,16 @@ unsafe fn names_us(names: *mut pg_sys::List) -> bool {
     }
 }
 
-/// Whether a table to be dropped is a partition.
+/// Whether a table to be dropped is a partition or another child: who reads its parent reads it.
 ///
 /// # Safety
 /// `names` must be what DROP TABLE names.
-unsafe fn names_partition(names: *mut pg_sys::List) -> bool {
+unsafe fn names_child(names: *mut pg_sys::List) -> bool {
     // SAFETY: each of them is a list of the parts of a name; what does not exist is none.
     unsafe {
         PgList::<pg_sys::List>::from_pg(names).iter_ptr().any(|name| {
             let table = named(pg_sys::makeRangeVarFromNameList(name));
-            table != pg_sys::InvalidOid && pg_sys::get_rel_relispartition(table)
+            table != pg_sys::InvalidOid && pg_guard_ffi_boundary(|| has_superclass(table))
         })
     }
 }

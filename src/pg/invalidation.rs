@@ -17,6 +17,8 @@ thread_local! {
     static WATCHED: RefCell<HashMap<Oid, u64>> = RefCell::default();
     /// How many changes of what [`LOOSE`] names were heard of.
     static LOOSE_CHANGED: Cell<u64> = const { Cell::new(0) };
+    /// How many changes of types were heard of.
+    static TYPES_CHANGED: Cell<u64> = const { Cell::new(0) };
 }
 
 static WATCHING: Once = Once::new();
@@ -24,12 +26,16 @@ static WATCHING: Once = Once::new();
 /// Caches of the server for what belongs to no relation: schemas and event triggers.
 const NAMES: [u32; 2] = [SysCacheIdentifier::NAMESPACEOID, SysCacheIdentifier::EVENTTRIGGEROID];
 /// Caches of the server for what belongs to no relation, either, and decides what a query returns: functions,
-/// operators, casts, text search, and roles, to which row security applies or not.
-const LOOSE: [u32; 9] = [
+/// operators, casts, collations, labels of enums, text search, and roles, to which row security applies or not.
+const LOOSE: [u32; 13] = [
+    SysCacheIdentifier::AMPROCNUM,
     SysCacheIdentifier::AUTHMEMMEMROLE,
     SysCacheIdentifier::AUTHMEMROLEMEM,
     SysCacheIdentifier::AUTHOID,
     SysCacheIdentifier::CASTSOURCETARGET,
+    SysCacheIdentifier::CLAOID,
+    SysCacheIdentifier::COLLOID,
+    SysCacheIdentifier::ENUMOID,
     SysCacheIdentifier::OPEROID,
     SysCacheIdentifier::PROCOID,
     SysCacheIdentifier::TSCONFIGOID,
@@ -48,6 +54,8 @@ pub fn generation() -> u64 {
         // SAFETY: functions that stay where they are.
         unsafe {
             pg_sys::CacheRegisterRelcacheCallback(Some(on_relation), Datum::from(0));
+            let types = SysCacheIdentifier::TYPEOID as c_int;
+            pg_sys::CacheRegisterSyscacheCallback(types, Some(on_type), Datum::from(0));
             for cache in NAMES.into_iter().chain(LOOSE) {
                 pg_sys::CacheRegisterSyscacheCallback(
                     cache as c_int,
@@ -72,6 +80,11 @@ pub fn hear() {
 /// may have.
 pub fn loose() -> u64 {
     LOOSE_CHANGED.get()
+}
+
+/// The same of types, among them those of the rows of tables.
+pub fn types() -> u64 {
+    TYPES_CHANGED.get()
 }
 
 /// From now on it is noted when one of these relations changes.
@@ -120,4 +133,8 @@ unsafe extern "C-unwind" fn on_entry(_argument: Datum, cache: c_int, _hash: u32)
     if LOOSE.contains(&cache.cast_unsigned()) {
         LOOSE_CHANGED.set(LOOSE_CHANGED.get() + 1);
     }
+}
+
+unsafe extern "C-unwind" fn on_type(_argument: Datum, _cache: c_int, _hash: u32) {
+    TYPES_CHANGED.set(TYPES_CHANGED.get() + 1);
 }

@@ -283,7 +283,21 @@ fn what_functions_find_by_name_or_type_is_noticed() {
          CREATE OPERATOR CLASS by_icmp FOR TYPE int USING btree AS OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =,
              OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 icmp(int, int);
          CREATE TYPE ours AS RANGE (subtype = int, subtype_opclass = by_icmp);
-         CREATE TABLE r (id int PRIMARY KEY, r ours); INSERT INTO r VALUES (1, '[1,5)')",
+         CREATE TABLE r (id int PRIMARY KEY, r ours); INSERT INTO r VALUES (1, '[1,5)');
+         CREATE TYPE pair AS (x int, y int); CREATE TYPE mood AS ENUM ('sad', 'ok');
+         CREATE TABLE c (id int PRIMARY KEY, p pair, m mood); INSERT INTO c VALUES (1, (1, 2), 'sad');
+         CREATE FUNCTION label(mood) RETURNS text IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN $1::text; END';
+         CREATE FUNCTION as_json(pair) RETURNS text IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN to_jsonb($1)::text; END';
+         CREATE FUNCTION as_text(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN enum_range(NULL::public.mood)::text; END';
+         CREATE DOMAIN eur AS numeric(10, 2);
+         CREATE FUNCTION as_eur(int) RETURNS text IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN ($1 / 8.0)::public.eur::text; END';
+         CREATE COLLATION cc FROM \"C\";
+         CREATE FUNCTION lower_first(text) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN $1 < ''B'' COLLATE public.cc; END';
+         CREATE FUNCTION jcmp(json, json) RETURNS int IMMUTABLE STRICT LANGUAGE sql AS 'SELECT length($1::text) - length($2::text)';
+         CREATE FUNCTION jeq(json, json) RETURNS boolean IMMUTABLE STRICT LANGUAGE sql AS 'SELECT public.jcmp($1, $2) = 0';
+         CREATE OPERATOR === (leftarg = json, rightarg = json, function = jeq);
+         CREATE OPERATOR CLASS by_jcmp DEFAULT FOR TYPE json USING btree AS OPERATOR 3 ===, FUNCTION 1 jcmp(json, json);
+         CREATE TABLE j (id int PRIMARY KEY, a json[], b json[]); INSERT INTO j VALUES (1, ARRAY['1'::json], ARRAY['2'::json])",
     );
     for (query, change) in [
         ("SELECT id, by_schema(id) AS x FROM t", "ALTER SCHEMA s1 RENAME TO s3"),
@@ -295,6 +309,21 @@ fn what_functions_find_by_name_or_type_is_noticed() {
             "SELECT id, r @> 4 AS x FROM r",
             "CREATE OR REPLACE FUNCTION icmp(int, int) RETURNS int IMMUTABLE STRICT LANGUAGE sql AS
              'SELECT CASE WHEN $1 / 4 < $2 / 4 THEN -1 WHEN $1 / 4 > $2 / 4 THEN 1 ELSE 0 END'",
+        ),
+        ("SELECT id, as_json(p) AS x FROM c", "ALTER TYPE pair RENAME ATTRIBUTE x TO z"),
+        ("SELECT id, label(m) AS x FROM c", "ALTER TYPE mood RENAME VALUE 'sad' TO 'gloomy'"),
+        ("SELECT id, as_text('x') AS x FROM t", "ALTER TYPE mood RENAME VALUE 'gloomy' TO 'sad'"),
+        (
+            "SELECT id, as_eur(id) AS x FROM t",
+            "DROP DOMAIN eur; CREATE DOMAIN eur AS numeric(10, 3)",
+        ),
+        (
+            "SELECT id, lower_first('a') AS x FROM t",
+            "DROP COLLATION cc; CREATE COLLATION cc (provider = icu, locale = 'und')",
+        ),
+        (
+            "SELECT id, a = b AS x FROM j",
+            "CREATE OR REPLACE FUNCTION jcmp(json, json) RETURNS int IMMUTABLE STRICT LANGUAGE sql AS 'SELECT 1'",
         ),
     ] {
         db.run(&format!(
