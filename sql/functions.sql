@@ -170,9 +170,9 @@ RETURNS timestamptz LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 
 COMMENT ON FUNCTION _cache_refresher.next_refresh_at IS 'when a view is due next by its own schedule; the scheduler decides by the same code';
 
 CREATE FUNCTION _cache_refresher.staleness(view oid, captured boolean)
-RETURNS TABLE (staleness text, stale_since timestamptz)
+RETURNS TABLE (staleness text, stale_since timestamptz, proved_until timestamptz)
 LANGUAGE c STABLE STRICT PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'staleness_wrapper';
-COMMENT ON FUNCTION _cache_refresher.staleness IS 'whether a view is proved to be fresh, known to be stale, or neither';
+COMMENT ON FUNCTION _cache_refresher.staleness IS 'whether a view is proved to be fresh, known to be stale, or neither; and until when it is proved to show all';
 
 CREATE FUNCTION _cache_refresher.capture_change()
 RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'capture_change';

@@ -77,14 +77,14 @@ SELECT c.oid::regclass AS view,
   FROM _cache_refresher.registry r
   LEFT JOIN _cache_refresher.binding b ON (b.view_schema, b.view_name) = (r.view_schema, r.view_name)
   LEFT JOIN pg_catalog.pg_class c ON c.oid = b.view AND c.relkind = 'm'
-  LEFT JOIN _cache_refresher.content k ON k.view = c.oid
+       -- Of one that somebody has emptied since nothing is known.
+  LEFT JOIN _cache_refresher.content k ON k.view = c.oid AND c.relispopulated
   LEFT JOIN _cache_refresher.attempts a ON a.view = c.oid
        -- OFFSET keeps the condition before the function: asked of every view it takes longer than all else.
   LEFT JOIN LATERAL (SELECT of_view.* FROM _cache_refresher.staleness(c.oid, r.on_change) of_view
                       WHERE r.on_change OR c.oid IN (SELECT i.view FROM _cache_refresher.invalidation i)
                      OFFSET 0) s ON true
- CROSS JOIN LATERAL (SELECT CASE WHEN s.staleness = 'fresh' THEN pg_catalog.clock_timestamp()
-                                 ELSE k.data_as_of END AS data_as_of) f
+ CROSS JOIN LATERAL (SELECT greatest(k.data_as_of, s.proved_until) AS data_as_of) f
  WHERE _cache_refresher.may_see(c.oid, r.view_schema);
 COMMENT ON VIEW cache_refresher.status IS 'one row per registered view: how it is kept fresh, and how fresh it is';
 COMMENT ON COLUMN cache_refresher.status.view IS 'the materialized view; NULL while it is missing';

@@ -12,8 +12,8 @@ use crate::pg::signals::{self, Signal};
 use crate::pg::{identity, latch, shared};
 use crate::refresh::privilege;
 
-/// By the marks in shared memory; without preload, by who holds the view's refresh lock and is
-/// running a query.
+/// By the marks in shared memory. Without preload, by who holds the view's refresh lock and is running a query:
+/// since that may be another one, the caller needs the rights of whoever runs it.
 #[pg_extern(sql = false)]
 fn cancel(view: Option<Oid>) -> Result<bool, ErrorReport> {
     let view = self::view(view)?;
@@ -24,8 +24,14 @@ fn cancel(view: Option<Oid>) -> Result<bool, ErrorReport> {
         .filter(|running| running.view == view.oid.to_u32() && latch::is_alive(running.pid));
     let mut pids: Vec<i32> = of_view.map(|running| running.pid).collect();
     if pids.is_empty() {
-        // One of a group that has its turn later, or a server that has not preloaded us.
-        pids = lock_holder::active(view.oid)?;
+        // One of a group that has its turn later holds the lock already.
+        let is_marked = |pid| running.iter().any(|running| running.pid == pid);
+        let holders = lock_holder::active(view.oid)?.into_iter();
+        let refreshing = holders.filter(|&(pid, role)| match shared::is_available() {
+            true => is_marked(pid),
+            false => identity::acts_for(role),
+        });
+        pids = refreshing.map(|(pid, _)| pid).collect();
     }
     for &pid in &pids {
         shared::note_cancel(pid, view.oid.to_u32());

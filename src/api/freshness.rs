@@ -18,7 +18,8 @@ use crate::catalog::content::{self, Content};
 use crate::catalog::view::View;
 use crate::error::{Error, Result};
 use crate::pg::clock;
-use crate::refresh::{freshness as known, privilege};
+use crate::refresh::freshness::{self as known, Known};
+use crate::refresh::privilege;
 
 /// A view that the caller may see, and what it shows.
 struct Seen {
@@ -35,16 +36,12 @@ fn see(view: Option<Oid>) -> Result<Seen> {
     privilege::require_see(&view)?;
     // Somebody has emptied it since: what is known of its content does not hold any more.
     let content = if view.populated { content::find(view.oid)? } else { None };
-    let (staleness, stale_since) = match content {
+    let Known { staleness, stale_since, proved_until } = match content {
         Some(_) => known::of_view(view.oid)?,
-        None => (Staleness::Unknown, None),
+        None => Known { staleness: Staleness::Unknown, stale_since: None, proved_until: None },
     };
-    let now = clock::now();
-    let data_as_of = match staleness {
-        Staleness::Fresh => Some(now),
-        _ => content.and_then(|content| content.data_as_of),
-    };
-    let age = data_as_of.map(|data_as_of| now.since(data_as_of));
+    let data_as_of = proved_until.max(content.and_then(|content| content.data_as_of));
+    let age = data_as_of.map(|data_as_of| clock::now().since(data_as_of));
     Ok(Seen { view, content, staleness, stale_since, data_as_of, age })
 }
 
@@ -131,12 +128,17 @@ fn staleness(
 ) -> std::result::Result<
     TableIterator<
         'static,
-        (name!(staleness, &'static str), name!(stale_since, Option<TimestampWithTimeZone>)),
+        (
+            name!(staleness, &'static str),
+            name!(stale_since, Option<TimestampWithTimeZone>),
+            name!(proved_until, Option<TimestampWithTimeZone>),
+        ),
     >,
     ErrorReport,
 > {
-    let (staleness, since) = known::of(view, captured)?;
-    Ok(TableIterator::once((staleness.as_str(), since.map(clock::to_sql))))
+    let Known { staleness, stale_since, proved_until } = known::of(view, captured)?;
+    let (since, until) = (stale_since.map(clock::to_sql), proved_until.map(clock::to_sql));
+    Ok(TableIterator::once((staleness.as_str(), since, until)))
 }
 
 /// An event trigger: somebody, or our own refresh, which puts it right, has run REFRESH.

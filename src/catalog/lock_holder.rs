@@ -7,16 +7,17 @@ use crate::error::Result;
 use crate::pg::lock::RelationLock;
 
 const ACTIVE: &str = "
-SELECT l.pid
+SELECT l.pid, a.usesysid
   FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid AND a.state = 'active'
  WHERE l.locktype = 'object' AND l.classid = '_cache_refresher.registry'::regclass
    AND l.objid = $1 AND l.granted
    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
    AND l.pid <> pg_backend_pid()";
 
-/// Processes that hold the view's refresh lock and are running a query: for servers without our shared memory.
-pub fn active(view: Oid) -> Result<Vec<i32>> {
-    query::select_current(ACTIVE, &[view.into()], |row| row.required(1))
+/// Processes that hold the view's refresh lock and are running a query, not necessarily a refresh; each with its
+/// role.
+pub fn active(view: Oid) -> Result<Vec<(i32, Oid)>> {
+    query::select_current(ACTIVE, &[view.into()], |row| Ok((row.required(1)?, row.required(2)?)))
 }
 
 const CONFLICTING: &str = "

@@ -48,6 +48,13 @@ pub fn from_interval(name: &'static str, interval: &Interval) -> Result<Duration
     }
 }
 
+/// When the last transaction was committed that a standby has replayed; nothing before the first.
+pub fn replayed_until() -> Option<Timestamp> {
+    // SAFETY: reads shared memory.
+    let at = unsafe { pg_sys::GetLatestXTime() };
+    (at != 0).then(|| Timestamp::from_pg(at))
+}
+
 /// When a transaction committed, if the server keeps track of that and still knows.
 pub fn committed_at(transaction: u64) -> Option<Timestamp> {
     let mut at = 0;

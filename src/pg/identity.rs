@@ -188,6 +188,12 @@ pub fn current_database_name() -> String {
     }
 }
 
+/// Whether the current role has the rights of another.
+pub fn acts_for(role: pg_sys::Oid) -> bool {
+    // SAFETY: looks up the catalog.
+    unsafe { pg_sys::has_privs_of_role(current_role(), role) }
+}
+
 /// Whether the current role has the rights of the owner of `relation`.
 pub fn owns(relation: pg_sys::Oid) -> bool {
     // SAFETY: looks up the catalog; raises an ERROR if the relation is gone.

@@ -21,6 +21,7 @@ use crate::pg::identity::{Restriction, Scope};
 use crate::pg::mapping_query::{self, Images, Parts};
 use crate::pg::memory::{self, Caller, MemoryContext};
 use crate::pg::relation::Relation;
+use crate::pg::report::{self, Caught};
 use crate::pg::row_streams::{self, RowStreams};
 use crate::pg::shared::RunningMark;
 use crate::pg::transaction;
@@ -81,7 +82,22 @@ pub fn refresh(
     // What rules out a row in the view's query need not do so where some of it is asked for alone: an expression
     // can meet values that it is not made for.
     let attempt = transaction::attempt(|| attempt(view, shown, total, at_any_cost, running));
-    attempt.unwrap_or_else(|caught| Attempt::NotPossible(NotNow::Failed(caught.message)))
+    attempt.unwrap_or_else(|caught| Attempt::NotPossible(failed(view, &caught)))
+}
+
+/// Why the rows concerned were not computed alone. The message, which can hold data, is for the server's log only.
+pub fn failed(view: &View, caught: &Caught) -> NotNow {
+    let state = caught.sqlstate();
+    report::log(
+        &format!(
+            "cache_refresher: cannot compute the rows concerned of {} alone, and compares all: {}",
+            view.name,
+            caught.full_message()
+        ),
+        Some(&format!("SQLSTATE {state}.")),
+        None,
+    );
+    NotNow::Failed(state)
 }
 
 fn attempt(

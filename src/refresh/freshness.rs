@@ -10,15 +10,49 @@ use crate::capture::{self, obstacle};
 use crate::catalog;
 use crate::catalog::registry::Registration;
 use crate::error::Result;
-use crate::pg::clock;
+use crate::pg::{clock, snapshot};
+
+/// What is known of how stale a view is.
+pub struct Known {
+    pub staleness: Staleness,
+    /// When the oldest change was made that it does not show.
+    pub stale_since: Option<Timestamp>,
+    /// All that was committed by then is proved to be shown.
+    pub proved_until: Option<Timestamp>,
+}
+
+/// How stale a view is.
+pub fn of(view: Oid, captured: bool) -> Result<Known> {
+    let (staleness, stale_since) = by_all(view, captured)?;
+    Ok(match staleness {
+        // What the primary has committed since, a standby cannot know.
+        Staleness::Fresh if snapshot::is_in_recovery() => Known {
+            staleness: Staleness::Unknown,
+            stale_since,
+            proved_until: clock::replayed_until(),
+        },
+        Staleness::Fresh => Known { staleness, stale_since, proved_until: Some(clock::now()) },
+        _ => Known { staleness, stale_since, proved_until: None },
+    })
+}
+
+/// The same of a view of which it is not known whether it is captured.
+pub fn of_view(view: Oid) -> Result<Known> {
+    of(view, is_captured(view)?)
+}
+
+fn is_captured(view: Oid) -> Result<bool> {
+    let registration = Registration::find(view)?;
+    Ok(registration.is_some_and(|registration| registration.policy.on_change))
+}
 
 /// Whether a view is proved to show everything, known not to, or neither; and since when it does not. What a
 /// materialized view that it reads does not show, it does not show either.
-pub fn of(view: Oid, captured: bool) -> Result<(Staleness, Option<Timestamp>)> {
+fn by_all(view: Oid, captured: bool) -> Result<(Staleness, Option<Timestamp>)> {
     let mut worst = of_its_own(view, captured)?;
     if worst.0 == Staleness::Fresh {
         for parent in catalog::capture::views_read_by(view)? {
-            match of_view(parent)? {
+            match by_all(parent, is_captured(parent)?)? {
                 (Staleness::Fresh, _) => {}
                 (Staleness::Stale, since) => return Ok((Staleness::Stale, since)),
                 unknown => worst = unknown,
@@ -31,12 +65,6 @@ pub fn of(view: Oid, captured: bool) -> Result<(Staleness, Option<Timestamp>)> {
 /// The same by what has happened to what it reads.
 fn of_its_own(view: Oid, captured: bool) -> Result<(Staleness, Option<Timestamp>)> {
     capture::staleness(view, captured, &settings::text(&settings::configured()?))
-}
-
-/// The same of a view of which it is not known whether it is captured.
-pub fn of_view(view: Oid) -> Result<(Staleness, Option<Timestamp>)> {
-    let registration = Registration::find(view)?;
-    of(view, registration.is_some_and(|registration| registration.policy.on_change))
 }
 
 /// Since when a captured view may not show everything: known to be stale, or not proved to be fresh

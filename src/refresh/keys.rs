@@ -102,7 +102,10 @@ fn refresh_locked(view: &View, keys: &AnyArray, settings: &RefreshSettings) -> R
 fn refresh_units(view: &View, sets: &[Units], refresh: &Refresh) -> Result<RowChanges> {
     match transaction::attempt(|| delta::refresh_units(view, sets, &refresh.running)) {
         Ok(changes) => Ok(changes),
-        Err(_) => Ok(diff::refresh(view, &refresh.running)?.changes.unwrap_or_default()),
+        Err(caught) => {
+            delta::failed(view, &caught);
+            Ok(diff::refresh(view, &refresh.running)?.changes.unwrap_or_default())
+        }
     }
 }
 

@@ -278,7 +278,7 @@ pub enum NotNow {
     },
     /// What is computed anew is more than may be held.
     Memory,
-    /// An error of the server's, which the whole query need not meet.
+    /// An error that the whole query need not meet, by its SQLSTATE: its message can hold data.
     Failed(String),
 }
 
@@ -302,7 +302,7 @@ impl NotNow {
             Self::Search,
             Self::Cost { limit: 1000.0, cost: 2000.0 },
             Self::Memory,
-            Self::Failed("division by zero".to_owned()),
+            Self::Failed("22012".to_owned()),
         ]
     }
 
@@ -313,8 +313,8 @@ impl NotNow {
             Self::UnknownRows(name) => {
                 return format!("which rows of {name} have changed is not known");
             }
-            Self::Failed(message) => {
-                return format!("to compute the rows concerned alone failed: {message}");
+            Self::Failed(sqlstate) => {
+                return format!("to compute the rows concerned alone failed with SQLSTATE {sqlstate}");
             }
             Self::AnyRow(name) => {
                 return format!("a change of {name} can concern any row: no column joins it to the key");

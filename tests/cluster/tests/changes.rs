@@ -229,6 +229,31 @@ fn a_new_partition_is_captured_too() {
 }
 
 #[test]
+fn what_views_read_or_compute_with_is_watched_too() {
+    let mut db = Scratch::new("watched");
+    db.run(
+        "CREATE TABLE p (id int, value int); INSERT INTO p VALUES (1, 1);
+         CREATE FUNCTION inner_one(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN 1; END';
+         CREATE FUNCTION outer_one(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN public.inner_one($1); END';
+         CREATE MATERIALIZED VIEW v AS SELECT id, outer_one(value) AS value FROM p;
+         SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true, debounce => '0')",
+    );
+    wait_until_fresh(&mut db, "v");
+    db.run("CREATE TABLE child () INHERITS (p); INSERT INTO child VALUES (2, 2)");
+    db.wait("it is shown", "SELECT count(*) = 2 FROM v");
+    wait_until_fresh(&mut db, "v");
+    db.run("DROP TABLE child");
+    db.wait("it goes", "SELECT count(*) = 1 FROM v");
+    wait_until_fresh(&mut db, "v");
+    db.run("DROP FUNCTION inner_one");
+    db.run("CREATE FUNCTION inner_one(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN 2; END'");
+    db.wait("another value", "SELECT value = 2 FROM v");
+    wait_until_fresh(&mut db, "v");
+    db.run("CREATE INDEX ON v (value)");
+    wait_until_fresh(&mut db, "v");
+}
+
+#[test]
 fn what_changed_while_nobody_looked_is_shown_afterwards() {
     for (mode, value) in [(Mode::Fast, 1), (Mode::Immediate, 2)] {
         let server = Server::builder().start();

@@ -121,6 +121,31 @@ fn cancel_ends_a_users_refresh() {
 }
 
 #[test]
+fn cancel_ends_nothing_but_refreshes() {
+    for preload in [true, false] {
+        let server = Server::builder().preload(preload).start();
+        let mut db = server.create_database("app");
+        db.create_view("v", 3);
+        db.run(
+            "CREATE ROLE helper; GRANT SELECT ON v TO helper;
+             SELECT cache_refresher.register('v', refresh_interval => '1 day');
+             SELECT cache_refresher.grant_refresh('v', 'helper')",
+        );
+        let other = server.background(
+            "app",
+            "SELECT cache_refresher.refresh('v'); SELECT pg_sleep(1.5), 'something else'",
+        );
+        db.wait(
+            "it does something else",
+            "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'",
+        );
+        db.run("SET ROLE helper");
+        assert!(!db.get::<bool>("SELECT cache_refresher.cancel('v')"), "preload {preload}");
+        other.join().unwrap().unwrap();
+    }
+}
+
+#[test]
 fn a_views_own_timeout_ends_a_long_refresh() {
     let mut db = Scratch::new("own_timeout");
     db.create_paced_view("v");

@@ -272,6 +272,34 @@ fn a_standby_runs_nothing_until_it_is_promoted() {
 }
 
 #[test]
+fn a_standby_that_lags_calls_nothing_fresh() {
+    let primary = Server::builder().start();
+    let mut app = primary.create_database("app");
+    app.create_view("v", 10);
+    app.run("SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true, debounce => '0')");
+    let fresh = "SELECT staleness = 'fresh' FROM cache_refresher.status";
+    app.wait("it is fresh", fresh);
+    let standby = Server::builder().standby_of(&primary).start();
+    let mut copy = standby.connect("app");
+    copy.wait("it is shown", "SELECT count(*) = 10 FROM v");
+    copy.run("SELECT pg_wal_replay_pause()");
+    app.write("v", 5);
+    app.wait_until_shown("v", 5);
+    app.wait("it is fresh", fresh);
+    std::thread::sleep(millis(1100));
+    for asked in [
+        "SELECT staleness = 'unknown' AND age > '1 s' FROM cache_refresher.status",
+        "SELECT cache_refresher.is_stale('v', '1 s')",
+        "SELECT cache_refresher.is_stale('v') IS NULL",
+        "SELECT (cache_refresher.freshness('v') ->> 'age_seconds')::float > 1",
+    ] {
+        assert!(copy.get::<bool>(asked), "{asked}");
+    }
+    copy.run("SELECT pg_wal_replay_resume()");
+    copy.wait_until_shown("v", 5);
+}
+
+#[test]
 fn errors_of_other_statements_keep_their_code_and_context() {
     let server = Server::builder().start();
     let mut app = server.create_database("app");
