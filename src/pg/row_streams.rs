@@ -327,6 +327,10 @@ impl Rows for RowStreams<'_> {
         kept.free();
     }
 
+    fn forget_content(&mut self, kept: &mut Kept) {
+        kept.forget_content();
+    }
+
     fn update_heads(&mut self) {
         let Self { new, changes, comparison, scan, .. } = self;
         // SAFETY: set by `compare`, and used only within it.
@@ -389,11 +393,8 @@ impl Rows for RowStreams<'_> {
             .get_or_insert_with(|| self.memory.run(|| Sorter::new(self.view, self.sorter_bytes)));
         self.kept[0].show_kept(&kept);
         sorter.write(Tagged {
-            sort_key: hash.cast_signed(),
-            tag: match side {
-                Side::New => NEW,
-                Side::Old => kept.id.to_number(),
-            },
+            sort_key: (hash & !NEW | if side == Side::New { NEW } else { 0 }).cast_signed(),
+            tag: kept.id.to_number(),
             row: self.kept[0].values(),
         });
         kept.free();
@@ -401,18 +402,16 @@ impl Rows for RowStreams<'_> {
 
     fn next_spilled(&mut self) -> Option<(Side, u64, Kept)> {
         let Tagged { sort_key, tag, row } = self.spilled.as_mut()?.read()?;
-        let (side, id) = match tag {
-            NEW => (Side::New, RowId::from_number(0)),
-            tag => (Side::Old, RowId::from_number(tag)),
-        };
+        let (hash, id) = (sort_key.cast_unsigned(), RowId::from_number(tag));
+        let side = if hash & NEW == NEW { Side::New } else { Side::Old };
         // SAFETY: the row has the columns of the view, and is there until the next is read.
         let kept = self.memory.run(|| unsafe {
             self.row.show(row);
             Kept::copy(self.row.as_ptr(), id)
         });
-        Some((side, sort_key.cast_unsigned(), kept))
+        Some((side, hash & !NEW, kept))
     }
 }
 
-/// Tag of a spilled row of the query; no row id is negative.
-const NEW: i64 = -1;
+/// In the place of the last bit of a hash it sorts rows of the query behind those of the view.
+const NEW: u64 = 1;

@@ -301,8 +301,16 @@ impl Kept {
         Tuple(self.tuple, PhantomData)
     }
 
-    pub fn free(self) {
-        // SAFETY: allocated by `copy`, and nobody else has it.
-        unsafe { pg_sys::pfree(self.tuple.cast()) };
+    /// Keeps no more than where the original lies.
+    pub(super) fn forget_content(&mut self) {
+        if !self.tuple.is_null() {
+            // SAFETY: allocated by `copy`, and nobody else has it.
+            unsafe { pg_sys::pfree(self.tuple.cast()) };
+            self.tuple = std::ptr::null_mut();
+        }
+    }
+
+    pub fn free(mut self) {
+        self.forget_content();
     }
 }

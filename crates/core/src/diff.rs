@@ -29,8 +29,10 @@
 //! costs work and never rightness: a key that the query returns twice is found out when it is written.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 
 use hashbrown::HashTable;
+use hashbrown::hash_table::Entry as TableEntry;
 
 /// What two rows have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +69,7 @@ pub trait Rows {
     fn order_heads(&mut self) -> Ordering;
     /// A head with a row of the other side that was set aside.
     fn compare(&mut self, head: Side, kept: &Self::Kept) -> Likeness;
-    /// Two rows that were set aside.
+    /// Two rows that were set aside, or an old one with another.
     fn compare_kept(&mut self, new: &Self::Kept, old: &Self::Kept) -> Likeness;
     /// Whether a head has a key.
     fn has_key(&mut self, head: Side) -> bool;
@@ -80,6 +82,8 @@ pub trait Rows {
 
     /// The copy is not needed: its equal is stored already.
     fn discard(&mut self, kept: Self::Kept);
+    /// What is in an old row is not needed, since another that is the same is kept: only to delete it.
+    fn forget_content(&mut self, kept: &mut Self::Kept);
     /// Both heads: the old row is to become the new one.
     fn update_heads(&mut self);
     /// No old row has become the new head.
@@ -97,7 +101,7 @@ pub trait Rows {
 
     /// Puts a row where memory is no limit.
     fn spill(&mut self, side: Side, hash: u64, kept: Self::Kept);
-    /// Gives spilled rows back one by one, rows of the same hash in succession.
+    /// Gives spilled rows back one by one, rows of the same hash in succession, the old ones first.
     fn next_spilled(&mut self) -> Option<(Side, u64, Self::Kept)>;
 }
 
@@ -112,15 +116,26 @@ struct Entry<K> {
 const SCATTERED: u64 = 4;
 
 /// Rows of one side that wait for their counterpart.
-struct Aside<K>(HashTable<Entry<K>>);
+struct Aside<K> {
+    /// One of each hash: many of the same in one place would make each look-up pass all of them.
+    first: HashTable<Entry<K>>,
+    /// The others of those hashes: without a key, rows can be the same.
+    others: HashMap<u64, Vec<K>>,
+    rows: usize,
+}
 
 impl<K> Aside<K> {
-    const fn new() -> Self {
-        Self(HashTable::new())
+    fn new() -> Self {
+        Self { first: HashTable::new(), others: HashMap::new(), rows: 0 }
     }
 
     fn put(&mut self, entry: Entry<K>) {
-        self.0.insert_unique(entry.hash, entry, |entry| entry.hash);
+        let hash = entry.hash;
+        self.rows += 1;
+        match self.first.entry(hash, |other| other.hash == hash, |other| other.hash) {
+            TableEntry::Vacant(place) => drop(place.insert(entry)),
+            TableEntry::Occupied(_) => self.others.entry(hash).or_default().push(entry.row),
+        }
     }
 
     /// Takes out the counterpart of a row.
@@ -129,14 +144,34 @@ impl<K> Aside<K> {
         hash: u64,
         mut compare: impl FnMut(&K) -> Likeness,
     ) -> Option<(K, Likeness)> {
-        let mut likeness = Likeness::Different;
-        let found = self.0.find_entry(hash, |entry| {
-            entry.hash == hash && {
-                likeness = compare(&entry.row);
-                likeness != Likeness::Different
+        let mut first = self.first.find_entry(hash, |entry| entry.hash == hash).ok()?;
+        let others = match self.others.is_empty() {
+            true => None,
+            false => self.others.get_mut(&hash),
+        };
+        let mut likeness = compare(&first.get().row);
+        let row = if likeness != Likeness::Different {
+            match others.and_then(Vec::pop) {
+                Some(other) => std::mem::replace(&mut first.get_mut().row, other),
+                None => first.remove().0.row,
             }
-        });
-        found.ok().map(|found| (found.remove().0.row, likeness))
+        } else {
+            let others = others?;
+            let place = others.iter().position(|row| {
+                likeness = compare(row);
+                likeness != Likeness::Different
+            })?;
+            others.swap_remove(place)
+        };
+        self.rows -= 1;
+        Some((row, likeness))
+    }
+
+    fn drain(&mut self) -> impl Iterator<Item = Entry<K>> {
+        self.rows = 0;
+        let others = self.others.drain();
+        let others = others.flat_map(|(hash, rows)| rows.into_iter().map(move |row| (hash, row)));
+        self.first.drain().chain(others.map(|(hash, row)| Entry { hash, row }))
     }
 }
 
@@ -196,7 +231,7 @@ impl<R: Rows> Diff<R> {
     /// For streams in the order in which they come. `budget_bytes` is what may be set aside in
     /// memory. Until it has seen `start_again_before` rows it may ask to [start
     /// again](Step::StartAgain); 0 where the rows cannot be had in the order of a key.
-    pub const fn natural(rows: R, budget_bytes: usize, start_again_before: u64) -> Self {
+    pub fn natural(rows: R, budget_bytes: usize, start_again_before: u64) -> Self {
         Self {
             rows,
             head: Head::Unread,
@@ -214,7 +249,7 @@ impl<R: Rows> Diff<R> {
 
     /// For streams in the order of the key, as [`Rows::order_heads`] sees it. Rows without a key may
     /// stand anywhere.
-    pub const fn ordered(rows: R, budget_bytes: usize) -> Self {
+    pub fn ordered(rows: R, budget_bytes: usize) -> Self {
         let mut diff = Self::natural(rows, budget_bytes, 0);
         diff.order = Order::Key;
         diff
@@ -261,10 +296,10 @@ impl<R: Rows> Diff<R> {
             self.spill();
             self.settle_spilled();
         } else {
-            for entry in self.old.0.drain() {
+            for entry in self.old.drain() {
                 self.rows.delete(entry.row);
             }
-            for entry in self.new.0.drain() {
+            for entry in self.new.drain() {
                 self.rows.insert(entry.row);
             }
         }
@@ -311,7 +346,7 @@ impl<R: Rows> Diff<R> {
                 return Step::Next;
             }
             let many = (self.steps - self.spilled_at) / SCATTERED;
-            let (new, old) = (self.new.0.len() as u64, self.old.0.len() as u64);
+            let (new, old) = (self.new.rows as u64, self.old.rows as u64);
             if new.max(old) > many && self.steps < self.start_again_before {
                 return Step::StartAgain;
             }
@@ -410,20 +445,23 @@ impl<R: Rows> Diff<R> {
         self.spilled_at = self.steps;
         self.aside_bytes = 0;
         for (side, aside) in [(Side::Old, &mut self.old), (Side::New, &mut self.new)] {
-            for entry in aside.0.drain() {
+            for entry in aside.drain() {
                 self.rows.spill(side, entry.hash, entry.row);
             }
         }
     }
 
     fn settle_spilled(&mut self) {
-        let mut group = Group { hash: 0, new: Vec::new(), old: Vec::new() };
+        let mut group = Group { hash: 0, old: Vec::new(), new: Vec::new() };
         while let Some((side, hash, row)) = self.rows.next_spilled() {
             if hash != group.hash {
                 group.settle(&mut self.rows);
                 group.hash = hash;
             }
-            group.add(side, row, &mut self.rows);
+            match side {
+                Side::Old => group.add_old(row, &mut self.rows),
+                Side::New => group.add_new(row, &mut self.rows),
+            }
         }
         group.settle(&mut self.rows);
     }
@@ -432,40 +470,62 @@ impl<R: Rows> Diff<R> {
 /// Spilled rows of one hash that have no equal on the other side so far.
 struct Group<K> {
     hash: u64,
+    old: Vec<Copies<K>>,
     new: Vec<K>,
-    old: Vec<K>,
+}
+
+/// Old rows that are the same: however many they are, one content is kept.
+struct Copies<K> {
+    row: K,
+    others: Vec<K>,
 }
 
 impl<K> Group<K> {
-    fn add<R: Rows<Kept = K>>(&mut self, side: Side, row: K, rows: &mut R) {
-        let equal = match side {
-            Side::New => {
-                self.old.iter().position(|old| rows.compare_kept(&row, old) == Likeness::Same)
+    fn add_old<R: Rows<Kept = K>>(&mut self, mut row: K, rows: &mut R) {
+        let same = |copies: &&mut Copies<K>| rows.compare_kept(&row, &copies.row) == Likeness::Same;
+        match self.old.iter_mut().find(same) {
+            Some(copies) => {
+                rows.forget_content(&mut row);
+                copies.others.push(row);
             }
-            Side::Old => {
-                self.new.iter().position(|new| rows.compare_kept(new, &row) == Likeness::Same)
-            }
-        };
-        match (side, equal) {
-            (Side::New, Some(place)) => rows.discard(self.old.swap_remove(place)),
-            (Side::Old, Some(place)) => rows.discard(self.new.swap_remove(place)),
-            (Side::New, None) => return self.new.push(row),
-            (Side::Old, None) => return self.old.push(row),
+            None => self.old.push(Copies { row, others: Vec::new() }),
         }
-        rows.discard(row);
+    }
+
+    /// All old ones have come.
+    fn add_new<R: Rows<Kept = K>>(&mut self, row: K, rows: &mut R) {
+        let same = |copies: &Copies<K>| rows.compare_kept(&row, &copies.row) == Likeness::Same;
+        match self.old.iter().position(same) {
+            Some(place) => {
+                let equal = match self.old[place].others.pop() {
+                    Some(other) => other,
+                    None => self.old.swap_remove(place).row,
+                };
+                rows.discard(equal);
+                rows.discard(row);
+            }
+            // Nothing that it could be a change of.
+            None if self.old.is_empty() => rows.insert(row),
+            None => self.new.push(row),
+        }
     }
 
     fn settle<R: Rows<Kept = K>>(&mut self, rows: &mut R) {
         for new in self.new.drain(..) {
             let same_key =
-                self.old.iter().position(|old| rows.compare_kept(&new, old) == Likeness::SameKey);
-            match same_key {
-                Some(place) => rows.update_kept(new, self.old.swap_remove(place)),
+                |copies: &Copies<K>| rows.compare_kept(&new, &copies.row) == Likeness::SameKey;
+            match self.old.iter().position(same_key) {
+                Some(place) => {
+                    let Copies { row, others } = self.old.swap_remove(place);
+                    rows.update_kept(new, row);
+                    others.into_iter().for_each(|other| rows.delete(other));
+                }
                 None => rows.insert(new),
             }
         }
-        for old in self.old.drain(..) {
-            rows.delete(old);
+        for Copies { row, others } in self.old.drain(..) {
+            rows.delete(row);
+            others.into_iter().for_each(|other| rows.delete(other));
         }
     }
 }
@@ -490,6 +550,7 @@ mod tests {
         /// Few hashes, so that they collide.
         hashes: u64,
         spilled: Vec<(Side, u64, Row)>,
+        sorted: bool,
         inserted: Vec<Row>,
         updated: Vec<(Row, Row)>,
         deleted: Vec<Row>,
@@ -550,6 +611,7 @@ mod tests {
             10
         }
         fn discard(&mut self, _: Row) {}
+        fn forget_content(&mut self, _: &mut Row) {}
         fn update_heads(&mut self) {
             self.updated.push((self.head(Side::New), self.head(Side::Old)));
         }
@@ -579,8 +641,10 @@ mod tests {
             self.spilled.push((side, hash, kept));
         }
         fn next_spilled(&mut self) -> Option<(Side, u64, Row)> {
-            // From the end, which is as good an order as any within a hash.
-            self.spilled.sort_by_key(|(_, hash, _)| *hash);
+            // From the end.
+            if !std::mem::replace(&mut self.sorted, true) {
+                self.spilled.sort_by_key(|(side, hash, _)| (*hash, *side == Side::Old));
+            }
             self.spilled.pop()
         }
     }
@@ -758,6 +822,20 @@ mod tests {
             diff.new_row() == Step::Next
         });
         assert!(steps.count() < 30);
+    }
+
+    #[test]
+    fn many_rows_that_are_the_same_are_found_at_once() {
+        const ROWS: usize = 100_000;
+        let (one, two) = (vec![(None, 1); ROWS], vec![(None, 2); ROWS]);
+        let both: Vec<Row> = one.iter().chain(&two).copied().collect();
+        for budget in [0, usize::MAX] {
+            // Were each compared with all before it, none of these would end.
+            assert_eq!(diff(&one, &[], budget, 8).inserted.len(), ROWS);
+            assert_eq!(diff(&one, &both, budget, 8).deleted.len(), ROWS);
+            let found = diff(&two, &one, budget, 8);
+            assert_eq!((found.inserted.len(), found.deleted.len()), (ROWS, ROWS));
+        }
     }
 
     #[test]

@@ -47,3 +47,31 @@ fn rows_in_reverse_order_are_compared_in_little_memory() {
     db.assert_shows_its_query("v");
     db.assert_sound("v");
 }
+
+#[test]
+fn rows_that_are_the_same_are_compared_in_little_memory() {
+    let server = Server::builder().start();
+    let mut db = server.create_database("app");
+    db.run(&format!(
+        "CREATE TABLE t (id int, note text); INSERT INTO t SELECT i, repeat('x', 400) FROM generate_series(1, {ROWS}) i;
+         CREATE MATERIALIZED VIEW v AS SELECT note FROM t WHERE id > 0"
+    ));
+    let mut refresher = server.connect("app");
+    refresher.run("SET work_mem = '4MB'; SET max_parallel_workers_per_gather = 0");
+    refresher.run("SELECT count(*) FROM v; SELECT count(*) FROM t");
+    assert_eq!(refresher.diff("v"), Counts::unchanged(ROWS));
+    let before = peak_memory(&mut refresher);
+    let counts = |total, inserted, deleted| Counts { total, inserted, updated: 0, deleted };
+
+    db.run("UPDATE t SET note = repeat('y', 400)");
+    assert_eq!(refresher.diff("v"), counts(ROWS, ROWS, ROWS));
+    db.run("UPDATE t SET id = -id");
+    assert_eq!(refresher.diff("v"), counts(0, 0, ROWS));
+    db.run("UPDATE t SET id = -id");
+    assert_eq!(refresher.diff("v"), counts(ROWS, ROWS, 0));
+
+    // 120 MB on each side.
+    let grown = (peak_memory(&mut refresher) - before) / (1024 * 1024);
+    assert!(grown < 40, "the process has grown by {grown} MB");
+    db.assert_shows_its_query("v");
+}
