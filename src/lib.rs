@@ -29,12 +29,17 @@ extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["views"]);
 
 /// Called when the server loads the library: at its start if it is preloaded, else by the session
 /// that first needs it.
+/// Writers lock a table before its log, and DROP EXTENSION would lock the log first.
+fn before_drop() {
+    capture::install::lock_captured().unwrap_or_else(|error| error.raise());
+}
+
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     guc::define();
     if pg::loading::is_preload() && !pg::loading::is_binary_upgrade() {
         pg::shared::reserve();
-        pg::hooks::install();
+        pg::hooks::install(before_drop);
         pg::unused_updates::install();
         pg::background_worker::register_launcher();
     }

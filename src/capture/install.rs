@@ -179,6 +179,14 @@ pub fn tidy_own() -> Result<()> {
     Ok(())
 }
 
+/// Locks everybody out of all captured tables, to the end of the transaction.
+pub fn lock_captured() -> Result<()> {
+    for table in capture::tables()? {
+        lock::relation(table, RelationLock::AccessExclusive);
+    }
+    Ok(())
+}
+
 /// What nobody needs any more.
 pub fn leftovers() -> Result<Vec<LoggedSource>> {
     capture::drop_orphaned_uses()?;

@@ -211,6 +211,16 @@ WITH gone AS (
 UPDATE _cache_refresher.content k SET fingerprint = NULL
  WHERE k.view IN (SELECT view FROM gone) AND k.fingerprint IS NOT NULL";
 
+/// In the order of their OIDs, so that everybody locks them alike.
+const TABLES: &str = "
+SELECT DISTINCT t.tgrelid FROM pg_trigger t
+ WHERE t.tgfoid = to_regprocedure('_cache_refresher.capture_change()') ORDER BY 1";
+
+/// All tables that have a trigger of ours.
+pub fn tables() -> Result<Vec<Oid>> {
+    query::select_current(TABLES, &[], |row| row.required(1))
+}
+
 /// By their logs: a trigger without one comes of a dump that is being restored, and is to be left alone.
 const UNUSED: &str = "
 SELECT s.oid, coalesce(n.nspname::text, ''), coalesce(c.relname::text, ''), c.relkind IS NOT DISTINCT FROM 'r'

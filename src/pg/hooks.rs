@@ -6,6 +6,7 @@
 //! schedulers are told when they commit.
 
 use std::ffi::{CStr, c_char};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use cache_refresher_core::time::Timestamp;
@@ -20,6 +21,9 @@ use super::{clock, identity, latch, shared, signals, transaction};
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 static mut PREVIOUS_HOOK: pg_sys::ProcessUtility_hook_type = None;
+
+/// To be called before the extension is dropped.
+static BEFORE_DROP: OnceLock<fn()> = OnceLock::new();
 
 // The server's own function, not pgrx's guarded one: see `process_utility`.
 unsafe extern "C-unwind" {
@@ -40,8 +44,10 @@ unsafe extern "C-unwind" {
     fn has_superclass(relation: pg_sys::Oid) -> bool;
 }
 
-/// Puts our hook in front of whatever is there. Once, while the library is loaded.
-pub fn install() {
+/// Puts our hook in front of whatever is there. Once, while the library is loaded. `before_drop` is called before
+/// the extension is dropped, in that transaction.
+pub fn install(before_drop: fn()) {
+    BEFORE_DROP.get_or_init(|| before_drop);
     // SAFETY: the server is still single-threaded and this runs once.
     unsafe {
         PREVIOUS_HOOK = pg_sys::ProcessUtility_hook;
@@ -57,6 +63,8 @@ enum Concern {
     Nothing,
     /// Our processes have to leave this database first.
     Hold(u32),
+    /// The same of this one, from which the extension is dropped.
+    Drop(u32),
     /// When it has committed, the registered views of this database must be looked at again.
     Views,
     /// When it has committed, the extension may be in this database.
@@ -113,6 +121,10 @@ unsafe extern "C-unwind" fn before(statement: *mut pg_sys::Node) -> Concern {
     let concern = unsafe { concern(statement) }.unwrap_or(Concern::Nothing);
     match concern {
         Concern::Hold(database) => empty_database(database),
+        Concern::Drop(database) => {
+            empty_database(database);
+            BEFORE_DROP.get().copied().into_iter().for_each(|before_drop| before_drop());
+        }
         // Some statements commit on their way, and may fail after that.
         Concern::Views => after_commit(|pending| pending.views = true),
         _ => {}
@@ -127,7 +139,7 @@ unsafe extern "C-unwind" fn after(concern: Concern) {
         Concern::Extension => after_commit(|pending| pending.extension = true),
         Concern::Databases => after_commit(|pending| pending.databases = true),
         Concern::Settings(database) => after_commit(|pending| pending.settings.push(database)),
-        Concern::Hold(_) | Concern::OwnTrigger | Concern::Nothing => {}
+        Concern::Hold(_) | Concern::Drop(_) | Concern::OwnTrigger | Concern::Nothing => {}
     }
 }
 
@@ -195,7 +207,7 @@ unsafe fn concern(statement: *mut pg_sys::Node) -> Option<Concern> {
                     ObjectType::OBJECT_EXTENSION
                         if names_us((*drop).objects) && identity::owns_extension() =>
                     {
-                        Some(Concern::Hold(identity::current_database()))
+                        Some(Concern::Drop(identity::current_database()))
                     }
                     ObjectType::OBJECT_TABLE
                         if (*drop).behavior != pg_sys::DropBehavior::DROP_CASCADE

@@ -229,6 +229,26 @@ fn a_new_partition_is_captured_too() {
 }
 
 #[test]
+fn the_extension_is_dropped_beside_writers() {
+    let server = Server::builder().start();
+    let mut db = server.create_database("app");
+    db.run(
+        "CREATE TABLE t (id int PRIMARY KEY, value int); INSERT INTO t VALUES (1, 1);
+         CREATE MATERIALIZED VIEW v AS SELECT id, value FROM t; CREATE UNIQUE INDEX ON v (id);
+         SELECT cache_refresher.register('v', on_change => true)",
+    );
+    let mut writer = server.connect("app");
+    writer.run("BEGIN");
+    writer.run("UPDATE t SET value = 0 WHERE id = -1");
+    let dropping = server.background("app", "DROP EXTENSION cache_refresher");
+    db.wait("it waits", "SELECT count(*) = 1 FROM pg_locks WHERE NOT granted");
+    writer.run("UPDATE t SET value = 2 WHERE id = 1");
+    writer.run("COMMIT");
+    dropping.join().unwrap().unwrap();
+    assert_eq!(db.get::<i64>("SELECT count(*) FROM pg_trigger WHERE tgrelid = 't'::regclass"), 0);
+}
+
+#[test]
 fn what_views_read_or_compute_with_is_watched_too() {
     let mut db = Scratch::new("watched");
     db.run(
