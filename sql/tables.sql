@@ -57,6 +57,7 @@ CREATE TABLE _cache_refresher.binding (
     view        oid NOT NULL,
     view_schema text NOT NULL,
     view_name   text NOT NULL,
+    owner       oid NOT NULL,
     owner_name  text NOT NULL,
     CONSTRAINT binding_pkey PRIMARY KEY (view),
     CONSTRAINT binding_name_key UNIQUE (view_schema, view_name),

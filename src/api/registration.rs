@@ -9,7 +9,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use super::view;
-use crate::capture::install;
+use crate::capture::{self, install};
 use crate::catalog::registry::{self, Policy, Registration, Summary};
 use crate::catalog::view::{View, ViewName};
 use crate::catalog::{attempts, binding};
@@ -96,7 +96,7 @@ fn register(
     registry::delete_unbound(&view.name)?;
     registry::insert(view.oid, &view.name, &policy)?;
     warn_of_method(&view, &policy);
-    capture(&view, &policy).map_err(Into::into)
+    ensure_capture(&view, &policy).map_err(Into::into)
 }
 
 #[pg_extern(sql = false)]
@@ -143,10 +143,16 @@ fn alter(
     if reset_change {
         arguments.on_change = Some(false);
     }
+    let new_summary = arguments.summary_query.is_some();
     let policy = changed(&view, policy, arguments)?;
     registry::update(&registration.name, &policy)?;
     warn_of_method(&view, &policy);
-    capture(&view, &policy).map_err(Into::into)
+    ensure_capture(&view, &policy)?;
+    if new_summary && policy.on_change {
+        // A refresh runs it; without changes there would be none.
+        capture::invalidate(view.oid)?;
+    }
+    Ok(())
 }
 
 #[pg_extern(sql = false)]
@@ -353,7 +359,7 @@ fn warn_of_method(view: &View, policy: &Policy) {
 
 /// Sees to capture as the policy has it. What cannot be captured is told: the view is refreshed by its
 /// interval, and when the application says that something has changed.
-fn capture(view: &View, policy: &Policy) -> Result<()> {
+fn ensure_capture(view: &View, policy: &Policy) -> Result<()> {
     if !policy.on_change {
         return install::end(view.oid);
     }

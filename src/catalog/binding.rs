@@ -23,7 +23,7 @@ SELECT b.view
   JOIN pg_class c ON c.oid = b.view
   JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE (b.view_schema, b.view_name) <> (n.nspname::text, c.relname::text)
-    OR b.owner_name <> pg_get_userbyid(c.relowner)";
+    OR (b.owner, b.owner_name) <> (c.relowner, pg_get_userbyid(c.relowner))";
 
 /// Views that a registration may stand for again.
 const UNBOUND: &str = "
@@ -48,9 +48,9 @@ const UNBIND: &str = "
 WITH gone AS (
     DELETE FROM _cache_refresher.binding b
      WHERE b.view = $1 AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = b.view AND c.relkind = 'm')
-    RETURNING b.view_schema, b.view_name, b.owner_name
+    RETURNING b.view_schema, b.view_name, coalesce((SELECT a.rolname FROM pg_roles a WHERE a.oid = b.owner), b.owner_name) AS owner
 )
-UPDATE _cache_refresher.registry r SET last_owner = gone.owner_name
+UPDATE _cache_refresher.registry r SET last_owner = gone.owner
   FROM gone WHERE (gone.view_schema, gone.view_name) = (r.view_schema, r.view_name)
 RETURNING r.view_schema, r.view_name";
 
@@ -74,16 +74,24 @@ UPDATE _cache_refresher.registry r SET view_schema = $2, view_name = $3
   FROM _cache_refresher.binding b
  WHERE b.view = $1 AND (r.view_schema, r.view_name) = (b.view_schema, b.view_name)";
 
+/// Where it is the role that has another name, it has set the summary query under that before.
 const FOLLOW_OWNER: &str = "
-UPDATE _cache_refresher.binding b SET owner_name = pg_get_userbyid(c.relowner)
+WITH renamed AS (
+    UPDATE _cache_refresher.registry r SET summary_owner = pg_get_userbyid(b.owner)
+      FROM _cache_refresher.binding b
+      JOIN pg_class c ON c.oid = b.view AND c.relowner = b.owner
+     WHERE b.view = $1 AND (r.view_schema, r.view_name) = (b.view_schema, b.view_name)
+       AND r.summary_owner = b.owner_name AND b.owner_name <> pg_get_userbyid(b.owner)
+)
+UPDATE _cache_refresher.binding b SET owner = c.relowner, owner_name = pg_get_userbyid(c.relowner)
   FROM pg_class c
- WHERE b.view = $1 AND c.oid = b.view AND b.owner_name <> pg_get_userbyid(c.relowner)";
+ WHERE b.view = $1 AND c.oid = b.view AND (b.owner, b.owner_name) <> (c.relowner, pg_get_userbyid(c.relowner))";
 
 /// A registered name that stands for a view again: made anew, restored, or registered just now. Somebody
 /// else's view of a name that was dropped has nothing to do with the registration.
 const BIND: &str = "
-INSERT INTO _cache_refresher.binding (view, view_schema, view_name, owner_name)
-SELECT c.oid, r.view_schema, r.view_name, pg_get_userbyid(c.relowner)
+INSERT INTO _cache_refresher.binding (view, view_schema, view_name, owner, owner_name)
+SELECT c.oid, r.view_schema, r.view_name, c.relowner, pg_get_userbyid(c.relowner)
   FROM _cache_refresher.registry r
   JOIN pg_namespace n ON n.nspname = r.view_schema
   JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = r.view_name AND c.relkind = 'm'

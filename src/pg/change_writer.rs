@@ -28,6 +28,9 @@ const MOST_ROWS: usize = 256;
 /// Bytes of rows that may wait for each table.
 const MOST_BYTES: usize = 64 * 1024;
 
+/// Bytes of the longest row that a page has room for.
+const MOST_LENGTH: u32 = pg_sys::BLCKSZ - 32;
+
 /// A transaction, and the subtransaction of it that writes: rows of one can vanish alone.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Writer {
@@ -124,6 +127,11 @@ impl Outlet {
                 }
             }
             let tuple = self.form(datums, nulls);
+            if !self.has_long && (*tuple).t_len > MOST_LENGTH {
+                // The row of the source has just found room in a page, but ours has more columns.
+                free(&[tuple]);
+                return self.form_row(since, ChangeKind::Any, None);
+            }
             if u32::from((*(*tuple).t_data).t_infomask) & pg_sys::HEAP_HASEXTERNAL == 0 {
                 return tuple;
             }

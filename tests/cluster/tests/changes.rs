@@ -229,6 +229,26 @@ fn a_new_partition_is_captured_too() {
 }
 
 #[test]
+fn a_row_too_wide_for_the_log_is_no_reason_to_refuse_it() {
+    let mut db = Scratch::new("wide");
+    let list = |of: &dyn Fn(u32) -> String| (0..127).map(of).collect::<Vec<_>>().join(", ");
+    db.run(&format!(
+        "CREATE TABLE t ({}); CREATE MATERIALIZED VIEW v AS SELECT least({}) AS k, count(*) AS c FROM t GROUP BY 1;
+         CREATE INDEX ON v (k);
+         SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true, debounce => '0')",
+        list(&|i| format!("n{i} name")),
+        list(&|i| format!("n{i}")),
+    ));
+    wait_until_fresh(&mut db, "v");
+    let values = list(&|i| format!("'x{i}'"));
+    db.run(&format!("INSERT INTO t VALUES ({values})"));
+    db.wait("it is shown", "SELECT count(*) = 1 FROM v");
+    db.run(&format!("INSERT INTO t VALUES ({values}), ({values})"));
+    db.wait("they are shown", "SELECT c = 3 FROM v");
+    wait_until_fresh(&mut db, "v");
+}
+
+#[test]
 fn the_extension_is_dropped_beside_writers() {
     let server = Server::builder().start();
     let mut db = server.create_database("app");

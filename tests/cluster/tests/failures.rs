@@ -484,3 +484,35 @@ fn an_open_transaction_on_one_registration_does_not_stop_the_other_views() {
         "SELECT count(*) = 1 FROM cache_refresher.status WHERE view_name = 'moved' AND state = 'paused'",
     );
 }
+
+#[test]
+fn a_registration_goes_with_the_owner_of_its_view() {
+    let mut db = Scratch::new("owner_changes");
+    db.run(
+        "CREATE ROLE goes_a; CREATE ROLE goes_b; CREATE SCHEMA s AUTHORIZATION goes_a; GRANT ALL ON SCHEMA s TO goes_b;
+         SET ROLE goes_a;
+         CREATE TABLE s.t (id int PRIMARY KEY); CREATE MATERIALIZED VIEW s.v AS SELECT id FROM s.t;
+         SELECT cache_refresher.register('s.v', refresh_interval => '300 ms', summary_query => 'SELECT count(*) AS n FROM s.v');
+         RESET ROLE",
+    );
+    let with_summary = "SELECT bool_and(summary IS NOT NULL) FROM (SELECT summary FROM cache_refresher.refresh_log ORDER BY id DESC LIMIT 2) l";
+    db.wait("it has a summary", with_summary);
+    db.run("ALTER ROLE goes_a RENAME TO goes_c");
+    let known = "SELECT owner_name FROM _cache_refresher.binding";
+    db.wait("the name is known", &format!("SELECT ({known}) = 'goes_c'"));
+    let seen: i64 = db.get("SELECT max(id) FROM cache_refresher.refresh_log");
+    db.wait(
+        "it is refreshed",
+        &format!("SELECT max(id) > {seen} + 2 FROM cache_refresher.refresh_log"),
+    );
+    assert!(db.get::<bool>(with_summary));
+
+    db.run("REASSIGN OWNED BY goes_c TO goes_b");
+    db.wait("the owner is known", &format!("SELECT ({known}) = 'goes_b'"));
+    db.run("SET ROLE goes_b; DROP MATERIALIZED VIEW s.v; CREATE MATERIALIZED VIEW s.v AS SELECT id FROM s.t; RESET ROLE");
+    db.wait(
+        "it is taken up",
+        "SELECT state = 'scheduled' AND view IS NOT NULL FROM cache_refresher.status",
+    );
+    db.run("DROP OWNED BY goes_b, goes_c; DROP ROLE goes_b, goes_c");
+}
