@@ -285,13 +285,16 @@ BEGIN ATOMIC
                 WHEN 'missing' THEN CASE
                     WHEN pg_catalog.to_regclass(pg_catalog.format('%I.%I', v.view_schema, v.view_name)) IS NULL
                     THEN 'the view does not exist'
-                    ELSE 'the view is gone, and what has its name now is no view of its owner''s' END
+                    ELSE 'the view is gone, and what has its name now is no view of its owner''s, or was not looked at yet' END
                 WHEN 'suspended' THEN pg_catalog.format('suspended, failed %s times in a row', v.consecutive_failures)
                 ELSE pg_catalog.format('failed %s times in a row', v.consecutive_failures) END
                 || coalesce(' (SQLSTATE ' || v.last_error_sqlstate || ')', '')
                 || coalesce(': ' || v.last_error, ''),
             CASE v.state
-                WHEN 'missing' THEN 'Create it again as its owner, or call cache_refresher.unregister.'
+                WHEN 'missing' THEN CASE
+                    WHEN pg_catalog.to_regclass(pg_catalog.format('%I.%I', v.view_schema, v.view_name)) IS NULL
+                    THEN 'Create it again as its owner, or call cache_refresher.unregister.'
+                    ELSE 'If it is a view of the same owner, call cache_refresher.refresh; if not, cache_refresher.unregister.' END
                 WHEN 'suspended' THEN 'Mend the cause, then call cache_refresher.resume or refresh.'
                 WHEN 'paused' THEN 'It is paused: mend the cause, then call cache_refresher.resume.'
                 ELSE 'It is retried by itself. See cache_refresher.refresh_log.' END

@@ -212,9 +212,7 @@ fn library() -> Check {
     if shared::is_available() {
         ok("preload", "the library is preloaded")
     } else {
-        let hint = "Add cache_refresher to shared_preload_libraries in postgresql.conf and restart \
-                    the server. Until then, refresh works by hand only.";
-        ("preload", "critical", "nothing is scheduled".to_owned(), Some(hint.to_owned()))
+        ("preload", "critical", "nothing is scheduled".to_owned(), Some(PRELOAD.to_owned()))
     }
 }
 
@@ -258,6 +256,10 @@ fn scheduling() -> Check {
     }
 }
 
+/// What to do where the library is not preloaded.
+pub const PRELOAD: &str = "Add cache_refresher to shared_preload_libraries in postgresql.conf and restart the server. \
+                       Until then, refresh works by hand only.";
+
 fn scheduler(now: Timestamp) -> Check {
     let here = identity::current_database();
     let known = shared::databases().into_iter().find(|(database, _)| database.oid == here);
@@ -289,7 +291,7 @@ fn slots(now: Timestamp) -> Check {
         None => ok("worker slots", "the server has free background workers"),
         Some(since) => (
             "worker slots",
-            "warning",
+            if since.plus(LONG_STARVED) < now { "critical" } else { "warning" },
             format!(
                 "for {} s the server has had no free background worker",
                 now.since(since).as_secs()
@@ -303,6 +305,9 @@ fn slots(now: Timestamp) -> Check {
         ),
     }
 }
+
+/// A server that has had no free background worker for so long refreshes nothing.
+const LONG_STARVED: Duration = Duration::from_secs(300);
 
 /// A refresh that has waited for a worker for so long is worth a look.
 const LONG_WAIT: Duration = Duration::from_secs(60);

@@ -8,6 +8,7 @@ use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
+use super::internal::PRELOAD;
 use super::view;
 use crate::capture::{self, install};
 use crate::catalog::registry::{self, Policy, Registration, Summary};
@@ -16,7 +17,7 @@ use crate::catalog::{attempts, binding};
 use crate::error::{Error, RefusalText, Result};
 use crate::guc;
 use crate::pg::lock::RefreshLock;
-use crate::pg::{clock, identity, report, snapshot};
+use crate::pg::{clock, identity, report, shared, snapshot};
 use crate::refresh::{policy, privilege, summary};
 
 /// The arguments that `register` and `alter` share.
@@ -96,6 +97,7 @@ fn register(
     registry::delete_unbound(&view.name)?;
     registry::insert(view.oid, &view.name, &policy)?;
     warn_of_method(&view, &policy);
+    warn_of_scheduling(&view);
     ensure_capture(&view, &policy).map_err(Into::into)
 }
 
@@ -345,6 +347,17 @@ fn changed(view: &View, mut policy: Policy, arguments: Arguments) -> Result<Poli
         policy.summary = Some(Summary { query, owner: view.owner_name.clone() });
     }
     Ok(policy)
+}
+
+/// Says so where nothing is scheduled although nobody has switched it off.
+fn warn_of_scheduling(view: &View) {
+    if !shared::is_available() {
+        let message = format!(
+            "{} is not refreshed by itself: the library of cache_refresher is not preloaded",
+            view.name
+        );
+        report::warn(&message, Some(PRELOAD));
+    }
 }
 
 /// Says so where a view cannot be refreshed as it is registered to be.
