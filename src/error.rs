@@ -268,7 +268,7 @@ impl Error {
             }
             Self::Cron(_) => {
                 "Write minute, hour, day of month, month and day of week, such as '*/15 * * * *'; \
-                 a sixth field in front stands for seconds."
+                 a sixth field in front stands for seconds. Or @hourly, @daily, @weekly, @monthly, @yearly."
                     .to_owned()
             }
             Self::Method(_) => ACCEPTED_METHODS.to_owned(),

@@ -145,7 +145,11 @@ impl CronSchedule {
             CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build();
         let cron = parser.parse(expression).map_err(|error| CronError::Expression {
             expression: expression.to_owned(),
-            problem: as_clause(&error.to_string()),
+            problem: match expression.split_whitespace().count() {
+                1 if expression.trim_start().starts_with('@') => "no such nickname".to_owned(),
+                fields @ (0..5 | 7..) => format!("5 or 6 fields are needed, not {fields}"),
+                _ => as_clause(&error.to_string()),
+            },
         })?;
         let never = || CronError::NeverFires { expression: expression.to_owned() };
         // The parser takes a field of nothing but commas for one without values. The search would go through
@@ -209,6 +213,9 @@ mod tests {
             let start = format!("bad cron expression \"{expression}\": ");
             assert!(error.to_string().starts_with(&start), "{error}");
         }
+        let problem = |expression| parse(expression, "UTC").unwrap_err().to_string();
+        assert!(problem("@reboot").ends_with(": no such nickname"));
+        assert!(problem("every day").ends_with(": 5 or 6 fields are needed, not 2"));
     }
 
     #[test]
