@@ -276,15 +276,19 @@ CREATE FUNCTION cache_refresher.health()
 RETURNS TABLE ("check" text, status text, detail text, hint text)
 LANGUAGE sql VOLATILE PARALLEL RESTRICTED
 BEGIN ATOMIC
-    WITH view AS MATERIALIZED (SELECT * FROM cache_refresher.status)
+    WITH view AS MATERIALIZED (
+        SELECT s.*,
+               s.state = 'missing'
+               AND EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                            WHERE (n.nspname, c.relname) = (s.view_schema, s.view_name)) AS name_is_taken
+          FROM cache_refresher.status s)
     SELECT s."check", s.status, s.detail, s.hint FROM _cache_refresher.server_checks() s
     UNION ALL
     (SELECT 'view ' || pg_catalog.format('%I.%I', v.view_schema, v.view_name),
             'warning',
             CASE v.state
                 WHEN 'missing' THEN CASE
-                    WHEN pg_catalog.to_regclass(pg_catalog.format('%I.%I', v.view_schema, v.view_name)) IS NULL
-                    THEN 'the view does not exist'
+                    WHEN NOT v.name_is_taken THEN 'the view does not exist'
                     ELSE 'the view is gone, and what has its name now is no view of its owner''s, or was not looked at yet' END
                 WHEN 'suspended' THEN pg_catalog.format('suspended, failed %s times in a row', v.consecutive_failures)
                 ELSE pg_catalog.format('failed %s times in a row', v.consecutive_failures) END
@@ -292,7 +296,7 @@ BEGIN ATOMIC
                 || coalesce(': ' || v.last_error, ''),
             CASE v.state
                 WHEN 'missing' THEN CASE
-                    WHEN pg_catalog.to_regclass(pg_catalog.format('%I.%I', v.view_schema, v.view_name)) IS NULL
+                    WHEN NOT v.name_is_taken
                     THEN 'Create it again as its owner, or call cache_refresher.unregister.'
                     ELSE 'If it is a view of the same owner, call cache_refresher.refresh; if not, cache_refresher.unregister.' END
                 WHEN 'suspended' THEN 'Mend the cause, then call cache_refresher.resume or refresh.'

@@ -334,7 +334,7 @@ impl Error {
             Self::HugeInterval { .. } => "Give a shorter interval.".to_owned(),
             Self::Recovery { .. } => "Connect to the primary server.".to_owned(),
             Self::Locked { .. } => {
-                "See pg_stat_activity for what that does. Where it happens always, raise \
+                "See pg_locks and pg_stat_activity. Where it happens always, raise \
                  cache_refresher.lock_timeout."
                     .to_owned()
             }

@@ -27,13 +27,13 @@ extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["tab
 extension_sql_file!("../sql/views.sql", name = "views", requires = ["functions"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["views"]);
 
-/// Called when the server loads the library: at its start if it is preloaded, else by the session
-/// that first needs it.
 /// Writers lock a table before its log, and DROP EXTENSION would lock the log first.
 fn before_drop() {
     capture::install::lock_captured().unwrap_or_else(|error| error.raise());
 }
 
+/// Called when the server loads the library: at its start if it is preloaded, else by the session
+/// that first needs it.
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     guc::define();

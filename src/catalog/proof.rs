@@ -47,7 +47,7 @@ const FINGERPRINT: &str = concat!(
       FROM kind k JOIN pg_type t ON t.oid = k.oid
      WHERE t.typrelid <> 0
      UNION ALL
-    SELECT k.oid, concat_ws(' ', k.oid, string_agg(concat_ws(',', e.oid, e.enumlabel, e.enumsortorder), ';' ORDER BY e.oid))
+    SELECT k.oid, concat_ws(' ', k.oid, string_agg(concat_ws(',', e.oid, e.enumlabel), ';' ORDER BY e.enumsortorder))
       FROM kind k JOIN pg_enum e ON e.enumtypid = k.oid
      GROUP BY k.oid
      UNION ALL
@@ -98,12 +98,14 @@ const FINGERPRINT: &str = concat!(
            (SELECT md5(string_agg(concat_ws(',', e.oid, e.xmin, e.ctid), ';' ORDER BY e.oid)) FROM pg_enum e),
            -- Tables come and go, and with them types of their rows and arrays of those.
            (SELECT md5(string_agg(concat_ws(',', t.oid, t.xmin, t.ctid), ';' ORDER BY t.oid)) FROM pg_type t
-             WHERE t.oid >= 16384 AND t.typcategory <> 'A' AND NOT pg_is_other_temp_schema(t.typnamespace) AND t.typnamespace <> pg_my_temp_schema()
+             WHERE t.oid >= 16384 AND (t.typcategory <> 'A' OR t.typtype = 'd') AND NOT pg_is_other_temp_schema(t.typnamespace) AND t.typnamespace <> pg_my_temp_schema()
                AND (t.typrelid = 0 OR EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c'))),
            (SELECT md5(string_agg(concat_ws(',', a.attrelid, a.attnum, a.attname, a.atttypid, a.atttypmod, a.attcollation), ';'
                                   ORDER BY a.attrelid, a.attnum))
               FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
-             WHERE c.relkind = 'c' AND c.oid >= 16384 AND NOT a.attisdropped),
+             WHERE c.relkind = 'c' AND c.oid >= 16384 AND NOT a.attisdropped
+               AND NOT pg_is_other_temp_schema(c.relnamespace) AND c.relnamespace <> pg_my_temp_schema()),
+           (SELECT md5(string_agg(concat_ws(',', c.oid, c.xmin, c.ctid), ';' ORDER BY c.oid)) FROM pg_constraint c WHERE c.contypid >= 16384),
            (SELECT md5(string_agg(concat_ws(',', n.oid, n.nspname), ';' ORDER BY n.oid)) FROM pg_namespace n
              WHERE n.oid >= 16384 AND n.nspname !~ '^pg_(toast_)?temp_'),
            (SELECT md5(string_agg(concat_ws(',', t.oid, t.xmin, t.ctid), ';' ORDER BY t.oid)) FROM pg_ts_config t),
@@ -144,6 +146,9 @@ SELECT concat_ws(' ', coalesce(md5(string_agg(l.text, E'\\n' ORDER BY l.oid, l.t
                FROM relation l WHERE l.relkind IN ('r', 'm') AND l.oid <> $1
               UNION
              SELECT t.typrelid FROM kind k JOIN pg_type t ON t.oid = k.oid WHERE t.typrelid <> 0
+              UNION
+             SELECT c.oid FROM pg_class c
+              WHERE c.relkind = 'c' AND c.oid >= 16384 AND EXISTS (SELECT FROM line l WHERE l.oid = 0)
               UNION
              SELECT i.indexrelid FROM pg_index i WHERE i.indrelid = $1
               UNION

@@ -127,7 +127,8 @@ impl Outlet {
                 }
             }
             let tuple = self.form(datums, nulls);
-            if !self.has_long && (*tuple).t_len > MOST_LENGTH {
+            if (*tuple).t_len > MOST_LENGTH && self.rigid_length(tuple, datums, nulls) > MOST_LENGTH
+            {
                 // The row of the source has just found room in a page, but ours has more columns.
                 free(&[tuple]);
                 return self.form_row(since, ChangeKind::Any, None);
@@ -142,6 +143,28 @@ impl Outlet {
                 datums[place] = row::copy_value(column.attbyval, column.attlen, datums[place]);
             }
             self.form(datums, nulls)
+        }
+    }
+
+    /// Bytes of a row of these values at least, with what can go out of line there.
+    ///
+    /// # Safety
+    /// A row formed of values of the log's columns.
+    unsafe fn rigid_length(&self, row: pg_sys::HeapTuple, datums: &[Datum], nulls: &[bool]) -> u32 {
+        /// Of what lies out of line.
+        const POINTER: usize = 18;
+        // SAFETY: what has no fixed length begins with its own.
+        unsafe {
+            let long = (0..datums.len()).filter(|&place| !nulls[place]).filter_map(|place| {
+                let column = &*row::attribute(self.descriptor, place as i32);
+                let moves =
+                    column.attlen == -1 && column.attstorage as u8 != pg_sys::TYPSTORAGE_PLAIN;
+                moves.then(|| {
+                    pgrx::varsize_any(datums[place].cast_mut_ptr()).saturating_sub(POINTER)
+                })
+            });
+            let long: usize = if self.has_long { long.sum() } else { 0 };
+            (*row).t_len.saturating_sub(u32::try_from(long).unwrap_or(u32::MAX))
         }
     }
 

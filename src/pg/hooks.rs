@@ -197,7 +197,8 @@ unsafe fn concern(statement: *mut pg_sys::Node) -> Option<Concern> {
                 let of_no_concern = names_temporary(alter.relation) && !changes_parents(alter.cmds);
                 (!of_no_concern).then_some(Concern::Views)
             }
-            NodeTag::T_CreateStmt => {
+            NodeTag::T_CreateStmt | NodeTag::T_CreateForeignTableStmt => {
+                // That of a foreign table begins with the other.
                 let create = statement.cast::<pg_sys::CreateStmt>();
                 (!(*create).inhRelations.is_null()).then_some(Concern::Views)
             }
@@ -239,8 +240,24 @@ unsafe fn concern(statement: *mut pg_sys::Node) -> Option<Concern> {
             | NodeTag::T_AlterEnumStmt
             | NodeTag::T_CreateDomainStmt
             | NodeTag::T_CreateRangeStmt
+            | NodeTag::T_AlterDomainStmt
+            | NodeTag::T_AlterCollationStmt
             | NodeTag::T_AlterTSConfigurationStmt
-            | NodeTag::T_AlterTSDictionaryStmt => Some(Concern::Views),
+            | NodeTag::T_AlterTSDictionaryStmt
+            | NodeTag::T_AlterOwnerStmt
+            | NodeTag::T_AlterRoleStmt
+            | NodeTag::T_GrantRoleStmt
+            | NodeTag::T_CreateSchemaStmt
+            | NodeTag::T_ReindexStmt => Some(Concern::Views),
+            NodeTag::T_GrantStmt => {
+                let object = (*statement.cast::<pg_sys::GrantStmt>()).objtype;
+                let functions = [
+                    ObjectType::OBJECT_FUNCTION,
+                    ObjectType::OBJECT_PROCEDURE,
+                    ObjectType::OBJECT_ROUTINE,
+                ];
+                functions.contains(&object).then_some(Concern::Views)
+            }
             NodeTag::T_IndexStmt => {
                 let table = named((*statement.cast::<pg_sys::IndexStmt>()).relation);
                 let kind = pg_sys::get_rel_relkind(table) as u8;

@@ -23,14 +23,13 @@ pub struct Known {
 
 /// How stale a view is.
 pub fn of(view: Oid, captured: bool) -> Result<Known> {
+    let replayed_until = clock::replayed_until();
     let (staleness, stale_since) = by_all(view, captured)?;
     Ok(match staleness {
         // What the primary has committed since, a standby cannot know.
-        Staleness::Fresh if snapshot::is_in_recovery() => Known {
-            staleness: Staleness::Unknown,
-            stale_since,
-            proved_until: clock::replayed_until(),
-        },
+        Staleness::Fresh if snapshot::is_in_recovery() => {
+            Known { staleness: Staleness::Unknown, stale_since, proved_until: replayed_until }
+        }
         Staleness::Fresh => Known { staleness, stale_since, proved_until: Some(clock::now()) },
         _ => Known { staleness, stale_since, proved_until: None },
     })

@@ -26,7 +26,7 @@ const FIXED: &[(&CStr, &CStr)] = &[
 ];
 
 /// Those that configuration decides.
-const NAMES: [&CStr; 8] = [
+const NAMES: [&CStr; 7] = [
     c"TimeZone",
     c"timezone_abbreviations",
     c"DateStyle",
@@ -34,7 +34,6 @@ const NAMES: [&CStr; 8] = [
     c"lc_time",
     c"lc_numeric",
     c"lc_monetary",
-    c"default_text_search_config",
 ];
 
 /// What is set while a view's query runs.
@@ -58,7 +57,6 @@ pub fn configured() -> Result<Settings> {
             (c"lc_time", defaults.lc_time.as_str()),
             (c"lc_numeric", defaults.lc_numeric.as_str()),
             (c"lc_monetary", defaults.lc_monetary.as_str()),
-            (c"default_text_search_config", defaults.text_search.as_str()),
         ];
         for (name, server) in of_server {
             let database = of_database

@@ -60,7 +60,6 @@ fn publish_defaults() {
         lc_time: value(c"lc_time"),
         lc_numeric: value(c"lc_numeric"),
         lc_monetary: value(c"lc_monetary"),
-        text_search: value(c"default_text_search_config"),
     });
 }
 

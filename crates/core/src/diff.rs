@@ -30,6 +30,7 @@
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry as MapEntry;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as TableEntry;
@@ -145,24 +146,30 @@ impl<K> Aside<K> {
         mut compare: impl FnMut(&K) -> Likeness,
     ) -> Option<(K, Likeness)> {
         let mut first = self.first.find_entry(hash, |entry| entry.hash == hash).ok()?;
-        let others = match self.others.is_empty() {
-            true => None,
-            false => self.others.get_mut(&hash),
-        };
         let mut likeness = compare(&first.get().row);
+        let mut others = match self.others.is_empty() {
+            true => None,
+            false => match self.others.entry(hash) {
+                MapEntry::Occupied(others) => Some(others),
+                MapEntry::Vacant(_) => None,
+            },
+        };
         let row = if likeness != Likeness::Different {
-            match others.and_then(Vec::pop) {
+            match others.as_mut().and_then(|others| others.get_mut().pop()) {
                 Some(other) => std::mem::replace(&mut first.get_mut().row, other),
                 None => first.remove().0.row,
             }
         } else {
-            let others = others?;
+            let others = others.as_mut()?.get_mut();
             let place = others.iter().position(|row| {
                 likeness = compare(row);
                 likeness != Likeness::Different
             })?;
             others.swap_remove(place)
         };
+        if let Some(others) = others.filter(|others| others.get().is_empty()) {
+            others.remove();
+        }
         self.rows -= 1;
         Some((row, likeness))
     }
@@ -836,6 +843,21 @@ mod tests {
             let found = diff(&two, &one, budget, 8);
             assert_eq!((found.inserted.len(), found.deleted.len()), (ROWS, ROWS));
         }
+    }
+
+    #[test]
+    fn nothing_is_left_of_rows_that_have_found_each_other() {
+        let mut aside = Aside::new();
+        for hash in 0..100 {
+            for row in 0..3 {
+                aside.put(Entry { hash, row });
+            }
+            for _ in 0..3 {
+                assert!(aside.take(hash, |_| Likeness::Same).is_some());
+            }
+            assert!(aside.take(hash, |_| Likeness::Same).is_none());
+        }
+        assert_eq!((aside.rows, aside.first.len(), aside.others.len()), (0, 0, 0));
     }
 
     #[test]

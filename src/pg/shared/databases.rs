@@ -121,8 +121,6 @@ pub struct ServerDefaults {
     pub lc_numeric: Text<64>,
     /// lc_monetary.
     pub lc_monetary: Text<64>,
-    /// default_text_search_config.
-    pub text_search: Text<128>,
 }
 
 /// Registers this process as the launcher, which is to read the list of databases.

@@ -290,6 +290,13 @@ fn what_functions_find_by_name_or_type_is_noticed() {
          CREATE FUNCTION as_json(pair) RETURNS text IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN to_jsonb($1)::text; END';
          CREATE FUNCTION as_text(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN enum_range(NULL::public.mood)::text; END';
          CREATE DOMAIN eur AS numeric(10, 2);
+         CREATE TYPE named AS (y int, z int);
+         CREATE FUNCTION as_named(int) RETURNS text IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN to_jsonb(ROW($1, 2)::public.named)::text; END';
+         CREATE DOMAIN tags AS numeric(10, 2)[];
+         CREATE FUNCTION as_tags(int) RETURNS text IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN ARRAY[$1 / 8.0]::public.tags::text; END';
+         CREATE DOMAIN small AS int;
+         CREATE FUNCTION is_small(int) RETURNS text IMMUTABLE LANGUAGE plpgsql AS
+             'BEGIN RETURN $1::public.small::text; EXCEPTION WHEN check_violation THEN RETURN ''no''; END';
          CREATE FUNCTION as_eur(int) RETURNS text IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN ($1 / 8.0)::public.eur::text; END';
          CREATE COLLATION cc FROM \"C\";
          CREATE FUNCTION lower_first(text) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN $1 < ''B'' COLLATE public.cc; END';
@@ -317,6 +324,12 @@ fn what_functions_find_by_name_or_type_is_noticed() {
             "SELECT id, as_eur(id) AS x FROM t",
             "DROP DOMAIN eur; CREATE DOMAIN eur AS numeric(10, 3)",
         ),
+        ("SELECT id, as_named(id) AS x FROM t", "ALTER TYPE named RENAME ATTRIBUTE z TO q"),
+        (
+            "SELECT id, as_tags(id) AS x FROM t",
+            "DROP DOMAIN tags; CREATE DOMAIN tags AS numeric(10, 3)[]",
+        ),
+        ("SELECT id, is_small(id) AS x FROM t", "ALTER DOMAIN small ADD CHECK (VALUE > 5)"),
         (
             "SELECT id, lower_first('a') AS x FROM t",
             "DROP COLLATION cc; CREATE COLLATION cc (provider = icu, locale = 'und')",
@@ -337,6 +350,11 @@ fn what_functions_find_by_name_or_type_is_noticed() {
             "SELECT count(r) = 1 AND (SELECT staleness = 'fresh' FROM cache_refresher.status) FROM cache_refresher.refresh('v') r",
         );
         db.run(change);
+        assert_eq!(
+            db.get::<String>("SELECT staleness FROM cache_refresher.status"),
+            "unknown",
+            "what this session remembers: {change}"
+        );
         // What a session has compiled it goes by.
         let mut db = db.connect();
         assert_eq!(

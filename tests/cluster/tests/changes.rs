@@ -246,6 +246,21 @@ fn a_row_too_wide_for_the_log_is_no_reason_to_refuse_it() {
     db.run(&format!("INSERT INTO t VALUES ({values}), ({values})"));
     db.wait("they are shown", "SELECT c = 3 FROM v");
     wait_until_fresh(&mut db, "v");
+
+    // Some of it can go out of line, and the rest is too long as well.
+    db.run(&format!(
+        "CREATE TABLE t2 ({}, {}, note text);
+         CREATE MATERIALIZED VIEW v2 AS SELECT least({}) || note || ({})::text AS k, count(*) AS c FROM t2 GROUP BY 1; CREATE INDEX ON v2 (k);
+         SELECT cache_refresher.register('v2', refresh_interval => '1 hour', on_change => true, debounce => '0')",
+        (0..126).map(|i| format!("n{i} name")).collect::<Vec<_>>().join(", "),
+        (0..14).map(|i| format!("i{i} int")).collect::<Vec<_>>().join(", "),
+        (0..126).map(|i| format!("n{i}")).collect::<Vec<_>>().join(", "),
+        (0..14).map(|i| format!("i{i}")).collect::<Vec<_>>().join(" + "),
+    ));
+    wait_until_fresh(&mut db, "v2");
+    let names = (0..126).map(|i| format!("'x{i}'")).collect::<Vec<_>>().join(", ");
+    db.run(&format!("INSERT INTO t2 VALUES ({names}, {}, 'note')", ["1"; 14].join(", ")));
+    db.wait("it is shown", "SELECT count(*) = 1 FROM v2");
 }
 
 #[test]
