@@ -77,6 +77,8 @@ const OWN_SETTINGS: &[(&CStr, &CStr)] = &[
     // For what we write ourselves: a session may hold a row to the end of a long transaction. Queries of
     // views have a limit of their own.
     (c"lock_timeout", c"10s"),
+    // Of a deadlock with a session, whose DROP locks what it needs in another order, we are to be the victims.
+    (c"deadlock_timeout", c"100ms"),
     (c"idle_in_transaction_session_timeout", c"0"),
     // What we write is consistent in itself and can be done again; waiting for a standby that is
     // away would block refreshes and the shutdown of the server.

@@ -514,5 +514,6 @@ fn a_registration_goes_with_the_owner_of_its_view() {
         "it is taken up",
         "SELECT state = 'scheduled' AND view IS NOT NULL FROM cache_refresher.status",
     );
+    db.run("SELECT cache_refresher.unregister('s.v')");
     db.run("DROP OWNED BY goes_b, goes_c; DROP ROLE goes_b, goes_c");
 }
