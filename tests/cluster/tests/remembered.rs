@@ -114,7 +114,9 @@ fn method(db: &mut Session, view: &str) -> String {
 /// Has this session refresh a view until it is proved to be fresh, and remember by what.
 fn prove(db: &mut Session, view: &str) {
     db.refresh(view);
-    assert_eq!(method(db, view), "skip");
+    // Not at once if roles are made meanwhile, as other tests do.
+    let proved = (0..20).any(|_| method(db, view) == "skip");
+    assert!(proved, "{view} is refreshed each time");
 }
 
 #[test]
@@ -360,7 +362,7 @@ fn what_has_changed_during_a_refresh_by_a_worker_has_the_view_refreshed_once_mor
     before_and_after(
         &mut db,
         "SELECT",
-        "CREATE FUNCTION unrelated() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "UPDATE pg_proc SET procost = procost + 1 WHERE proname = 'found'",
     );
     db.wait("v is fresh again", fresh);
 }
