@@ -149,25 +149,16 @@ COMMENT ON FUNCTION cache_refresher.assert_fresh IS 'raise an error unless the v
 
 -- Internals that the views and functions of this extension call.
 
-CREATE FUNCTION _cache_refresher.effective_interval(
-    view_schema text, view_name text, registered interval,
-    min_interval interval, max_interval interval, pace interval, pace_reason text)
-RETURNS interval LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'effective_interval_wrapper';
-COMMENT ON FUNCTION _cache_refresher.effective_interval IS 'the interval that holds for a view, from registry and settings';
-
-CREATE FUNCTION _cache_refresher.interval_source(
-    view_schema text, view_name text, registered interval, adaptive boolean, pace_reason text)
-RETURNS text LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'interval_source_wrapper';
-COMMENT ON FUNCTION _cache_refresher.interval_source IS 'where that interval comes from';
-
-CREATE FUNCTION _cache_refresher.next_refresh_at(
-    view_schema text, view_name text, refresh_interval interval, schedule text, time_zone text,
-    registered_at timestamptz, populated boolean, paused boolean,
-    last_started_at timestamptz, last_finished_at timestamptz, retry_at timestamptz,
-    attempt integer, failed_rounds integer, consecutive_failures integer, suspended boolean,
-    min_interval interval, max_interval interval, pace interval, pace_reason text)
-RETURNS timestamptz LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'next_refresh_at_wrapper';
-COMMENT ON FUNCTION _cache_refresher.next_refresh_at IS 'when a view is due next by its own schedule; the scheduler decides by the same code';
+CREATE FUNCTION _cache_refresher.registered_views()
+RETURNS TABLE (view regclass, view_schema text, view_name text, state text, method text,
+               refresh_interval interval, schedule text, time_zone text, interval_source text,
+               next_refresh_at timestamptz, last_refreshed_at timestamptz, data_as_of timestamptz,
+               rows bigint, last_duration_ms double precision, last_error_sqlstate text, last_error text,
+               consecutive_failures integer, refreshes bigint, failures bigint, cancellations bigint,
+               registered_at timestamptz, on_change boolean, skips bigint, last_skipped_at timestamptz,
+               bloat numeric, invalidated boolean)
+LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 100 AS 'MODULE_PATHNAME', 'registered_views_wrapper';
+COMMENT ON FUNCTION _cache_refresher.registered_views IS 'the registered views that the current user may see: what is stored of them, and when they are due by the code that schedules them';
 
 CREATE FUNCTION _cache_refresher.staleness(view oid, captured boolean)
 RETURNS TABLE (staleness text, stale_since timestamptz, proved_until timestamptz)

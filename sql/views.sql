@@ -1,7 +1,7 @@
 -- What users read. The views run with the extension owner's rights on the tables, so each decides for
--- itself which rows the asker may see: those of views that he may read, and all for pg_monitor.
--- security_barrier keeps functions in the asker's WHERE from seeing the others first. Error texts can
--- hold data: they are shown only to those with the rights of the view's owner.
+-- itself which rows the asker may see: those of views that he may read, and all for pg_monitor. Of status the
+-- function beneath does so; elsewhere security_barrier keeps functions in the asker's WHERE from seeing the
+-- others first. Error texts can hold data: they are shown only to those with the rights of the view's owner.
 
 CREATE VIEW _cache_refresher.bloat AS
 SELECT c.oid AS view,
@@ -26,66 +26,42 @@ RETURN _cache_refresher.may_see(view)
             pg_catalog.to_regnamespace(pg_catalog.quote_ident(view_schema))::oid, 'CREATE'));
 COMMENT ON FUNCTION _cache_refresher.may_see(oid, text) IS 'the same of a registered view, which may be missing';
 
-CREATE VIEW cache_refresher.status WITH (security_barrier) AS
-SELECT c.oid::regclass AS view,
-       r.view_schema,
-       r.view_name,
-       CASE WHEN c.oid IS NULL            THEN 'missing'
-            WHEN c.oid = ANY (SELECT run.view FROM _cache_refresher.running_views() run) THEN 'running'
-            WHEN r.paused                 THEN 'paused'
-            WHEN coalesce(a.suspended, false) THEN 'suspended'
-            WHEN a.retry_at IS NOT NULL   THEN 'retrying'
-            ELSE 'scheduled' END AS state,
-       coalesce(r.method, 'auto') AS method,
-       CASE WHEN r.schedule IS NULL
-            THEN _cache_refresher.effective_interval(
-                     r.view_schema, r.view_name, r.refresh_interval,
-                     r.min_interval, r.max_interval, a.pace, a.pace_reason) END AS refresh_interval,
-       r.schedule,
-       r.time_zone,
-       CASE WHEN r.schedule IS NULL
-            THEN _cache_refresher.interval_source(
-                     r.view_schema, r.view_name, r.refresh_interval,
-                     r.min_interval IS NOT NULL, a.pace_reason)
-            ELSE 'registry' END AS interval_source,
-       CASE WHEN c.oid IS NOT NULL
-            THEN _cache_refresher.next_refresh_at(
-                     r.view_schema, r.view_name, r.refresh_interval, r.schedule, r.time_zone,
-                     r.registered_at, c.relispopulated, r.paused,
-                     a.last_started_at, a.last_finished_at, a.retry_at,
-                     a.attempt, a.failed_rounds, a.consecutive_failures, a.suspended,
-                     r.min_interval, r.max_interval, a.pace, a.pace_reason) END AS next_refresh_at,
-       k.refreshed_at AS last_refreshed_at,
+CREATE VIEW cache_refresher.status AS
+SELECT v.view,
+       v.view_schema,
+       v.view_name,
+       v.state,
+       v.method,
+       v.refresh_interval,
+       v.schedule,
+       v.time_zone,
+       v.interval_source,
+       v.next_refresh_at,
+       v.last_refreshed_at,
        f.data_as_of,
        pg_catalog.clock_timestamp() - f.data_as_of AS age,
        coalesce(s.staleness, 'unknown') AS staleness,
        s.stale_since,
-       k.rows_total AS rows,
-       k.duration_ms AS last_duration_ms,
-       a.error_sqlstate AS last_error_sqlstate,
-       CASE WHEN pg_catalog.pg_has_role(c.relowner, 'USAGE') THEN a.error_message END AS last_error,
-       coalesce(a.consecutive_failures, 0) AS consecutive_failures,
-       coalesce(a.refreshes, 0) AS refreshes,
-       coalesce(a.failures, 0) AS failures,
-       coalesce(a.cancellations, 0) AS cancellations,
-       r.registered_at,
-       pg_catalog.pg_stat_get_dead_tuples(c.oid) AS dead_rows,
-       r.on_change,
-       coalesce(a.skips, 0) AS skips,
-       a.skipped_at AS last_skipped_at,
-       CASE WHEN c.relpages > 100 THEN (SELECT b.bloat FROM _cache_refresher.bloat b WHERE b.view = c.oid) END AS bloat
-  FROM _cache_refresher.registry r
-  LEFT JOIN _cache_refresher.binding b ON (b.view_schema, b.view_name) = (r.view_schema, r.view_name)
-  LEFT JOIN pg_catalog.pg_class c ON c.oid = b.view AND c.relkind = 'm'
-       -- Of one that somebody has emptied since nothing is known.
-  LEFT JOIN _cache_refresher.content k ON k.view = c.oid AND c.relispopulated
-  LEFT JOIN _cache_refresher.attempts a ON a.view = c.oid
+       v.rows,
+       v.last_duration_ms,
+       v.last_error_sqlstate,
+       v.last_error,
+       v.consecutive_failures,
+       v.refreshes,
+       v.failures,
+       v.cancellations,
+       v.registered_at,
+       pg_catalog.pg_stat_get_dead_tuples(v.view) AS dead_rows,
+       v.on_change,
+       v.skips,
+       v.last_skipped_at,
+       v.bloat
+  FROM _cache_refresher.registered_views() v
        -- OFFSET keeps the condition before the function: asked of every view it takes longer than all else.
-  LEFT JOIN LATERAL (SELECT of_view.* FROM _cache_refresher.staleness(c.oid, r.on_change) of_view
-                      WHERE r.on_change OR c.oid IN (SELECT i.view FROM _cache_refresher.invalidation i)
+  LEFT JOIN LATERAL (SELECT of_view.* FROM _cache_refresher.staleness(v.view, v.on_change) of_view
+                      WHERE v.on_change OR v.invalidated
                      OFFSET 0) s ON true
- CROSS JOIN LATERAL (SELECT greatest(k.data_as_of, s.proved_until) AS data_as_of) f
- WHERE _cache_refresher.may_see(c.oid, r.view_schema);
+ CROSS JOIN LATERAL (SELECT greatest(v.data_as_of, s.proved_until) AS data_as_of) f;
 COMMENT ON VIEW cache_refresher.status IS 'one row per registered view: how it is kept fresh, and how fresh it is';
 COMMENT ON COLUMN cache_refresher.status.view IS 'the materialized view; NULL while it is missing';
 COMMENT ON COLUMN cache_refresher.status.view_schema IS 'its schema, as it is registered';

@@ -1,6 +1,5 @@
 //! Every setting, with a typed getter. Read by lib, api and worker, which pass values down.
 
-use std::cell::RefCell;
 use std::ffi::{CStr, CString};
 use std::time::Duration;
 
@@ -229,34 +228,14 @@ pub fn databases() -> DatabaseList {
     text(&DATABASES).parse().unwrap_or_default()
 }
 
-thread_local! {
-    /// The settings as they were read last, and what they say.
-    static INTERVALS_READ: RefCell<Option<([Option<CString>; 4], IntervalSettings)>> =
-        const { RefCell::new(None) };
-}
-
-/// Everything that decides about intervals. Asked for each row of `status`, so it is parsed only when
-/// one of the settings has changed.
+/// Everything that decides about intervals.
 pub fn intervals() -> IntervalSettings {
-    let texts = [
-        INTERVALS.get(),
-        STREAMS_REFRESH_INTERVAL.get(),
-        VIDEOS_REFRESH_INTERVAL.get(),
-        DEFAULT_INTERVAL.get(),
-    ];
-    INTERVALS_READ.with_borrow_mut(|read| match read {
-        Some((before, settings)) if *before == texts => settings.clone(),
-        _ => {
-            let settings = IntervalSettings {
-                intervals: text(&INTERVALS).parse().unwrap_or_default(),
-                streams: duration_of(&STREAMS_REFRESH_INTERVAL),
-                videos: duration_of(&VIDEOS_REFRESH_INTERVAL),
-                default: duration_of(&DEFAULT_INTERVAL),
-            };
-            *read = Some((texts, settings.clone()));
-            settings
-        }
-    })
+    IntervalSettings {
+        intervals: text(&INTERVALS).parse().unwrap_or_default(),
+        streams: duration_of(&STREAMS_REFRESH_INTERVAL),
+        videos: duration_of(&VIDEOS_REFRESH_INTERVAL),
+        default: duration_of(&DEFAULT_INTERVAL),
+    }
 }
 
 /// Refreshes at once in the whole server.

@@ -2,147 +2,19 @@
 
 use std::time::Duration;
 
-use cache_refresher_core::interval::{self, IntervalSource};
 use cache_refresher_core::metrics::{self, Metric};
 use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::version::Fit;
-use cache_refresher_core::view_state::{self, History, NextDue};
-use pgrx::datum::{Interval, TimestampWithTimeZone};
+use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use crate::catalog::registry::{Policy, Registration};
-use crate::catalog::view::ViewName;
-use crate::catalog::{attempts, version};
+use crate::catalog::version;
 use crate::error::{Error, Result};
-use crate::guc::{self, FailurePolicy};
+use crate::guc;
 use crate::pg::shared::{self, Knowledge, Scheduler, Worker};
 use crate::pg::{clock, identity, latch, snapshot};
-use crate::refresh::policy;
-
-fn effective(
-    view_schema: &str,
-    view_name: &str,
-    registered: Option<Interval>,
-) -> Result<(Duration, IntervalSource)> {
-    let registered =
-        registered.map(|value| clock::from_interval("refresh_interval", &value)).transpose()?;
-    Ok(interval::effective(&guc::intervals(), view_schema, view_name, registered))
-}
-
-fn adapts(
-    min_interval: Option<Interval>,
-    max_interval: Option<Interval>,
-) -> Result<Option<(Duration, Duration)>> {
-    let limit = |name, value: Option<Interval>| {
-        value.map(|value| clock::from_interval(name, &value)).transpose()
-    };
-    Ok(limit("min_interval", min_interval)?.zip(limit("max_interval", max_interval)?))
-}
-
-#[pg_extern(sql = false)]
-fn effective_interval(
-    view_schema: &str,
-    view_name: &str,
-    registered: Option<Interval>,
-    min_interval: Option<Interval>,
-    max_interval: Option<Interval>,
-    pace: Option<Interval>,
-    pace_reason: Option<String>,
-) -> std::result::Result<Interval, ErrorReport> {
-    let (every, _) = effective(view_schema, view_name, registered)?;
-    let limits = policy::limits(adapts(min_interval, max_interval)?, every);
-    let pace = attempts::pace(pace, pace_reason)?;
-    Ok(clock::to_interval(limits.map_or(every, |limits| limits.interval(pace))))
-}
-
-#[pg_extern(sql = false)]
-fn interval_source(
-    view_schema: &str,
-    view_name: &str,
-    registered: Option<Interval>,
-    adaptive: bool,
-    pace_reason: Option<String>,
-) -> std::result::Result<String, ErrorReport> {
-    if adaptive {
-        return Ok(match pace_reason {
-            Some(reason) => format!("adaptive: {reason}"),
-            None => "adaptive".to_owned(),
-        });
-    }
-    Ok(effective(view_schema, view_name, registered)?.1.as_str().to_owned())
-}
-
-#[pg_extern(sql = false)]
-#[allow(clippy::too_many_arguments)]
-fn next_refresh_at(
-    view_schema: &str,
-    view_name: &str,
-    refresh_interval: Option<Interval>,
-    schedule: Option<String>,
-    time_zone: Option<String>,
-    registered_at: TimestampWithTimeZone,
-    populated: bool,
-    paused: bool,
-    last_started_at: Option<TimestampWithTimeZone>,
-    last_finished_at: Option<TimestampWithTimeZone>,
-    retry_at: Option<TimestampWithTimeZone>,
-    attempt: Option<i32>,
-    failed_rounds: Option<i32>,
-    consecutive_failures: Option<i32>,
-    suspended: Option<bool>,
-    min_interval: Option<Interval>,
-    max_interval: Option<Interval>,
-    pace: Option<Interval>,
-    pace_reason: Option<String>,
-) -> std::result::Result<Option<TimestampWithTimeZone>, ErrorReport> {
-    let count = |value: Option<i32>| value.and_then(|value| value.try_into().ok()).unwrap_or(0);
-    let time = |at: Option<TimestampWithTimeZone>| at.map(clock::from_sql);
-    let refresh_interval = refresh_interval
-        .map(|value| clock::from_interval("refresh_interval", &value))
-        .transpose()?;
-    let registration = Registration {
-        name: ViewName { schema: view_schema.to_owned(), name: view_name.to_owned() },
-        policy: Policy {
-            refresh_interval,
-            schedule,
-            time_zone,
-            adapts: adapts(min_interval, max_interval)?,
-            ..Policy::default()
-        },
-        paused,
-        registered_at: clock::from_sql(registered_at),
-    };
-    let history = History {
-        last_started: time(last_started_at),
-        last_finished: time(last_finished_at),
-        retry_at: time(retry_at),
-        attempt: count(attempt),
-        failed_rounds: count(failed_rounds),
-        consecutive_failures: count(consecutive_failures),
-        suspended: suspended.unwrap_or(false),
-        failing_since: None,
-        changed_at: None,
-        pace: attempts::pace(pace, pace_reason)?,
-    };
-    // A row that an administrator has spoilt is not scheduled, and must not spoil the view of the rest.
-    // When it is due does not depend on what would follow from failures to come.
-    let Ok(policy) = policy::of(&registration, &guc::intervals(), FailurePolicy::NONE) else {
-        return Ok(None);
-    };
-    let next = view_state::next_due(
-        &policy,
-        &history,
-        populated,
-        registration.registered_at,
-        clock::now(),
-    );
-    Ok(match next {
-        NextDue::At(at, _) => Some(clock::to_sql(at)),
-        NextDue::Never => None,
-    })
-}
 
 #[pg_extern(sql = false)]
 #[allow(clippy::type_complexity)]

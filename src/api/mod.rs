@@ -5,6 +5,7 @@ mod freshness;
 mod internal;
 mod refresh;
 mod registration;
+mod status;
 mod trigger;
 
 use pgrx::Spi;

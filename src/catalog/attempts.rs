@@ -11,10 +11,17 @@ use super::query::{self, Row};
 use crate::error::Result;
 use crate::pg::clock;
 
-const FIND: &str = "
-SELECT last_started_at, last_finished_at, retry_at, attempt, failed_rounds, consecutive_failures,
-       suspended, failing_since, changed_at, pace, pace_reason
-  FROM _cache_refresher.attempts WHERE view = $1";
+/// The columns of a history, in the order in which [`history`] reads them.
+macro_rules! history_columns {
+    () => {
+        "last_started_at, last_finished_at, retry_at, attempt, failed_rounds, consecutive_failures,
+       suspended, failing_since, changed_at, pace, pace_reason"
+    };
+}
+pub(super) use history_columns;
+
+const FIND: &str =
+    concat!("SELECT ", history_columns!(), " FROM _cache_refresher.attempts WHERE view = $1");
 
 const SAVE: &str = "
 INSERT INTO _cache_refresher.attempts AS a
@@ -73,7 +80,7 @@ pub fn history(row: &Row, first: usize) -> Result<History> {
 }
 
 /// What is not understood is as good as nothing: the interval begins to adapt again.
-pub fn pace(interval: Option<Interval>, reason: Option<String>) -> Result<Option<Pace>> {
+fn pace(interval: Option<Interval>, reason: Option<String>) -> Result<Option<Pace>> {
     let reason = reason.as_deref().and_then(PaceReason::parse);
     let interval = interval.map(|interval| clock::from_interval("pace", &interval)).transpose()?;
     Ok(interval.zip(reason).map(|(interval, reason)| Pace { interval, reason }))

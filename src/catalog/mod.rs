@@ -8,6 +8,7 @@ pub mod content;
 pub mod grant;
 pub mod history;
 pub mod lock_holder;
+pub mod overview;
 pub mod proof;
 pub mod query;
 pub mod registry;

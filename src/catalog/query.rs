@@ -13,6 +13,7 @@ use pgrx::{FromDatum, IntoDatum, Spi};
 use crate::error::{Error, Result};
 use crate::pg::identity::Scope;
 use crate::pg::snapshot::ActiveSnapshot;
+use crate::pg::stored::{Stored, StoredRow};
 
 /// What a query needs. Only `Write` takes a transaction id, so that reading works on a standby and
 /// a transaction that has merely looked can be told from one that has written.
@@ -33,13 +34,21 @@ thread_local! {
     static PLANS: RefCell<HashMap<(&'static str, Kind), Plan>> = RefCell::default();
 }
 
-/// One row of a result, read by position from 1.
-pub struct Row<'a, 'conn>(&'a SpiTupleTable<'conn>);
+/// One row, read by position from 1.
+pub enum Row<'a, 'conn> {
+    /// Of a result.
+    Found(&'a SpiTupleTable<'conn>),
+    /// Of a table.
+    Stored(&'a StoredRow<'a>),
+}
 
 impl Row<'_, '_> {
     /// A column that may be NULL.
     pub fn optional<T: FromDatum + IntoDatum>(&self, column: usize) -> Result<Option<T>> {
-        Ok(self.0.get(column)?)
+        match self {
+            Self::Found(table) => Ok(table.get(column)?),
+            Self::Stored(row) => row.get(column),
+        }
     }
 
     /// A column that is never NULL.
@@ -47,6 +56,16 @@ impl Row<'_, '_> {
         self.optional(column)?
             .ok_or_else(|| Error::Corrupt(format!("column {column} of a catalog row is null")))
     }
+}
+
+/// All rows of a table of ours that the active snapshot sees, without a query: `columns` are names, separated by
+/// commas.
+pub fn each(
+    table: &'static str,
+    columns: &'static str,
+    mut row: impl FnMut(Row) -> Result<()>,
+) -> Result<()> {
+    Stored::open(table, columns)?.each(|stored| row(Row::Stored(stored)))
 }
 
 /// The rows that the calling statement's snapshot sees, if its transaction has not written anything.
@@ -104,7 +123,7 @@ fn run<T>(
         };
         let mut rows = Vec::with_capacity(table.len());
         while table.next().is_some() {
-            rows.push(row(Row(&table))?);
+            rows.push(row(Row::Found(&table))?);
         }
         Ok(rows)
     })

@@ -8,8 +8,10 @@ use cache_refresher_core::view_state::History;
 use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::pg_sys::Oid;
 
+use super::attempts::{self, history_columns};
+use super::binding;
+use super::query::{self, Row};
 use super::view::ViewName;
-use super::{attempts, binding, query};
 use crate::error::{Error, Result};
 use crate::pg::clock;
 
@@ -46,25 +48,35 @@ pub struct Registration {
     pub registered_at: Timestamp,
 }
 
-const FIND: &str = "
-SELECT r.view_schema, r.view_name, r.refresh_interval, r.schedule, r.time_zone, r.method, r.timeout,
-       r.summary_query, r.summary_owner, r.paused, r.registered_at,
-       r.on_change, r.debounce, r.max_staleness, r.min_interval, r.max_interval
-  FROM _cache_refresher.registry r
-  JOIN _cache_refresher.binding b ON (b.view_schema, b.view_name) = (r.view_schema, r.view_name)
- WHERE b.view = $1";
+/// The columns of a registration, in the order in which [`registration`] reads them.
+macro_rules! registration_columns {
+    () => {
+        "view_schema, view_name, refresh_interval, schedule, time_zone, method, timeout,
+       summary_query, summary_owner, paused, registered_at,
+       on_change, debounce, max_staleness, min_interval, max_interval"
+    };
+}
+pub(super) use registration_columns;
 
-const ALL: &str = "
-SELECT r.view_schema, r.view_name, r.refresh_interval, r.schedule, r.time_zone, r.method, r.timeout,
-       r.summary_query, r.summary_owner, r.paused, r.registered_at,
-       r.on_change, r.debounce, r.max_staleness, r.min_interval, r.max_interval,
-       c.oid, c.relispopulated,
-       a.last_started_at, a.last_finished_at, a.retry_at, a.attempt, a.failed_rounds,
-       a.consecutive_failures, a.suspended, a.failing_since, a.changed_at, a.pace, a.pace_reason
-  FROM _cache_refresher.registry r
-  JOIN _cache_refresher.binding b ON (b.view_schema, b.view_name) = (r.view_schema, r.view_name)
+const FIND: &str = concat!(
+    "SELECT ",
+    registration_columns!(),
+    "
+  FROM _cache_refresher.registry JOIN _cache_refresher.binding USING (view_schema, view_name)
+ WHERE view = $1"
+);
+
+const ALL: &str = concat!(
+    "SELECT ",
+    registration_columns!(),
+    ", c.oid, c.relispopulated, ",
+    history_columns!(),
+    "
+  FROM _cache_refresher.registry
+  JOIN _cache_refresher.binding b USING (view_schema, view_name)
   JOIN pg_class c ON c.oid = b.view AND c.relkind = 'm'
-  LEFT JOIN _cache_refresher.attempts a ON a.view = c.oid";
+  LEFT JOIN _cache_refresher.attempts a ON a.view = c.oid"
+);
 
 const INSERT: &str = "
 INSERT INTO _cache_refresher.registry
@@ -122,7 +134,7 @@ SELECT r.view_schema, r.view_name
 
 const REGISTRY_OID: &str = "SELECT '_cache_refresher.registry'::regclass::oid";
 
-fn registration(row: &query::Row) -> Result<Registration> {
+pub(super) fn registration(row: &Row) -> Result<Registration> {
     let interval = |column, name| -> Result<Option<Duration>> {
         let value: Option<Interval> = row.optional(column)?;
         value.map(|value| clock::from_interval(name, &value)).transpose()
@@ -179,7 +191,7 @@ pub struct Entry {
 pub fn all() -> Result<Vec<std::result::Result<Entry, (u32, Error)>>> {
     query::select_current(ALL, &[], |row| {
         let view = row.required::<Oid>(17)?.to_u32();
-        let entry = |row: &query::Row| {
+        let entry = |row: &Row| {
             Ok(Entry {
                 view,
                 registration: registration(row)?,

@@ -254,15 +254,21 @@ pub fn may_maintain(relation: pg_sys::Oid) -> bool {
     }
 }
 
-/// Whether the current role may read `relation`, or is a member of pg_monitor.
+/// Whether the current role is a member of pg_monitor.
+pub fn is_monitor() -> bool {
+    // SAFETY: looks up the catalogs.
+    unsafe { pg_sys::is_member_of_role(current_role(), pg_sys::Oid::from(pg_sys::ROLE_PG_MONITOR)) }
+}
+
+/// The same, or whether it may read `relation`; not of one that is gone.
 pub fn may_see(relation: pg_sys::Oid) -> bool {
-    let role = current_role();
-    // SAFETY: looks up the catalogs; raises an ERROR if the relation is gone.
-    unsafe {
-        pg_sys::pg_class_aclcheck(relation, role, pg_sys::ACL_SELECT as pg_sys::AclMode)
-            == pg_sys::AclResult::ACLCHECK_OK
-            || pg_sys::is_member_of_role(role, pg_sys::Oid::from(pg_sys::ROLE_PG_MONITOR))
-    }
+    let (select, mut is_missing) = (pg_sys::ACL_SELECT as pg_sys::AclMode, false);
+    // SAFETY: looks up the catalogs.
+    is_monitor()
+        || unsafe {
+            pg_sys::pg_class_aclcheck_ext(relation, current_role(), select, &mut is_missing)
+                == pg_sys::AclResult::ACLCHECK_OK
+        }
 }
 
 /// Whether the current role may create objects in a schema; false where there is no such schema and

@@ -142,6 +142,37 @@ impl Drop for Relation {
     }
 }
 
+/// What the server's cache of pg_class says of a materialized view.
+#[derive(Debug, Clone, Copy)]
+pub struct ViewEntry {
+    pub owner: pg_sys::Oid,
+    pub populated: bool,
+    /// Size of its table, as of the last VACUUM or ANALYZE.
+    pub pages: i32,
+}
+
+impl ViewEntry {
+    /// Nothing if there is no such view.
+    pub fn find(oid: pg_sys::Oid) -> Option<Self> {
+        // SAFETY: what is found is read before it is released.
+        unsafe {
+            let tuple = pg_sys::SearchSysCache1(
+                pg_sys::SysCacheIdentifier::RELOID as i32,
+                pg_sys::Datum::from(oid),
+            );
+            if tuple.is_null() {
+                return None;
+            }
+            let form = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>();
+            let is_view = form.relkind as u8 == pg_sys::RELKIND_MATVIEW;
+            let entry =
+                Self { owner: form.relowner, populated: form.relispopulated, pages: form.relpages };
+            pg_sys::ReleaseSysCache(tuple);
+            is_view.then_some(entry)
+        }
+    }
+}
+
 /// All rows of a table that the active snapshot sees.
 pub struct Scan<'a> {
     kind: Kind,

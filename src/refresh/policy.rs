@@ -49,7 +49,7 @@ pub fn of(
 }
 
 /// Between what the interval of a view adapts, if it does; it begins with the one that it would have.
-pub fn limits(adapts: Option<(Duration, Duration)>, every: Duration) -> Option<Limits> {
+fn limits(adapts: Option<(Duration, Duration)>, every: Duration) -> Option<Limits> {
     adapts.map(|(min, max)| Limits { min, max, start: every.max(min).min(max) })
 }
 
@@ -69,10 +69,19 @@ pub fn reaction(registration: &Registration) -> Option<Reaction> {
     policy.on_change.then_some(Reaction { debounce, max_staleness })
 }
 
+/// Where the interval of a view comes from.
+pub fn interval_source(
+    registration: &Registration,
+    intervals: &IntervalSettings,
+) -> IntervalSource {
+    let (name, given) = (&registration.name, registration.policy.refresh_interval);
+    interval::effective(intervals, &name.schema, &name.name, given).1
+}
+
 /// Whether a view has no pace of its own: neither registered nor set for it by name.
 pub fn is_inherited(registration: &Registration, intervals: &IntervalSettings) -> bool {
-    let (name, policy) = (&registration.name, &registration.policy);
-    let (_, source) =
-        interval::effective(intervals, &name.schema, &name.name, policy.refresh_interval);
-    policy.schedule.is_none() && policy.adapts.is_none() && source == IntervalSource::DefaultSetting
+    let policy = &registration.policy;
+    policy.schedule.is_none()
+        && policy.adapts.is_none()
+        && interval_source(registration, intervals) == IntervalSource::DefaultSetting
 }

@@ -18,7 +18,7 @@ SELECT d.classid, d.objid, o.type, o.schema, o.identity
 SELECT type, identity FROM member WHERE type <> 'function' ORDER BY type, identity COLLATE "C";
 
 SELECT p.oid::regprocedure::text COLLATE "C" AS function,
-       pg_get_function_result(p.oid) AS result,
+       left(pg_get_function_result(p.oid), 130) AS result,
        CASE p.provolatile WHEN 'v' THEN 'volatile' WHEN 's' THEN 'stable' ELSE 'immutable' END AS volatility
   FROM member m JOIN pg_proc p ON m.classid = 'pg_proc'::regclass AND p.oid = m.objid
  ORDER BY 1;

@@ -67,6 +67,18 @@ UPDATE _cache_refresher.attempts SET suspended = true, consecutive_failures = 18
 SELECT state, next_refresh_at, consecutive_failures, last_error_sqlstate, last_error FROM cache_refresher.status WHERE view = 'v'::regclass;
 UPDATE _cache_refresher.attempts SET suspended = false, attempt = 1, consecutive_failures = 1, retry_at = clock_timestamp() WHERE view = 'v'::regclass;
 SELECT s.state, s.next_refresh_at = a.retry_at AS at_retry FROM cache_refresher.status s JOIN _cache_refresher.attempts a ON a.view = s.view WHERE s.view = 'v'::regclass;
+-- A row that somebody has spoilt does not spoil the others.
+BEGIN;
+ALTER TABLE _cache_refresher.registry DROP CONSTRAINT registry_method_known;
+UPDATE _cache_refresher.registry SET method = 'guess' WHERE (view_schema, view_name) = ('public', 'v');
+SELECT view, state, method, refresh_interval, interval_source, next_refresh_at IS NULL AS not_planned, refreshes > 0 AS refreshed
+  FROM cache_refresher.status ORDER BY view_schema, view_name;
+ROLLBACK;
+BEGIN;
+UPDATE _cache_refresher.registry SET refresh_interval = NULL, schedule = 'whenever' WHERE (view_schema, view_name) = ('public', 'v');
+SELECT view, state, schedule, refresh_interval, interval_source, next_refresh_at IS NULL AS not_planned
+  FROM cache_refresher.status ORDER BY view_schema, view_name;
+ROLLBACK;
 -- A success by hand ends all of that.
 SELECT outcome FROM cache_refresher.refresh('v');
 SELECT state, consecutive_failures, last_error_sqlstate, last_error FROM cache_refresher.status WHERE view = 'v'::regclass;

@@ -1,0 +1,162 @@
+//! What `cache_refresher.status` shows of each registered view, by the code that schedules it.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+use cache_refresher_core::interval::{IntervalSettings, IntervalSource};
+use cache_refresher_core::method::Requested;
+use cache_refresher_core::schedule::Schedule;
+use cache_refresher_core::time::Timestamp;
+use cache_refresher_core::view_state::{self, NextDue};
+use pgrx::datum::Interval;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::pg_sys::{self, Datum, Oid};
+use pgrx::prelude::*;
+
+use crate::catalog::overview::{self, Overview, Tried};
+use crate::catalog::registry::Registration;
+use crate::guc::{self, FailurePolicy};
+use crate::pg::result_rows::ResultRows;
+use crate::pg::{clock, identity, shared};
+use crate::refresh::policy;
+
+#[pg_extern(sql = false)]
+fn registered_views(call: pg_sys::FunctionCallInfo) -> std::result::Result<(), ErrorReport> {
+    let rows = ResultRows::of(call);
+    let asking = Asking {
+        running: shared::running(identity::current_database())
+            .into_iter()
+            .map(|running| Oid::from(running.view))
+            .collect(),
+        intervals: guc::intervals(),
+        now: clock::now(),
+    };
+    overview::each(|view| {
+        if may_see(&view) {
+            rows.put(asking.row(view));
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// A view that is gone has no owner: those see it who could make it anew.
+fn may_see(overview: &Overview) -> bool {
+    match &overview.view {
+        Some(view) => identity::may_see(view.oid),
+        None => identity::is_monitor() || identity::may_create_in(&overview.name.schema),
+    }
+}
+
+/// What all rows need.
+struct Asking {
+    running: HashSet<Oid>,
+    intervals: IntervalSettings,
+    now: Timestamp,
+}
+
+/// Which interval holds, and by what; when the next refresh is due.
+#[derive(Default)]
+struct Plan {
+    interval: Option<Interval>,
+    source: Option<Cow<'static, str>>,
+    next: Option<Timestamp>,
+}
+
+impl Asking {
+    /// In the order of the columns that the function is declared with.
+    fn row(&self, overview: Overview) -> [Option<Datum>; 26] {
+        let Plan { interval, source, next } = self.plan(&overview);
+        let state = self.state(&overview);
+        let time = |at: Option<Timestamp>| at.and_then(|at| clock::to_sql(at).into_datum());
+        let (method, schedule, time_zone) = match overview.registration {
+            Ok(Registration { policy, .. }) => {
+                let method = policy.method.unwrap_or(Requested::Auto);
+                (Some(method.as_str()), policy.schedule, policy.time_zone)
+            }
+            Err(_) => (None, None, None),
+        };
+        let oid = overview.view.as_ref().map(|view| view.oid);
+        let owner = overview.view.as_ref().map(|view| view.entry.owner);
+        let (content, bloat, invalidated, tried) = match overview.view {
+            Some(view) => (view.content, view.bloat, view.invalidated, view.tried),
+            None => (None, None, false, Tried::default()),
+        };
+        let is_owner = || owner.is_some_and(identity::acts_for);
+        // Messages can hold data.
+        let last_error = tried.error_message.filter(|_| is_owner());
+        let failures = i32::try_from(tried.history.consecutive_failures).unwrap_or(i32::MAX);
+        [
+            oid.into_datum(),
+            overview.name.schema.into_datum(),
+            overview.name.name.into_datum(),
+            state.into_datum(),
+            method.into_datum(),
+            interval.into_datum(),
+            schedule.into_datum(),
+            time_zone.into_datum(),
+            source.as_deref().into_datum(),
+            time(next),
+            time(content.map(|content| content.refreshed_at)),
+            time(content.and_then(|content| content.data_as_of)),
+            content.and_then(|content| content.rows_total).into_datum(),
+            content.map(|content| content.duration_ms).into_datum(),
+            tried.error_sqlstate.into_datum(),
+            last_error.into_datum(),
+            failures.into_datum(),
+            tried.refreshes.into_datum(),
+            tried.failures.into_datum(),
+            tried.cancellations.into_datum(),
+            time(Some(overview.registered_at)),
+            overview.on_change.into_datum(),
+            tried.skips.into_datum(),
+            time(tried.skipped_at),
+            bloat.into_datum(),
+            invalidated.into_datum(),
+        ]
+    }
+
+    fn state(&self, overview: &Overview) -> &'static str {
+        let Some(view) = &overview.view else { return "missing" };
+        let history = &view.tried.history;
+        if self.running.contains(&view.oid) {
+            "running"
+        } else if overview.paused {
+            "paused"
+        } else if history.suspended {
+            "suspended"
+        } else if history.retry_at.is_some() {
+            "retrying"
+        } else {
+            "scheduled"
+        }
+    }
+
+    /// A row that an administrator has spoilt is not scheduled, and must not spoil the view of the rest.
+    fn plan(&self, overview: &Overview) -> Plan {
+        let Ok(registration) = &overview.registration else { return Plan::default() };
+        // When it is due does not depend on what would follow from failures to come.
+        let Ok(policy) = policy::of(registration, &self.intervals, FailurePolicy::NONE) else {
+            return Plan::default();
+        };
+        let history = overview.view.as_ref().map(|view| view.tried.history).unwrap_or_default();
+        let interval = match *policy.slots(&history) {
+            Schedule::Interval(every) | Schedule::After(every) => Some(clock::to_interval(every)),
+            Schedule::Cron(_) => None,
+        };
+        let source = match (&policy.adapts, history.pace) {
+            (Some(_), Some(pace)) => format!("adaptive: {}", pace.reason.as_str()).into(),
+            (Some(_), None) => "adaptive".into(),
+            (None, _) if interval.is_none() => IntervalSource::Registry.as_str().into(),
+            (None, _) => policy::interval_source(registration, &self.intervals).as_str().into(),
+        };
+        let next = overview.view.as_ref().and_then(|view| {
+            let (populated, since) = (view.entry.populated, registration.registered_at);
+            match view_state::next_due(&policy, &history, populated, since, self.now) {
+                NextDue::At(at, _) => Some(at),
+                NextDue::Never => None,
+            }
+        });
+        Plan { interval, source: Some(source), next }
+    }
+}

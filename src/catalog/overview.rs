@@ -1,0 +1,191 @@
+//! What is stored of all registered views at once.
+
+use std::collections::{HashMap, HashSet};
+
+use cache_refresher_core::time::Timestamp;
+use cache_refresher_core::view_state::History;
+use pgrx::AnyNumeric;
+use pgrx::datum::TimestampWithTimeZone;
+use pgrx::pg_sys::Oid;
+
+use super::attempts::{self, history_columns};
+use super::query::{self, Row};
+use super::registry::{self, Registration, registration_columns};
+use super::view::ViewName;
+use crate::error::Result;
+use crate::pg::clock;
+use crate::pg::relation::ViewEntry;
+
+/// A registration, whether or not its view is there.
+pub struct Overview {
+    pub name: ViewName,
+    pub paused: bool,
+    pub registered_at: Timestamp,
+    pub on_change: bool,
+    /// An error if its row makes no sense.
+    pub registration: Result<Registration>,
+    pub view: Option<Bound>,
+}
+
+/// The view that a registration stands for.
+pub struct Bound {
+    pub oid: Oid,
+    pub entry: ViewEntry,
+    /// Nothing of one that somebody has emptied.
+    pub content: Option<Shown>,
+    pub tried: Tried,
+    pub bloat: Option<AnyNumeric>,
+    /// Somebody has said that it does not show everything.
+    pub invalidated: bool,
+}
+
+/// What it shows.
+#[derive(Clone, Copy)]
+pub struct Shown {
+    pub refreshed_at: Timestamp,
+    pub data_as_of: Option<Timestamp>,
+    pub rows_total: Option<i64>,
+    pub duration_ms: f64,
+}
+
+/// How refreshing it has gone.
+#[derive(Default)]
+pub struct Tried {
+    pub history: History,
+    pub refreshes: i64,
+    pub skips: i64,
+    pub skipped_at: Option<Timestamp>,
+    pub failures: i64,
+    pub cancellations: i64,
+    pub error_sqlstate: Option<String>,
+    pub error_message: Option<String>,
+}
+
+/// Calls `body` with each registration.
+pub fn each(mut body: impl FnMut(Overview) -> Result<()>) -> Result<()> {
+    let (bindings, contents, mut tried) = (bindings()?, contents()?, tried()?);
+    let invalidated = invalidated()?;
+    let mut bloat = None;
+    query::each("registry", registration_columns!(), |row| {
+        let name = ViewName { schema: row.required(1)?, name: row.required(2)? };
+        let oid = bindings.get(&name).copied();
+        let entry = oid.and_then(|oid| Some((oid, ViewEntry::find(oid)?)));
+        if bloat.is_none() && entry.is_some_and(|(_, entry)| entry.pages > SMALL) {
+            bloat = Some(bloated()?);
+        }
+        let view = entry.map(|(oid, entry)| Bound {
+            oid,
+            entry,
+            content: contents.get(oid).copied().filter(|_| entry.populated),
+            tried: tried.get_mut(oid).map(std::mem::take).unwrap_or_default(),
+            bloat: bloat.as_mut().and_then(|bloat| bloat.remove(&oid)),
+            invalidated: invalidated.contains(&oid),
+        });
+        body(Overview {
+            paused: row.required(10)?,
+            registered_at: clock::from_sql(row.required(11)?),
+            on_change: row.required(12)?,
+            registration: registry::registration(&row),
+            name,
+            view,
+        })
+    })
+}
+
+/// Something of each view.
+struct ByView<T>(Vec<(Oid, T)>);
+
+impl<T> ByView<T> {
+    fn read(
+        table: &'static str,
+        columns: &'static str,
+        of: impl Fn(&Row) -> Result<(Oid, T)>,
+    ) -> Result<Self> {
+        let mut all = Vec::new();
+        query::each(table, columns, |row| {
+            all.push(of(&row)?);
+            Ok(())
+        })?;
+        all.sort_unstable_by_key(|(view, _)| view.to_u32());
+        Ok(Self(all))
+    }
+
+    fn place(&self, view: Oid) -> Option<usize> {
+        self.0.binary_search_by_key(&view.to_u32(), |(view, _)| view.to_u32()).ok()
+    }
+
+    fn get(&self, view: Oid) -> Option<&T> {
+        self.place(view).map(|place| &self.0[place].1)
+    }
+
+    fn get_mut(&mut self, view: Oid) -> Option<&mut T> {
+        self.place(view).map(|place| &mut self.0[place].1)
+    }
+}
+
+fn bindings() -> Result<HashMap<ViewName, Oid>> {
+    let mut views = HashMap::new();
+    query::each("binding", "view, view_schema, view_name", |row| {
+        let name = ViewName { schema: row.required(2)?, name: row.required(3)? };
+        views.insert(name, row.required(1)?);
+        Ok(())
+    })?;
+    Ok(views)
+}
+
+fn time(row: &Row, column: usize) -> Result<Option<Timestamp>> {
+    Ok(row.optional::<TimestampWithTimeZone>(column)?.map(clock::from_sql))
+}
+
+fn contents() -> Result<ByView<Shown>> {
+    let columns = "view, refreshed_at, data_as_of, rows_total, duration_ms";
+    ByView::read("content", columns, |row| {
+        let shown = Shown {
+            refreshed_at: clock::from_sql(row.required(2)?),
+            data_as_of: time(row, 3)?,
+            rows_total: row.optional(4)?,
+            duration_ms: row.required(5)?,
+        };
+        Ok((row.required(1)?, shown))
+    })
+}
+
+const TRIED: &str = concat!(
+    history_columns!(),
+    ", view, refreshes, skips, skipped_at, failures, cancellations, error_sqlstate, error_message"
+);
+
+fn tried() -> Result<ByView<Tried>> {
+    ByView::read("attempts", TRIED, |row| {
+        let tried = Tried {
+            history: attempts::history(row, 1)?,
+            refreshes: row.required(13)?,
+            skips: row.required(14)?,
+            skipped_at: time(row, 15)?,
+            failures: row.required(16)?,
+            cancellations: row.required(17)?,
+            error_sqlstate: row.optional(18)?,
+            error_message: row.optional(19)?,
+        };
+        Ok((row.required(12)?, tried))
+    })
+}
+
+fn invalidated() -> Result<HashSet<Oid>> {
+    let mut views = HashSet::new();
+    query::each("invalidation", "view", |row| {
+        views.insert(row.required(1)?);
+        Ok(())
+    })?;
+    Ok(views)
+}
+
+/// Pages of a table that is not worth a word about bloat.
+const SMALL: i32 = 100;
+
+const BLOAT: &str = "SELECT view, bloat FROM _cache_refresher.bloat";
+
+fn bloated() -> Result<HashMap<Oid, AnyNumeric>> {
+    let rows = query::select(BLOAT, &[], |row| Ok((row.required(1)?, row.required(2)?)))?;
+    Ok(rows.into_iter().collect())
+}
