@@ -3,7 +3,7 @@
 //! It lives while something is due soon. What it knows it derives from the catalogs at its start and
 //! whenever somebody pokes; workers report the rest through shared memory.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ffi::CStr;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -35,6 +35,8 @@ const MOST_CALM: Duration = Duration::from_secs(2);
 /// How long to wait between taking changes, at least and at most.
 const LEAST_DEAF: Duration = Duration::from_millis(5);
 const MOST_DEAF: Duration = Duration::from_millis(250);
+/// How long to look at views without looking at anything else.
+const LOOK_TIME: Duration = Duration::from_millis(20);
 /// How often to look at the size of logs of changes, while there are changes.
 const BOUND_EVERY: Duration = Duration::from_secs(60);
 /// When to read the registry again after that failed.
@@ -62,6 +64,7 @@ pub fn main(argument: i64) {
         no_slot_until: None,
         reloaded_at: Timestamp::from_pg(0),
         reload_took: Duration::ZERO,
+        unlooked: Unlooked::default(),
         bounded_at: None,
         deaf_until: None,
         changes_wait: None,
@@ -87,12 +90,41 @@ struct Process {
     /// When the registry was read last, and how long that took.
     reloaded_at: Timestamp,
     reload_took: Duration,
+    /// Of which views it is not known what was changed while nobody listened.
+    unlooked: Unlooked,
     /// When logs of changes were looked at last.
     bounded_at: Option<Timestamp>,
     /// No changes are taken before this time.
     deaf_until: Option<Timestamp>,
     /// There are some; they are taken at this time.
     changes_wait: Option<Timestamp>,
+}
+
+/// Views to be looked at, one after the other.
+struct Unlooked {
+    views: VecDeque<u32>,
+    /// The one that was looked at last.
+    last: u32,
+    /// How long locks are waited for.
+    patience: &'static CStr,
+}
+
+impl Default for Unlooked {
+    fn default() -> Self {
+        Self { views: VecDeque::new(), last: 0, patience: PATIENCE }
+    }
+}
+
+impl Unlooked {
+    /// All views again, in the order of their OIDs, but first those that it was not the turn of: the registry may
+    /// be read again and again.
+    fn anew(&self, views: Vec<u32>) -> Self {
+        let mut views = VecDeque::from(views);
+        if !self.views.is_empty() {
+            views.rotate_left(views.partition_point(|view| *view <= self.last));
+        }
+        Self { views, ..Self::default() }
+    }
 }
 
 /// How the process ends.
@@ -134,27 +166,32 @@ impl Process {
             return ControlFlow::Continue(());
         }
         self.take_changes();
+        self.look_for_changes();
         if !guc::enabled() || !guc::databases().contains(&self.name) {
             self.withdraw();
             return ControlFlow::Break(());
         }
         self.start_due();
         let now = clock::now();
-        if !self.running.is_empty() {
+        if !self.running.is_empty() || !self.unlooked.views.is_empty() {
             self.active_at = now;
         }
         let linger = guc::worker_linger();
         let leave_at = self.active_at.plus(linger);
         let due = self.board.wake_at();
-        let idle =
-            self.running.is_empty() && self.reload_at.is_none() && self.changes_wait.is_none();
+        let idle = self.running.is_empty()
+            && self.unlooked.views.is_empty()
+            && self.reload_at.is_none()
+            && self.changes_wait.is_none();
         if idle && now >= leave_at && due.is_none_or(|at| at > now.plus(linger)) {
             return self.leave(Leave::Until(due));
         }
         let look_at = if now < leave_at { leave_at } else { now.plus(latch::LONGEST_SLEEP) };
         let next =
             [self.next_look(now), self.reload_at, self.changes_wait].into_iter().flatten().min();
-        latch::wait(next.map_or(look_at, |at| at.min(look_at)).since(now));
+        if self.unlooked.views.is_empty() {
+            latch::wait(next.map_or(look_at, |at| at.min(look_at)).since(now));
+        }
         ControlFlow::Continue(())
     }
 
@@ -211,9 +248,9 @@ impl Process {
         }
         self.tidy();
         match transaction::run(|| entries().unwrap_or_else(|error| error.raise())) {
-            Ok(mut entries) => {
-                self.look_for_changes(&mut entries);
+            Ok(entries) => {
                 self.board.load(entries, clock::now());
+                self.unlooked = self.unlooked.anew(self.board.reacting());
                 self.end_visit();
             }
             Err(caught) => self.try_again("read the registry", &caught),
@@ -250,24 +287,31 @@ impl Process {
         }
     }
 
-    /// Learns what was changed while nobody listened. That takes locks on what the views read, so each view gets
-    /// a transaction of its own: two such locks at once might wait for somebody who waits for one of them.
-    fn look_for_changes(&mut self, entries: &mut [ViewEntry]) {
-        let mut time = PATIENCE;
-        for entry in entries.iter_mut().filter(|entry| entry.reaction.is_some()) {
-            let view = Oid::from(entry.id);
+    /// Learns what was changed while nobody listened, of some of the views: what is due goes on meanwhile. That
+    /// takes locks on what the views read, so each view gets a transaction of its own: two such locks at once might
+    /// wait for somebody who waits for one of them.
+    fn look_for_changes(&mut self) {
+        let begun = clock::now();
+        while let Some(id) = self.unlooked.views.pop_front() {
+            self.unlooked.last = id;
+            let patience_with = self.unlooked.patience;
             match transaction::run(|| {
-                let _patience = patience(time);
-                freshness::stale_since(view).unwrap_or_else(|error| error.raise())
+                let _patience = patience(patience_with);
+                freshness::stale_since(Oid::from(id)).unwrap_or_else(|error| error.raise())
             }) {
-                Ok(since) => entry.stale_since = since,
+                Ok(None) => {}
+                Ok(Some(since)) => self.board.stale(id, since, clock::now()),
                 Err(caught) => {
                     // One table that is locked for long holds up the views of others no more than once.
-                    time = c"1";
+                    self.unlooked.patience = c"1";
                     self.try_again("see whether a view is stale", &caught);
                 }
             }
+            if clock::now().since(begun) > LOOK_TIME {
+                break;
+            }
         }
+        self.reload_took += clock::now().since(begun);
     }
 
     /// The launcher lets few databases be looked at for the first time at once: this one has been, whether
@@ -497,7 +541,6 @@ fn entries() -> Result<Vec<ViewEntry>> {
                 follows: policy::is_inherited(&entry.registration, &settings.intervals),
                 reaction: policy::reaction(&entry.registration),
                 sources: sources_of(&entry)?,
-                stale_since: None,
             }),
             // One bad row must not keep the others from being refreshed.
             Err(error) => report::log(

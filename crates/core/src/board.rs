@@ -51,8 +51,6 @@ pub struct ViewEntry {
     pub reaction: Option<Reaction>,
     /// The sources of whose changes we are told. Invalidation goes by the view's own OID.
     pub sources: Vec<SourceId>,
-    /// Since when it is known not to show all changes.
-    pub stale_since: Option<Timestamp>,
 }
 
 impl ViewEntry {
@@ -122,14 +120,10 @@ impl Board {
                 self.reacting.entry(*source).or_default().push(id);
             }
             let before = previous.remove(&id);
-            let told = before
+            let change = before
                 .as_ref()
                 .and_then(|view| view.change)
                 .and_then(|change| unshown(change, &entry.history));
-            let change = match entry.stale_since {
-                Some(since) => Some(Change::and(told, since.min(now))),
-                None => told,
-            };
             let not_before =
                 before.filter(|view| view.entry == entry).and_then(|view| view.not_before);
             self.views.insert(id, View { entry, due: NextDue::Never, change, not_before });
@@ -175,6 +169,22 @@ impl Board {
             }
             self.schedule(id, now);
         }
+    }
+
+    /// The views that react to changes, in the order of their OIDs.
+    pub fn reacting(&self) -> Vec<ViewId> {
+        let reacting = self.views.values().filter(|view| view.entry.reaction.is_some());
+        reacting.map(|view| view.entry.id).collect()
+    }
+
+    /// It was found that a view has not shown everything since then.
+    pub fn stale(&mut self, id: ViewId, since: Timestamp, now: Timestamp) {
+        self.observe(now);
+        self.dequeue(id);
+        if let Some(view) = self.views.get_mut(&id) {
+            view.change = Some(Change::and(view.change, since.min(now)));
+        }
+        self.schedule(id, now);
     }
 
     /// Somebody else refreshes the view: look again at `until`. It keeps its place among those

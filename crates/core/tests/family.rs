@@ -37,7 +37,6 @@ fn view(id: ViewId, parents: &[ViewId]) -> ViewEntry {
         follows: !parents.is_empty(),
         reaction: None,
         sources: Vec::new(),
-        stale_since: None,
     }
 }
 

@@ -214,7 +214,7 @@ proptest! {
         let registered_at = now;
         let entry = |id: ViewId, history: History| ViewEntry {
             id, policy: policy(id), history, populated: true, registered_at, parents: Vec::new(), follows: false,
-            reaction: None, sources: Vec::new(), stale_since: None,
+            reaction: None, sources: Vec::new(),
         };
         let mut registered: BTreeSet<ViewId> = (1..6).collect();
         let mut histories = [History::default(); 6];

@@ -40,7 +40,6 @@ fn view(id: u32) -> ViewEntry {
         follows: false,
         reaction: Some(Reaction { debounce: SECOND * 2, max_staleness: SECOND * 5 }),
         sources: vec![SOURCE, id],
-        stale_since: None,
     }
 }
 
@@ -125,7 +124,8 @@ fn who_cancels_does_not_want_it_back_at_once() {
 #[test]
 fn what_changed_while_nobody_listened_is_due() {
     let mut board = Board::default();
-    board.load(vec![ViewEntry { stale_since: Some(at(3)), ..view(1) }], at(20));
+    board.load(vec![view(1)], at(20));
+    board.stale(1, at(3), at(20));
     assert_eq!(ids(&board.due(at(20), 10)), [1]);
     // A reload keeps what was told in between.
     let mut board = self::board();

@@ -161,7 +161,6 @@ fn view(id: ViewId, interval: Duration) -> ViewEntry {
         follows: false,
         reaction: None,
         sources: Vec::new(),
-        stale_since: None,
     }
 }
 

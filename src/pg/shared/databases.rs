@@ -295,8 +295,8 @@ pub fn poke_running(oid: u32) {
     }
 }
 
-/// Tells the scheduler that these sources have changed, or the launcher if there is none: a new one
-/// sees by itself what is not shown. Costs next to nothing while the same is pending already.
+/// Tells the scheduler that these sources have changed; where there is none the launcher, which starts one. Costs
+/// next to nothing while the same is pending already.
 pub fn sources_changed(oid: u32, sources: &[u32]) {
     if sources.is_empty() {
         return;
@@ -306,7 +306,7 @@ pub fn sources_changed(oid: u32, sources: &[u32]) {
             let known = shared.databases.iter().find(|database| database.oid == oid);
             known.is_some_and(|known| {
                 sources.iter().all(|&source| known.changes.contains(source))
-                    || (known.poked && !matches!(known.scheduler, Scheduler::Running(_)))
+                    && (known.poked || matches!(known.scheduler, Scheduler::Running(_)))
             })
         },
         true,
@@ -317,8 +317,8 @@ pub fn sources_changed(oid: u32, sources: &[u32]) {
     let pid = write(
         |shared| match shared.database(oid) {
             Some(database) => {
+                sources.iter().for_each(|&source| database.changes.add(source));
                 if let Scheduler::Running(pid) = database.scheduler {
-                    sources.iter().for_each(|&source| database.changes.add(source));
                     return pid;
                 }
                 database.poked = true;
