@@ -202,3 +202,32 @@ CREATE TRIGGER registry_changed AFTER INSERT OR UPDATE OR DELETE ON _cache_refre
 FOR EACH ROW EXECUTE FUNCTION _cache_refresher.registry_changed();
 -- Also where session_replication_role says that triggers are not to fire.
 ALTER TABLE _cache_refresher.registry ENABLE ALWAYS TRIGGER registry_changed;
+
+CREATE FUNCTION _cache_refresher.ignore_replicated()
+RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'ignore_replicated_wrapper';
+COMMENT ON FUNCTION _cache_refresher.ignore_replicated IS 'keeps out what logical replication brings from the tables of cache_refresher elsewhere';
+
+CREATE TRIGGER ignore_replicated BEFORE INSERT OR UPDATE OR DELETE ON _cache_refresher.registry
+FOR EACH ROW EXECUTE FUNCTION _cache_refresher.ignore_replicated();
+ALTER TABLE _cache_refresher.registry ENABLE REPLICA TRIGGER ignore_replicated;
+CREATE TRIGGER ignore_replicated BEFORE INSERT OR UPDATE OR DELETE ON _cache_refresher.refresh_grant
+FOR EACH ROW EXECUTE FUNCTION _cache_refresher.ignore_replicated();
+ALTER TABLE _cache_refresher.refresh_grant ENABLE REPLICA TRIGGER ignore_replicated;
+CREATE TRIGGER ignore_replicated BEFORE INSERT OR UPDATE OR DELETE ON _cache_refresher.binding
+FOR EACH ROW EXECUTE FUNCTION _cache_refresher.ignore_replicated();
+ALTER TABLE _cache_refresher.binding ENABLE REPLICA TRIGGER ignore_replicated;
+CREATE TRIGGER ignore_replicated BEFORE INSERT OR UPDATE OR DELETE ON _cache_refresher.content
+FOR EACH ROW EXECUTE FUNCTION _cache_refresher.ignore_replicated();
+ALTER TABLE _cache_refresher.content ENABLE REPLICA TRIGGER ignore_replicated;
+CREATE TRIGGER ignore_replicated BEFORE INSERT OR UPDATE OR DELETE ON _cache_refresher.capture
+FOR EACH ROW EXECUTE FUNCTION _cache_refresher.ignore_replicated();
+ALTER TABLE _cache_refresher.capture ENABLE REPLICA TRIGGER ignore_replicated;
+CREATE TRIGGER ignore_replicated BEFORE INSERT OR UPDATE OR DELETE ON _cache_refresher.invalidation
+FOR EACH ROW EXECUTE FUNCTION _cache_refresher.ignore_replicated();
+ALTER TABLE _cache_refresher.invalidation ENABLE REPLICA TRIGGER ignore_replicated;
+CREATE TRIGGER ignore_replicated BEFORE INSERT OR UPDATE OR DELETE ON _cache_refresher.attempts
+FOR EACH ROW EXECUTE FUNCTION _cache_refresher.ignore_replicated();
+ALTER TABLE _cache_refresher.attempts ENABLE REPLICA TRIGGER ignore_replicated;
+CREATE TRIGGER ignore_replicated BEFORE INSERT OR UPDATE OR DELETE ON _cache_refresher.history
+FOR EACH ROW EXECUTE FUNCTION _cache_refresher.ignore_replicated();
+ALTER TABLE _cache_refresher.history ENABLE REPLICA TRIGGER ignore_replicated;

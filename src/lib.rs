@@ -5,6 +5,7 @@
 //! and `api` the SQL functions.
 //! Imports go one way: core ← error, pg ← catalog ← capture ← refresh ← {worker, api} ← lib.
 
+use cache_refresher_core::version::Fit;
 use pgrx::prelude::*;
 
 mod api;
@@ -32,6 +33,14 @@ fn before_drop() {
     capture::install::lock_captured().unwrap_or_else(|error| error.raise());
 }
 
+/// Where the extension is not, nothing has to be noted.
+fn after_refresh(view: pgrx::pg_sys::Oid) {
+    let installed = catalog::version::installed().unwrap_or_else(|error| error.raise());
+    if let Some((_, Fit::Same)) = installed {
+        capture::content_replaced(vec![view]).unwrap_or_else(|error| error.raise());
+    }
+}
+
 /// Called when the server loads the library: at its start if it is preloaded, else by the session
 /// that first needs it.
 #[pg_guard]
@@ -39,7 +48,7 @@ pub extern "C-unwind" fn _PG_init() {
     guc::define();
     if pg::loading::is_preload() && !pg::loading::is_binary_upgrade() {
         pg::shared::reserve();
-        pg::hooks::install(before_drop);
+        pg::hooks::install(pg::hooks::Callbacks { before_drop, after_refresh });
         pg::unused_updates::install();
         pg::background_worker::register_launcher();
     }

@@ -14,6 +14,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 use crate::capture;
+use crate::catalog;
 use crate::catalog::content::{self, Content};
 use crate::catalog::view::View;
 use crate::error::{Error, Result};
@@ -144,6 +145,6 @@ fn staleness(
 /// An event trigger: somebody, or our own refresh, which puts it right, has run REFRESH.
 #[pg_extern(sql = false)]
 fn content_replaced() -> std::result::Result<(), ErrorReport> {
-    capture::content_replaced()?;
+    capture::content_replaced(catalog::capture::refreshed()?)?;
     Ok(())
 }

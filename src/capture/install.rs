@@ -122,6 +122,9 @@ fn create_one(leaf: &Leaf, watch: &Watch) -> Result<()> {
             "CREATE TABLE {log} (xid xid8 NOT NULL, at timestamptz NOT NULL, kind \"char\" NOT NULL)
                  USING heap WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
              CREATE INDEX ON {log} (xid);
+             CREATE TRIGGER ignore_replicated BEFORE INSERT OR UPDATE OR DELETE ON {log}
+                    FOR EACH ROW EXECUTE FUNCTION _cache_refresher.ignore_replicated();
+             ALTER TABLE {log} ENABLE REPLICA TRIGGER ignore_replicated;
              COMMENT ON TABLE {log} IS 'changes of a captured table that some view does not show yet';
              ALTER EXTENSION cache_refresher ADD TABLE {log}"
         ))?;

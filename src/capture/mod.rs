@@ -21,7 +21,7 @@ use crate::catalog::{capture, registry};
 use crate::error::Result;
 use crate::pg::capture_trigger::ViewLog;
 use crate::pg::lock::RefreshLock;
-use crate::pg::{announcements, change_log, clock, invalidation};
+use crate::pg::{announcements, change_log, clock, identity, invalidation};
 
 /// What is known about the changes of a view's sources, under the active snapshot.
 #[derive(Debug, Clone)]
@@ -73,8 +73,9 @@ impl Definition {
         &self.fingerprint.told.sources
     }
 
+    /// For this server: a copy of it has the same catalogs, but transactions of its own.
     fn under(&self, settings: &str) -> String {
-        format!("{} {settings}", self.fingerprint.text)
+        format!("{} {} {settings}", self.fingerprint.text, identity::server())
     }
 
     /// Whether all that the rows depend on is as it was, and was not something else in between.
@@ -297,11 +298,11 @@ pub fn invalidate(view: Oid) -> Result<()> {
     Ok(())
 }
 
-/// What follows from a REFRESH, in an event trigger: nothing is proved of the view any more, and for those that
-/// read it any row of it may be another one.
-pub fn content_replaced() -> Result<()> {
-    proof::distrust_refreshed()?;
-    capture::refreshed()?.into_iter().for_each(ViewLog::note_any);
+/// What follows from a REFRESH of these views: nothing is proved of them any more, and for those that read them any
+/// row may be another one.
+pub fn content_replaced(views: Vec<Oid>) -> Result<()> {
+    proof::distrust_refreshed(views.clone())?;
+    views.into_iter().for_each(ViewLog::note_any);
     Ok(())
 }
 

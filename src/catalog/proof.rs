@@ -296,11 +296,11 @@ pub fn settle(view: Oid, shown: &Visibility) -> Result<()> {
 
 const DISTRUST_REFRESHED: &str = "
 UPDATE _cache_refresher.content k SET fingerprint = NULL, rows_total = NULL
- WHERE k.view IN (SELECT d.objid FROM pg_event_trigger_ddl_commands() d)
+ WHERE k.view = ANY ($1)
    AND (k.fingerprint IS NOT NULL OR k.rows_total IS NOT NULL)";
 
 /// Nothing is proved any more of the views whose content a REFRESH has just replaced: its snapshot may
-/// be older than ours. How many rows they have now is not known, either. In an event trigger.
-pub fn distrust_refreshed() -> Result<()> {
-    query::execute(DISTRUST_REFRESHED, &[]).map(drop)
+/// be older than ours. How many rows they have now is not known, either.
+pub fn distrust_refreshed(views: Vec<Oid>) -> Result<()> {
+    query::execute(DISTRUST_REFRESHED, &[views.into()]).map(drop)
 }

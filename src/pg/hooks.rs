@@ -22,8 +22,16 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 
 static mut PREVIOUS_HOOK: pg_sys::ProcessUtility_hook_type = None;
 
-/// To be called before the extension is dropped.
-static BEFORE_DROP: OnceLock<fn()> = OnceLock::new();
+/// What is to be done beside a statement, in its transaction.
+#[derive(Clone, Copy)]
+pub struct Callbacks {
+    /// Before the extension is dropped.
+    pub before_drop: fn(),
+    /// After a REFRESH of a view that our event trigger has not seen.
+    pub after_refresh: fn(pg_sys::Oid),
+}
+
+static CALLBACKS: OnceLock<Callbacks> = OnceLock::new();
 
 // The server's own function, not pgrx's guarded one: see `process_utility`.
 unsafe extern "C-unwind" {
@@ -44,10 +52,9 @@ unsafe extern "C-unwind" {
     fn has_superclass(relation: pg_sys::Oid) -> bool;
 }
 
-/// Puts our hook in front of whatever is there. Once, while the library is loaded. `before_drop` is called before
-/// the extension is dropped, in that transaction.
-pub fn install(before_drop: fn()) {
-    BEFORE_DROP.get_or_init(|| before_drop);
+/// Puts our hook in front of whatever is there. Once, while the library is loaded.
+pub fn install(callbacks: Callbacks) {
+    CALLBACKS.get_or_init(|| callbacks);
     // SAFETY: the server is still single-threaded and this runs once.
     unsafe {
         PREVIOUS_HOOK = pg_sys::ProcessUtility_hook;
@@ -108,7 +115,7 @@ unsafe extern "C-unwind" fn process_utility(
             destination,
             completion,
         );
-        after(concern);
+        after(concern, (*planned).utilityStmt);
     }
 }
 
@@ -123,7 +130,7 @@ unsafe extern "C-unwind" fn before(statement: *mut pg_sys::Node) -> Concern {
         Concern::Hold(database) => empty_database(database),
         Concern::Drop(database) => {
             empty_database(database);
-            BEFORE_DROP.get().copied().into_iter().for_each(|before_drop| before_drop());
+            CALLBACKS.get().into_iter().for_each(|callbacks| (callbacks.before_drop)());
         }
         // Some statements commit on their way, and may fail after that.
         Concern::Views => after_commit(|pending| pending.views = true),
@@ -133,13 +140,46 @@ unsafe extern "C-unwind" fn before(statement: *mut pg_sys::Node) -> Concern {
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn after(concern: Concern) {
+unsafe extern "C-unwind" fn after(concern: Concern, statement: *mut pg_sys::Node) {
+    // SAFETY: passed on to the caller.
+    let unseen = unsafe { refreshed_unseen(statement) };
+    if let (Some(view), Some(callbacks)) = (unseen, CALLBACKS.get()) {
+        (callbacks.after_refresh)(view);
+    }
     match concern {
         Concern::Views => after_commit(|pending| pending.views = true),
         Concern::Extension => after_commit(|pending| pending.extension = true),
         Concern::Databases => after_commit(|pending| pending.databases = true),
         Concern::Settings(database) => after_commit(|pending| pending.settings.push(database)),
         Concern::Hold(_) | Concern::Drop(_) | Concern::OwnTrigger | Concern::Nothing => {}
+    }
+}
+
+/// The view that a statement has refreshed where no event trigger fires.
+///
+/// # Safety
+/// `statement` must be the tree of a utility statement that has been executed.
+unsafe fn refreshed_unseen(statement: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
+    #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+    {
+        let _ = statement;
+        None
+    }
+    #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
+    // SAFETY: the cast follows the node's tag; the view was there a moment ago.
+    unsafe {
+        if pg_sys::event_triggers || (*statement).type_ != pg_sys::NodeTag::T_RefreshMatViewStmt {
+            return None;
+        }
+        let relation = (*statement.cast::<pg_sys::RefreshMatViewStmt>()).relation;
+        let view = pg_sys::RangeVarGetRelidExtended(
+            relation,
+            pg_sys::NoLock as i32,
+            pg_sys::RVROption::RVR_MISSING_OK,
+            None,
+            std::ptr::null_mut(),
+        );
+        (view != pg_sys::InvalidOid).then_some(view)
     }
 }
 

@@ -39,6 +39,8 @@ impl Scope {
                 // By its estimates a query of the catalogs of many tables is worth compiling, which takes it half a
                 // second instead of a millisecond.
                 (c"jit", c"off"),
+                (c"session_replication_role", c"origin"),
+                (c"standard_conforming_strings", c"on"),
             ],
         )
     }
@@ -52,6 +54,8 @@ impl Scope {
                 (c"search_path", c"pg_catalog, pg_temp"),
                 (c"lock_timeout", c"2000"),
                 (c"client_min_messages", c"warning"),
+                (c"session_replication_role", c"origin"),
+                (c"standard_conforming_strings", c"on"),
                 (c"default_tablespace", c""),
                 (c"default_toast_compression", c"pglz"),
             ],
@@ -170,6 +174,18 @@ pub fn setting(name: &CStr) -> Option<CString> {
 pub fn current_role() -> pg_sys::Oid {
     // SAFETY: a variable of this process.
     unsafe { pg_sys::GetUserId() }
+}
+
+/// The server, told from all others and from copies that go their own way.
+pub fn server() -> u64 {
+    // SAFETY: reads shared memory.
+    unsafe { pg_sys::GetSystemIdentifier() }
+}
+
+/// Whether this process applies what is replicated logically.
+pub fn applies_replication() -> bool {
+    // SAFETY: a variable of this process.
+    unsafe { pg_sys::IsLogicalWorker() }
 }
 
 /// The database that this process is connected to.

@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 
+use cache_refresher_core::time::Timestamp;
 use pgrx::pg_sys;
 
 use crate::error::{Error, Result};
@@ -119,6 +120,18 @@ impl Drop for ReadOnly {
 pub fn is_read_committed() -> bool {
     // SAFETY: a variable of this process.
     unsafe { pg_sys::XactIsoLevel < pg_sys::XACT_REPEATABLE_READ as i32 }
+}
+
+/// A time after which the active snapshot was taken.
+pub fn not_older_than() -> Timestamp {
+    // SAFETY: variables of this process.
+    Timestamp::from_pg(unsafe {
+        if is_read_committed() {
+            pg_sys::GetCurrentStatementStartTimestamp()
+        } else {
+            pg_sys::GetCurrentTransactionStartTimestamp()
+        }
+    })
 }
 
 /// An error on a standby and in a read-only transaction; `what` completes "cannot …".

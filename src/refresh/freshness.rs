@@ -30,7 +30,9 @@ pub fn of(view: Oid, captured: bool) -> Result<Known> {
         Staleness::Fresh if snapshot::is_in_recovery() => {
             Known { staleness: Staleness::Unknown, stale_since, proved_until: replayed_until }
         }
-        Staleness::Fresh => Known { staleness, stale_since, proved_until: Some(clock::now()) },
+        Staleness::Fresh => {
+            Known { staleness, stale_since, proved_until: Some(snapshot::not_older_than()) }
+        }
         _ => Known { staleness, stale_since, proved_until: None },
     })
 }

@@ -168,3 +168,43 @@ fn a_database_that_publishes_all_its_tables_is_refreshed_and_warned() {
         "SELECT status FROM cache_refresher.health() WHERE \"check\" = 'publication everything'";
     assert_eq!(db.get::<String>(warned), "warning");
 }
+
+#[test]
+fn what_is_noted_of_views_elsewhere_is_not_taken_over() {
+    let publishing = Server::builder().setting("wal_level", "logical").start();
+    let subscribing = Server::builder().setting("wal_retrieve_retry_interval", "100ms").start();
+    let source = "CREATE TABLE item (id int PRIMARY KEY, name text NOT NULL);
+                  CREATE MATERIALIZED VIEW names AS SELECT id, name FROM item; CREATE UNIQUE INDEX ON names (id)";
+    let register = |view: &str| {
+        format!(
+            "SELECT cache_refresher.register('{view}', refresh_interval => '1 hour', on_change => true, debounce => '0')"
+        )
+    };
+    let mut there = publishing.create_database("app");
+    there.run(source);
+    there.run("CREATE PUBLICATION everything FOR ALL TABLES");
+    let mut here = subscribing.create_database("app");
+    here.run(source);
+    here.run("CREATE MATERIALIZED VIEW others AS SELECT 1 AS id");
+    here.run(&register("names"));
+    there.run("CREATE MATERIALIZED VIEW others AS SELECT 1 AS id");
+    there.run(&register("others"));
+    let (host, port) = (publishing.folder().display(), publishing.port());
+    here.run(&format!(
+        "CREATE SUBSCRIPTION everything CONNECTION 'host={host} port={port} user=postgres dbname=app' PUBLICATION everything"
+    ));
+    there.run(&register("names"));
+    for id in 1..=5 {
+        there.run(&format!("INSERT INTO item VALUES ({id}, 'item {id}')"));
+        there.wait("it is shown there", &format!("SELECT count(*) = {id} FROM names"));
+        here.wait("it is shown here", &format!("SELECT count(*) = {id} FROM names"));
+    }
+    here.wait("the view is fresh", FRESH);
+    here.assert_shows_its_query("names");
+    let registered: Vec<String> =
+        here.get("SELECT array_agg(view_name) FROM cache_refresher.status");
+    assert_eq!(registered, ["names"]);
+    let views: i64 =
+        here.get("SELECT count(*) FROM _cache_refresher.content WHERE view <> 'names'::regclass");
+    assert_eq!(views, 0);
+}
