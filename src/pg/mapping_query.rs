@@ -78,7 +78,12 @@ pub fn plan(
             if (*entry).rtekind != pg_sys::RTEKind::RTE_RELATION
                 && !pg_sys::bms_is_member(index, joins)
             {
-                (*entry).rtekind = pg_sys::RTEKind::RTE_RESULT;
+                // A view stays behind without being read, for the rights to it.
+                let is_view = (*entry).relid != pg_sys::InvalidOid;
+                (*entry).rtekind = match is_view {
+                    true => pg_sys::RTEKind::RTE_RELATION,
+                    false => pg_sys::RTEKind::RTE_RESULT,
+                };
                 (*entry).subquery = std::ptr::null_mut();
                 (*entry).lateral = false;
                 (*entry).functions = std::ptr::null_mut();
@@ -90,6 +95,13 @@ pub fn plan(
         tree_walk::each_variable(query, |variable| {
             variable.varnullingrels = pg_sys::bms_int_members(variable.varnullingrels, joins);
         });
+        // Conditions may come from below joins that stay here.
+        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        for part in PgList::<pg_sys::Node>::from_pg(kept).iter_ptr() {
+            tree_walk::each_variable_in(part, |variable| {
+                variable.varnullingrels = nulling(tree.cast(), variable.varno);
+            });
+        }
         let (occurrence, table, images) = changed;
         let last = replace(query, occurrence, table, images, parts.read, true);
         let marker =

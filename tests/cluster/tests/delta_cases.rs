@@ -23,6 +23,7 @@ const TABLES: &str = "
     CREATE TABLE d (id int, k int);
     CREATE TABLE e (u_k int, value text);
     CREATE TABLE n (x int, y int);
+    CREATE VIEW first_of_t AS SELECT id, k FROM t ORDER BY id LIMIT 50;
     CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
     CREATE TABLE c (g text COLLATE ci);
     CREATE FUNCTION less(int, int) RETURNS bool IMMUTABLE STRICT LANGUAGE sql AS 'SELECT abs($1) < abs($2)';
@@ -48,6 +49,21 @@ const TABLES: &str = "
     INSERT INTO u VALUES (6, 4), (6, 5)";
 
 const CASES: &[Case] = &[
+    Case {
+        name: "a plain view that stays as it is stands beside what changes",
+        query: "SELECT p.id, u.z, v.k FROM p JOIN u ON u.z = p.z JOIN first_of_t v ON v.id = p.id",
+        index: "id",
+        change: "INSERT INTO u VALUES (1, 3)",
+        obstacle: None,
+    },
+    Case {
+        name: "a condition of a subquery comes from below an outer join",
+        query: "SELECT p.id, q.kind FROM q LEFT JOIN p ON p.b_id = q.id
+                       AND EXISTS (SELECT FROM n WHERE n.x IS NOT DISTINCT FROM p.z AND p.x >= (SELECT 0))",
+        index: "id",
+        change: "INSERT INTO n VALUES (3, 3)",
+        obstacle: None,
+    },
     Case {
         name: "IN compares by way of a cast",
         query: "SELECT id, x FROM p WHERE x IN (SELECT k FROM t)",
