@@ -307,8 +307,7 @@ BEGIN ATOMIC
     (SELECT 'publication ' || pg_catalog.quote_ident(p.pubname),
             'warning',
             'it publishes all tables, those of cache_refresher among them',
-            'Subscribers stop at tables that they do not have, and take over registrations if they have them: publish '
-                || 'tables by name, or schemas.'
+            'Subscribers stop at tables that they do not have: publish tables by name, or schemas.'
        FROM pg_catalog.pg_publication p WHERE p.puballtables ORDER BY p.pubname)
     UNION ALL
     -- auto_full goes by the same.

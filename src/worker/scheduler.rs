@@ -24,7 +24,7 @@ use crate::pg::identity::{Restriction, Scope};
 use crate::pg::report::Caught;
 use crate::pg::shared::{self, Job, Knowledge, Report};
 use crate::pg::signals::{self, Signal};
-use crate::pg::{background_worker, clock, identity, latch, report, transaction};
+use crate::pg::{background_worker, clock, identity, latch, relation, report, transaction};
 use crate::refresh::{freshness, policy, session};
 
 /// When to look again at a view that somebody else is refreshing, or whose worker was lost.
@@ -301,6 +301,8 @@ impl Process {
             }) {
                 Ok(None) => {}
                 Ok(Some(since)) => self.board.stale(id, since, clock::now()),
+                // Whoever dropped it has poked.
+                Err(_) if is_gone(id) => {}
                 Err(caught) => {
                     // One table that is locked for long holds up the views of others no more than once.
                     self.unlooked.patience = c"1";
@@ -497,6 +499,10 @@ fn patience(time: &'static CStr) -> Scope {
         Restriction::LocalUserIdChange,
         &[(c"lock_timeout", time)],
     )
+}
+
+fn is_gone(view: u32) -> bool {
+    transaction::run(|| relation::ViewEntry::find(view.into()).is_none()).unwrap_or(false)
 }
 
 fn log_missing(name: &ViewName) {
