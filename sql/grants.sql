@@ -8,4 +8,4 @@ GRANT USAGE ON SCHEMA _cache_refresher TO pg_database_owner;
 GRANT SELECT ON _cache_refresher.registry, _cache_refresher.refresh_grant TO pg_database_owner;
 -- So he can name what is in there: triggers of ours are made by us.
 REVOKE EXECUTE ON FUNCTION _cache_refresher.capture_change(), _cache_refresher.content_replaced(),
-    _cache_refresher.registry_changed() FROM PUBLIC;
+    _cache_refresher.registry_changed(), _cache_refresher.ignore_replicated() FROM PUBLIC;

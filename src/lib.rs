@@ -5,7 +5,6 @@
 //! and `api` the SQL functions.
 //! Imports go one way: core ← error, pg ← catalog ← capture ← refresh ← {worker, api} ← lib.
 
-use cache_refresher_core::version::Fit;
 use pgrx::prelude::*;
 
 mod api;
@@ -36,7 +35,7 @@ fn before_drop() {
 /// Where the extension is not, nothing has to be noted.
 fn after_refresh(view: pgrx::pg_sys::Oid) {
     let installed = catalog::version::installed().unwrap_or_else(|error| error.raise());
-    if let Some((_, Fit::Same)) = installed {
+    if installed.is_some() {
         capture::content_replaced(vec![view]).unwrap_or_else(|error| error.raise());
     }
 }

@@ -73,7 +73,7 @@ impl Definition {
         &self.fingerprint.told.sources
     }
 
-    /// For this server: a copy of it has the same catalogs, but transactions of its own.
+    /// For this server: a subscriber made of a copy of it has the same catalogs, but transactions of its own.
     fn under(&self, settings: &str) -> String {
         format!("{} {} {settings}", self.fingerprint.text, identity::server())
     }

@@ -75,15 +75,15 @@ pub fn history(row: &Row, first: usize) -> Result<History> {
         suspended: row.optional(first + 6)?.unwrap_or(false),
         failing_since: time(first + 7)?,
         changed_at: time(first + 8)?,
-        pace: pace(row.optional(first + 9)?, row.optional(first + 10)?)?,
+        pace: pace(row.optional(first + 9)?, row.optional(first + 10)?),
     })
 }
 
 /// What is not understood is as good as nothing: the interval begins to adapt again.
-fn pace(interval: Option<Interval>, reason: Option<String>) -> Result<Option<Pace>> {
+fn pace(interval: Option<Interval>, reason: Option<String>) -> Option<Pace> {
     let reason = reason.as_deref().and_then(PaceReason::parse);
-    let interval = interval.map(|interval| clock::from_interval("pace", &interval)).transpose()?;
-    Ok(interval.zip(reason).map(|(interval, reason)| Pace { interval, reason }))
+    let interval = interval.and_then(|interval| clock::from_interval("pace", &interval).ok());
+    interval.zip(reason).map(|(interval, reason)| Pace { interval, reason })
 }
 
 /// How refreshing a view has gone so far.

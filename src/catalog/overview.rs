@@ -1,6 +1,7 @@
 //! What is stored of all registered views at once.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::hash::Hash;
 
 use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::view_state::History;
@@ -76,10 +77,10 @@ pub fn each(mut body: impl FnMut(Overview) -> Result<()>) -> Result<()> {
         let view = entry.map(|(oid, entry)| Bound {
             oid,
             entry,
-            content: contents.get(oid).copied().filter(|_| entry.populated),
-            tried: tried.get_mut(oid).map(std::mem::take).unwrap_or_default(),
+            content: contents.get(&oid).copied().filter(|_| entry.populated),
+            tried: tried.remove(&oid).unwrap_or_default(),
             bloat: bloat.as_mut().and_then(|bloat| bloat.remove(&oid)),
-            invalidated: invalidated.contains(&oid),
+            invalidated: invalidated.contains_key(&oid),
         });
         body(Overview {
             paused: row.required(10)?,
@@ -92,54 +93,34 @@ pub fn each(mut body: impl FnMut(Overview) -> Result<()>) -> Result<()> {
     })
 }
 
-/// Something of each view.
-struct ByView<T>(Vec<(Oid, T)>);
-
-impl<T> ByView<T> {
-    fn read(
-        table: &'static str,
-        columns: &'static str,
-        of: impl Fn(&Row) -> Result<(Oid, T)>,
-    ) -> Result<Self> {
-        let mut all = Vec::new();
-        query::each(table, columns, |row| {
-            all.push(of(&row)?);
-            Ok(())
-        })?;
-        all.sort_unstable_by_key(|(view, _)| view.to_u32());
-        Ok(Self(all))
-    }
-
-    fn place(&self, view: Oid) -> Option<usize> {
-        self.0.binary_search_by_key(&view.to_u32(), |(view, _)| view.to_u32()).ok()
-    }
-
-    fn get(&self, view: Oid) -> Option<&T> {
-        self.place(view).map(|place| &self.0[place].1)
-    }
-
-    fn get_mut(&mut self, view: Oid) -> Option<&mut T> {
-        self.place(view).map(|place| &mut self.0[place].1)
-    }
+fn read<K: Hash + Eq, T>(
+    table: &'static str,
+    columns: &'static str,
+    of: impl Fn(&Row) -> Result<(K, T)>,
+) -> Result<HashMap<K, T>> {
+    let mut all = HashMap::new();
+    query::each(table, columns, |row| {
+        let (key, value) = of(&row)?;
+        all.insert(key, value);
+        Ok(())
+    })?;
+    Ok(all)
 }
 
 fn bindings() -> Result<HashMap<ViewName, Oid>> {
-    let mut views = HashMap::new();
-    query::each("binding", "view, view_schema, view_name", |row| {
+    read("binding", "view, view_schema, view_name", |row| {
         let name = ViewName { schema: row.required(2)?, name: row.required(3)? };
-        views.insert(name, row.required(1)?);
-        Ok(())
-    })?;
-    Ok(views)
+        Ok((name, row.required(1)?))
+    })
 }
 
 fn time(row: &Row, column: usize) -> Result<Option<Timestamp>> {
     Ok(row.optional::<TimestampWithTimeZone>(column)?.map(clock::from_sql))
 }
 
-fn contents() -> Result<ByView<Shown>> {
+fn contents() -> Result<HashMap<Oid, Shown>> {
     let columns = "view, refreshed_at, data_as_of, rows_total, duration_ms";
-    ByView::read("content", columns, |row| {
+    read("content", columns, |row| {
         let shown = Shown {
             refreshed_at: clock::from_sql(row.required(2)?),
             data_as_of: time(row, 3)?,
@@ -155,8 +136,8 @@ const TRIED: &str = concat!(
     ", view, refreshes, skips, skipped_at, failures, cancellations, error_sqlstate, error_message"
 );
 
-fn tried() -> Result<ByView<Tried>> {
-    ByView::read("attempts", TRIED, |row| {
+fn tried() -> Result<HashMap<Oid, Tried>> {
+    read("attempts", TRIED, |row| {
         let tried = Tried {
             history: attempts::history(row, 1)?,
             refreshes: row.required(13)?,
@@ -171,13 +152,8 @@ fn tried() -> Result<ByView<Tried>> {
     })
 }
 
-fn invalidated() -> Result<HashSet<Oid>> {
-    let mut views = HashSet::new();
-    query::each("invalidation", "view", |row| {
-        views.insert(row.required(1)?);
-        Ok(())
-    })?;
-    Ok(views)
+fn invalidated() -> Result<HashMap<Oid, ()>> {
+    read("invalidation", "view", |row| Ok((row.required(1)?, ())))
 }
 
 /// Pages of a table that is not worth a word about bloat.

@@ -101,6 +101,8 @@ unsafe extern "C-unwind" fn process_utility(
     // arguments are passed on as they came.
     unsafe {
         let concern = before((*planned).utilityStmt);
+        // Not looked at afterwards: what ends a transaction can free its own tree.
+        let refreshed = refreshes_unseen((*planned).utilityStmt);
         let planned = match concern {
             Concern::OwnTrigger => replacing(planned),
             _ => planned,
@@ -115,7 +117,7 @@ unsafe extern "C-unwind" fn process_utility(
             destination,
             completion,
         );
-        after(concern, (*planned).utilityStmt);
+        after(concern, refreshed);
     }
 }
 
@@ -140,12 +142,9 @@ unsafe extern "C-unwind" fn before(statement: *mut pg_sys::Node) -> Concern {
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn after(concern: Concern, statement: *mut pg_sys::Node) {
-    // SAFETY: passed on to the caller.
-    let unseen = unsafe { refreshed_unseen(statement) };
-    if let (Some(view), Some(callbacks)) = (unseen, CALLBACKS.get()) {
-        (callbacks.after_refresh)(view);
-    }
+unsafe extern "C-unwind" fn after(concern: Concern, refreshed: pg_sys::Oid) {
+    let callbacks = CALLBACKS.get().filter(|_| refreshed != pg_sys::InvalidOid);
+    callbacks.into_iter().for_each(|callbacks| (callbacks.after_refresh)(refreshed));
     match concern {
         Concern::Views => after_commit(|pending| pending.views = true),
         Concern::Extension => after_commit(|pending| pending.extension = true),
@@ -155,31 +154,22 @@ unsafe extern "C-unwind" fn after(concern: Concern, statement: *mut pg_sys::Node
     }
 }
 
-/// The view that a statement has refreshed where no event trigger fires.
+/// The view that a statement is about to refresh where no event trigger fires, or none.
 ///
 /// # Safety
-/// `statement` must be the tree of a utility statement that has been executed.
-unsafe fn refreshed_unseen(statement: *mut pg_sys::Node) -> Option<pg_sys::Oid> {
-    #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
-    {
-        let _ = statement;
-        None
-    }
-    #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
-    // SAFETY: the cast follows the node's tag; the view was there a moment ago.
+/// `statement` must be a utility statement's tree.
+#[pg_guard]
+unsafe extern "C-unwind" fn refreshes_unseen(statement: *mut pg_sys::Node) -> pg_sys::Oid {
+    // SAFETY: variables of this process; the cast follows the node's tag.
     unsafe {
-        if pg_sys::event_triggers || (*statement).type_ != pg_sys::NodeTag::T_RefreshMatViewStmt {
-            return None;
+        #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+        let is_seen = pg_sys::IsUnderPostmaster;
+        #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
+        let is_seen = pg_sys::IsUnderPostmaster && pg_sys::event_triggers;
+        if is_seen || (*statement).type_ != pg_sys::NodeTag::T_RefreshMatViewStmt {
+            return pg_sys::InvalidOid;
         }
-        let relation = (*statement.cast::<pg_sys::RefreshMatViewStmt>()).relation;
-        let view = pg_sys::RangeVarGetRelidExtended(
-            relation,
-            pg_sys::NoLock as i32,
-            pg_sys::RVROption::RVR_MISSING_OK,
-            None,
-            std::ptr::null_mut(),
-        );
-        (view != pg_sys::InvalidOid).then_some(view)
+        named((*statement.cast::<pg_sys::RefreshMatViewStmt>()).relation)
     }
 }
 

@@ -176,7 +176,7 @@ pub fn current_role() -> pg_sys::Oid {
     unsafe { pg_sys::GetUserId() }
 }
 
-/// The server, told from all others and from copies that go their own way.
+/// The server, told from all others and from copies that pg_createsubscriber makes.
 pub fn server() -> u64 {
     // SAFETY: reads shared memory.
     unsafe { pg_sys::GetSystemIdentifier() }

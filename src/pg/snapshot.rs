@@ -124,14 +124,25 @@ pub fn is_read_committed() -> bool {
 
 /// A time after which the active snapshot was taken.
 pub fn not_older_than() -> Timestamp {
-    // SAFETY: variables of this process.
+    // SAFETY: variables of this process; the active portal is there as long as it runs.
     Timestamp::from_pg(unsafe {
-        if is_read_committed() {
-            pg_sys::GetCurrentStatementStartTimestamp()
-        } else {
+        let statement = pg_sys::GetCurrentStatementStartTimestamp();
+        if !is_read_committed() {
             pg_sys::GetCurrentTransactionStartTimestamp()
+        } else if pg_sys::ActivePortal.is_null() {
+            statement
+        } else {
+            // A cursor keeps the snapshot with which it was opened.
+            statement.min((*pg_sys::ActivePortal).creation_time)
         }
     })
+}
+
+/// Whether the active snapshot shows all that is committed or replayed now.
+pub fn is_current() -> bool {
+    let shown = active();
+    let _now = ActiveSnapshot::take();
+    active() == shown
 }
 
 /// An error on a standby and in a read-only transaction; `what` completes "cannot …".

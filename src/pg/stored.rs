@@ -10,7 +10,7 @@ use super::relation::{Relation, Scan};
 use super::row::Values;
 use crate::error::{Error, Result};
 
-/// A table of ours, and some of its columns.
+/// A table of ours, with some of its columns.
 pub struct Stored {
     relation: Relation,
     columns: Vec<Column>,
@@ -24,7 +24,6 @@ struct Column {
 impl Stored {
     /// `columns` are names, separated by commas.
     pub fn open(table: &str, columns: &str) -> Result<Self> {
-        let missing = |what: &str| Error::Corrupt(format!("no {what} in table {table}"));
         let name = CString::new(table).unwrap_or_default();
         // SAFETY: looks up the catalogs.
         let oid = unsafe {
@@ -32,7 +31,7 @@ impl Stored {
             pg_sys::get_relname_relid(name.as_ptr(), schema)
         };
         if oid == pg_sys::InvalidOid {
-            return Err(missing("rows"));
+            return Err(Error::Corrupt(format!("no table {table}")));
         }
         let relation = Relation::open_shared(oid);
         let column = |name: &str| {
@@ -43,7 +42,8 @@ impl Stored {
                 (number, pg_sys::get_atttype(oid, number))
             };
             let place = usize::try_from(number).ok().and_then(|number| number.checked_sub(1));
-            Ok(Column { place: place.ok_or_else(|| missing(name))?, of })
+            let missing = || Error::Corrupt(format!("no column {name} in table {table}"));
+            Ok(Column { place: place.ok_or_else(missing)?, of })
         };
         let columns =
             columns.split(',').map(|name| column(name.trim())).collect::<Result<Vec<Column>>>()?;

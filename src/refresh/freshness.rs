@@ -23,7 +23,9 @@ pub struct Known {
 
 /// How stale a view is.
 pub fn of(view: Oid, captured: bool) -> Result<Known> {
-    let replayed_until = clock::replayed_until();
+    // Of what has been replayed since the snapshot was taken it shows nothing.
+    let replayed_until =
+        clock::replayed_until().filter(|_| snapshot::is_in_recovery() && snapshot::is_current());
     let (staleness, stale_since) = by_all(view, captured)?;
     Ok(match staleness {
         // What the primary has committed since, a standby cannot know.

@@ -123,7 +123,7 @@ impl Unlooked {
         if !self.views.is_empty() {
             views.rotate_left(views.partition_point(|view| *view <= self.last));
         }
-        Self { views, ..Self::default() }
+        Self { views, last: self.last, patience: PATIENCE }
     }
 }
 
@@ -158,6 +158,7 @@ impl Process {
             self.reloaded_at = clock::now();
             self.reload_took = self.reloaded_at.since(now);
             if !goes_on {
+                (self.board, self.unlooked) = (Board::default(), Unlooked::default());
                 return self.leave(Leave::Absent);
             }
         }
@@ -189,9 +190,8 @@ impl Process {
         let look_at = if now < leave_at { leave_at } else { now.plus(latch::LONGEST_SLEEP) };
         let next =
             [self.next_look(now), self.reload_at, self.changes_wait].into_iter().flatten().min();
-        if self.unlooked.views.is_empty() {
-            latch::wait(next.map_or(look_at, |at| at.min(look_at)).since(now));
-        }
+        let wait = next.map_or(look_at, |at| at.min(look_at)).since(now);
+        latch::wait(if self.unlooked.views.is_empty() { wait } else { Duration::ZERO });
         ControlFlow::Continue(())
     }
 
@@ -331,7 +331,8 @@ impl Process {
 
     /// Notes that something of a reload has to be done again. That somebody holds a lock is no news.
     fn try_again(&mut self, what: &str, caught: &Caught) {
-        self.reload_at = Some(clock::now().plus(RELOAD_PAUSE));
+        let again = clock::now().plus(RELOAD_PAUSE);
+        self.reload_at = Some(self.reload_at.map_or(again, |at| at.min(again)));
         self.end_visit();
         let lock_held = caught.code == pgrx::PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE;
         if !lock_held && !signals::terminate_requested() {
@@ -373,7 +374,7 @@ impl Process {
     }
 
     /// Learns what has been changed. Where that is too much to tell, the registry is read again, and
-    /// with it what each view does not show.
+    /// then what each view does not show.
     ///
     /// Whoever changes what is reported already has nobody to wake. So changes are taken a moment after
     /// those before, and not each as it comes: a view waits for some quiet anyway, or is being refreshed

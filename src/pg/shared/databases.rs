@@ -234,12 +234,19 @@ pub fn take_poke(oid: u32) -> bool {
     )
 }
 
-/// Leaves with this deadline, unless somebody has poked meanwhile: then false, and stay.
+/// Leaves with this deadline, unless somebody has poked meanwhile: then false, and stay. Changes keep nobody where
+/// the extension is not.
 pub fn detach_scheduler(oid: u32, knowledge: Knowledge, deadline: Option<Timestamp>) -> bool {
     write(
         |shared| match shared.database(oid) {
-            Some(database) if database.poked || !database.changes.is_empty() => false,
+            Some(database)
+                if database.poked
+                    || knowledge != Knowledge::Absent && !database.changes.is_empty() =>
+            {
+                false
+            }
             Some(database) => {
+                database.changes = ChangedSources::NONE;
                 (database.scheduler, database.waiting_since) = (Scheduler::None, None);
                 database.knowledge = knowledge;
                 database.deadline = deadline;

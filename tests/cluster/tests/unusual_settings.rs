@@ -88,7 +88,15 @@ fn who_looks_at_the_past_is_not_told_of_the_present() {
     let mut past = scratch.connect();
     past.run("BEGIN; SELECT count(*) FROM v");
     let began: String = past.get("SELECT now()::text");
+    let mut cursor = scratch.connect();
+    cursor.run(
+        "BEGIN ISOLATION LEVEL READ COMMITTED;
+         DECLARE c CURSOR FOR SELECT data_as_of::text FROM cache_refresher.status WHERE staleness = 'fresh'",
+    );
+    let opened: String = cursor.get("SELECT clock_timestamp()::text");
     reacts(&mut db, "v", 12);
+    let as_of: String = cursor.get("FETCH c");
+    assert!(cursor.get::<bool>(&format!("SELECT '{as_of}'::timestamptz <= '{opened}'")));
     let told = format!("SELECT data_as_of <= '{began}' FROM cache_refresher.status");
     assert!(past.get::<bool>(FRESH) && past.get::<bool>(&told));
     assert!(past.get::<bool>(
