@@ -25,9 +25,16 @@ pub struct Content {
     pub rows_total: Option<i64>,
 }
 
-const COLUMNS: &str = "
-SELECT snapshot_at, data_as_of, refreshed_at, duration_ms, rows_total
-  FROM _cache_refresher.content WHERE view = $1";
+/// The columns of a content, in the order in which [`content`] reads them.
+macro_rules! content_columns {
+    () => {
+        "snapshot_at, data_as_of, refreshed_at, duration_ms, rows_total"
+    };
+}
+pub(super) use content_columns;
+
+const FIND: &str =
+    concat!("SELECT ", content_columns!(), " FROM _cache_refresher.content WHERE view = $1");
 
 const SAVE: &str = "
 INSERT INTO _cache_refresher.content
@@ -42,7 +49,7 @@ const OLDEST: &str = "
 SELECT CASE WHEN bool_and(k.data_as_of IS NOT NULL) THEN min(k.data_as_of) END, count(*)
   FROM unnest($1) AS parent LEFT JOIN _cache_refresher.content k ON k.view = parent";
 
-fn content(row: query::Row) -> Result<Content> {
+pub(super) fn content(row: &query::Row) -> Result<Content> {
     Ok(Content {
         snapshot_at: clock::from_sql(row.required::<TimestampWithTimeZone>(1)?),
         data_as_of: row.optional::<TimestampWithTimeZone>(2)?.map(clock::from_sql),
@@ -54,12 +61,12 @@ fn content(row: query::Row) -> Result<Content> {
 
 /// What the view shows, as the calling statement's snapshot sees it.
 pub fn find(view: Oid) -> Result<Option<Content>> {
-    Ok(query::select(COLUMNS, &[view.into()], content)?.into_iter().next())
+    Ok(query::select(FIND, &[view.into()], |row| content(&row))?.into_iter().next())
 }
 
 /// What the view shows now.
 pub fn find_current(view: Oid) -> Result<Option<Content>> {
-    Ok(query::select_current(COLUMNS, &[view.into()], content)?.into_iter().next())
+    Ok(query::select_current(FIND, &[view.into()], |row| content(&row))?.into_iter().next())
 }
 
 /// Time whose data a view shows that is refreshed at `snapshot_at` and reads these materialized views.

@@ -10,6 +10,7 @@ use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys::Oid;
 
 use super::attempts::{self, history_columns};
+use super::content::{self, Content, content_columns};
 use super::query::{self, Row};
 use super::registry::{self, Registration, registration_columns};
 use super::view::ViewName;
@@ -33,20 +34,11 @@ pub struct Bound {
     pub oid: Oid,
     pub entry: ViewEntry,
     /// Nothing of one that somebody has emptied.
-    pub content: Option<Shown>,
+    pub content: Option<Content>,
     pub tried: Tried,
     pub bloat: Option<AnyNumeric>,
     /// Somebody has said that it does not show everything.
     pub invalidated: bool,
-}
-
-/// What it shows.
-#[derive(Clone, Copy)]
-pub struct Shown {
-    pub refreshed_at: Timestamp,
-    pub data_as_of: Option<Timestamp>,
-    pub rows_total: Option<i64>,
-    pub duration_ms: f64,
 }
 
 /// How refreshing it has gone.
@@ -114,21 +106,10 @@ fn bindings() -> Result<HashMap<ViewName, Oid>> {
     })
 }
 
-fn time(row: &Row, column: usize) -> Result<Option<Timestamp>> {
-    Ok(row.optional::<TimestampWithTimeZone>(column)?.map(clock::from_sql))
-}
+const CONTENTS: &str = concat!(content_columns!(), ", view");
 
-fn contents() -> Result<HashMap<Oid, Shown>> {
-    let columns = "view, refreshed_at, data_as_of, rows_total, duration_ms";
-    read("content", columns, |row| {
-        let shown = Shown {
-            refreshed_at: clock::from_sql(row.required(2)?),
-            data_as_of: time(row, 3)?,
-            rows_total: row.optional(4)?,
-            duration_ms: row.required(5)?,
-        };
-        Ok((row.required(1)?, shown))
-    })
+fn contents() -> Result<HashMap<Oid, Content>> {
+    read("content", CONTENTS, |row| Ok((row.required(6)?, content::content(row)?)))
 }
 
 const TRIED: &str = concat!(
@@ -142,7 +123,7 @@ fn tried() -> Result<HashMap<Oid, Tried>> {
             history: attempts::history(row, 1)?,
             refreshes: row.required(13)?,
             skips: row.required(14)?,
-            skipped_at: time(row, 15)?,
+            skipped_at: row.optional::<TimestampWithTimeZone>(15)?.map(clock::from_sql),
             failures: row.required(16)?,
             cancellations: row.required(17)?,
             error_sqlstate: row.optional(18)?,

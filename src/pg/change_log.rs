@@ -5,7 +5,7 @@
 //! [`Entry`] and then those of the source that somebody needs to know, named `c<number>`.
 
 use std::collections::BTreeSet;
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::ops::Range;
 
 use cache_refresher_core::time::Timestamp;
@@ -13,7 +13,7 @@ use cache_refresher_core::visibility::Visibility;
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::change_writer;
-use super::relation::{Relation, Scan, blocks_at_least};
+use super::relation::{self, Relation, Scan, blocks_at_least};
 use super::row::{self, Values};
 use super::snapshot::ActiveSnapshot;
 
@@ -71,13 +71,7 @@ pub fn name_of(source: Oid) -> String {
 
 /// The log of a source, if it has one.
 pub fn find(source: Oid) -> Option<Oid> {
-    let name = CString::new(name_of(source)).unwrap_or_default();
-    // SAFETY: looks up the catalogs.
-    let log = unsafe {
-        let schema = pg_sys::get_namespace_oid(c"_cache_refresher".as_ptr(), true);
-        pg_sys::get_relname_relid(name.as_ptr(), schema)
-    };
-    (log != pg_sys::InvalidOid).then_some(log)
+    relation::own_table(&name_of(source))
 }
 
 /// An open log.

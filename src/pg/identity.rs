@@ -28,38 +28,47 @@ impl Scope {
     /// As the bootstrap superuser, who owns nothing of the user's: for reading and writing our own
     /// tables with queries that nobody's search_path can bend.
     pub fn internal() -> Self {
-        Self::enter(
-            bootstrap(),
+        Self::ours(
             Restriction::RestrictedOperation,
             &[
-                (c"search_path", c"pg_catalog, pg_temp"),
                 // Our queries look things up by OID, and any plan of theirs is as good as another: the
                 // server would make one anew for each of the first five calls.
                 (c"plan_cache_mode", c"force_generic_plan"),
                 // By its estimates a query of the catalogs of many tables is worth compiling, which takes it half a
                 // second instead of a millisecond.
                 (c"jit", c"off"),
-                (c"session_replication_role", c"origin"),
-                (c"standard_conforming_strings", c"on"),
             ],
         )
     }
 
     /// The same where objects are made that stay.
     pub fn internal_with(restriction: Restriction) -> Self {
-        Self::enter(
-            bootstrap(),
+        Self::ours(
             restriction,
             &[
-                (c"search_path", c"pg_catalog, pg_temp"),
                 (c"lock_timeout", c"2000"),
                 (c"client_min_messages", c"warning"),
-                (c"session_replication_role", c"origin"),
-                (c"standard_conforming_strings", c"on"),
                 (c"default_tablespace", c""),
                 (c"default_toast_compression", c"pglz"),
             ],
         )
+    }
+
+    /// As the bootstrap superuser, with what all of our own statements need, and these settings.
+    fn ours(restriction: Restriction, settings: &[(&CStr, &CStr)]) -> Self {
+        let scope = Self::enter(
+            bootstrap(),
+            restriction,
+            &[
+                (c"search_path", c"pg_catalog, pg_temp"),
+                (c"session_replication_role", c"origin"),
+                (c"standard_conforming_strings", c"on"),
+            ],
+        );
+        for (name, value) in settings {
+            set_locally(name, value);
+        }
+        scope
     }
 
     /// As `role`, with `settings` in force.

@@ -1,7 +1,7 @@
 //! An open relation, and reading all of its rows.
 
 use std::collections::BTreeSet;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::ops::Range;
 
 use pgrx::itemptr::item_pointer_get_block_number;
@@ -10,6 +10,17 @@ use pgrx::{PgList, pg_sys};
 use super::key_order::KeyOrder;
 use super::row::Values;
 use super::slot::{RowId, Slot};
+
+/// A table of ours by its name, if it is there.
+pub(super) fn own_table(name: &str) -> Option<pg_sys::Oid> {
+    let name = CString::new(name).unwrap_or_default();
+    // SAFETY: looks up the catalogs.
+    let table = unsafe {
+        let schema = pg_sys::get_namespace_oid(c"_cache_refresher".as_ptr(), true);
+        pg_sys::get_relname_relid(name.as_ptr(), schema)
+    };
+    (table != pg_sys::InvalidOid).then_some(table)
+}
 
 /// A relation that is open in this transaction; the caller holds a lock on it.
 pub struct Relation(pg_sys::Relation);

@@ -6,7 +6,7 @@ use std::ffi::CString;
 use pgrx::pg_sys::{self, Oid};
 use pgrx::{FromDatum, IntoDatum};
 
-use super::relation::{Relation, Scan};
+use super::relation::{self, Relation, Scan};
 use super::row::Values;
 use crate::error::{Error, Result};
 
@@ -24,15 +24,8 @@ struct Column {
 impl Stored {
     /// `columns` are names, separated by commas.
     pub fn open(table: &str, columns: &str) -> Result<Self> {
-        let name = CString::new(table).unwrap_or_default();
-        // SAFETY: looks up the catalogs.
-        let oid = unsafe {
-            let schema = pg_sys::get_namespace_oid(c"_cache_refresher".as_ptr(), true);
-            pg_sys::get_relname_relid(name.as_ptr(), schema)
-        };
-        if oid == pg_sys::InvalidOid {
-            return Err(Error::Corrupt(format!("no table {table}")));
-        }
+        let missing = || Error::Corrupt(format!("no table {table}"));
+        let oid = relation::own_table(table).ok_or_else(missing)?;
         let relation = Relation::open_shared(oid);
         let column = |name: &str| {
             let text = CString::new(name).unwrap_or_default();
