@@ -147,6 +147,19 @@ CREATE FUNCTION cache_refresher.assert_fresh(view regclass, max_age interval DEF
 RETURNS void LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'assert_fresh_wrapper';
 COMMENT ON FUNCTION cache_refresher.assert_fresh IS 'raise an error unless the view is fresh enough, for scripts that look at the exit code';
 
+CREATE FUNCTION cache_refresher.healthy()
+RETURNS boolean LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'healthy_wrapper';
+COMMENT ON FUNCTION cache_refresher.healthy IS 'whether refreshing works at all, for a health check; a view that fails for a reason of its own does not count';
+
+CREATE FUNCTION cache_refresher.metrics()
+RETURNS TABLE (name text, kind text, help text, labels jsonb, value double precision)
+LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 1000 AS 'MODULE_PATHNAME', 'metrics_wrapper';
+COMMENT ON FUNCTION cache_refresher.metrics IS 'figures for monitoring, one row each';
+
+CREATE FUNCTION cache_refresher.metrics_text()
+RETURNS text LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'metrics_text_wrapper';
+COMMENT ON FUNCTION cache_refresher.metrics_text IS 'the same in the text format that Prometheus scrapes';
+
 -- Internals that the views and functions of this extension call.
 
 CREATE FUNCTION _cache_refresher.registered_views()
@@ -189,10 +202,6 @@ CREATE FUNCTION _cache_refresher.server_checks()
 RETURNS TABLE ("check" text, status text, detail text, hint text)
 LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 7 AS 'MODULE_PATHNAME', 'server_checks_wrapper';
 COMMENT ON FUNCTION _cache_refresher.server_checks IS 'health of launcher, scheduler and workers, from shared memory';
-
-CREATE FUNCTION _cache_refresher.exposition(metrics text)
-RETURNS text LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'exposition_wrapper';
-COMMENT ON FUNCTION _cache_refresher.exposition IS 'metrics, a JSON array, in the text format that Prometheus scrapes';
 
 CREATE FUNCTION _cache_refresher.registry_changed()
 RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'registry_changed_wrapper';

@@ -14,7 +14,7 @@ COMMENT ON VIEW _cache_refresher.bloat IS 'how many times as large as their rows
 
 CREATE FUNCTION _cache_refresher.may_see(view oid)
 RETURNS boolean LANGUAGE sql STABLE PARALLEL SAFE
-RETURN pg_catalog.pg_has_role('pg_monitor', 'MEMBER')
+RETURN pg_catalog.pg_has_role('pg_monitor', 'USAGE')
     OR coalesce(pg_catalog.has_table_privilege(view, 'SELECT'), false);
 COMMENT ON FUNCTION _cache_refresher.may_see(oid) IS 'may the current user see the status of this view';
 
@@ -321,60 +321,3 @@ BEGIN ATOMIC
       ORDER BY v.view_schema, v.view_name);
 END;
 COMMENT ON FUNCTION cache_refresher.health IS 'what works and what does not: ok, warning or critical, with the remedy';
-
-CREATE FUNCTION cache_refresher.healthy()
-RETURNS boolean LANGUAGE sql VOLATILE PARALLEL RESTRICTED
-BEGIN ATOMIC
-    SELECT NOT EXISTS (SELECT FROM _cache_refresher.server_checks() s WHERE s.status = 'critical');
-END;
-COMMENT ON FUNCTION cache_refresher.healthy IS 'whether refreshing works at all, for a health check; a view that fails for a reason of its own does not count';
-
-CREATE FUNCTION cache_refresher.metrics()
-RETURNS TABLE (name text, kind text, help text, labels jsonb, value double precision)
-LANGUAGE sql VOLATILE PARALLEL RESTRICTED
-BEGIN ATOMIC
-    SELECT 'cache_refresher_' || s.name, s.kind, s.help, s.labels, s.value
-      FROM (SELECT m.name, m.kind, m.help,
-                   pg_catalog.jsonb_build_object('database', pg_catalog.current_database(),
-                                                 'schema', v.view_schema, 'view', v.view_name) AS labels,
-                   m.value, v.view_schema, v.view_name
-              FROM cache_refresher.status v
-             CROSS JOIN LATERAL (VALUES
-                   ('refreshes_total', 'counter', 'Refreshes that succeeded.', v.refreshes::double precision),
-                   ('skips_total', 'counter', 'Refreshes that were not needed, since nothing had changed.', v.skips::double precision),
-                   ('failures_total', 'counter', 'Refreshes that failed.', v.failures::double precision),
-                   ('cancellations_total', 'counter', 'Refreshes that were cancelled.', v.cancellations::double precision),
-                   ('consecutive_failures', 'gauge', 'Failures since the last success.', v.consecutive_failures::double precision),
-                   ('last_refresh_timestamp_seconds', 'gauge', 'Unix time of the end of the last successful refresh.',
-                    extract(epoch FROM v.last_refreshed_at)::double precision),
-                   ('last_refresh_duration_seconds', 'gauge', 'Duration of the last successful refresh.', v.last_duration_ms / 1000),
-                   ('age_seconds', 'gauge', 'Now minus the time of the snapshot that the view shows.',
-                    extract(epoch FROM v.age)::double precision),
-                   ('stale', 'gauge', '1 if a change is known that the view does not show, 0 if it is proved that there is none; not there if neither.',
-                    CASE v.staleness WHEN 'stale' THEN 1.0 WHEN 'fresh' THEN 0.0 END::double precision),
-                   ('stale_seconds', 'gauge', 'Time since the oldest change that the view is known not to show.',
-                    CASE v.staleness WHEN 'stale' THEN extract(epoch FROM pg_catalog.clock_timestamp() - v.stale_since)
-                                     WHEN 'fresh' THEN 0.0 END::double precision),
-                   ('rows', 'gauge', 'Rows in the view after the last refresh.', v.rows::double precision),
-                   ('suspended', 'gauge', '1 if no refresh is scheduled until somebody resumes the view.',
-                    (v.state = 'suspended')::integer::double precision),
-                   ('paused', 'gauge', '1 if no refresh is scheduled since somebody paused the view.',
-                    (v.state = 'paused')::integer::double precision),
-                   ('missing', 'gauge', '1 if there is no such view.', (v.state = 'missing')::integer::double precision)
-             ) AS m (name, kind, help, value)
-             WHERE m.value IS NOT NULL
-            UNION ALL
-            SELECT 'up', 'gauge', '1 if refreshing works at all.',
-                   pg_catalog.jsonb_build_object('database', pg_catalog.current_database()),
-                   cache_refresher.healthy()::integer::double precision, NULL, NULL) s
-     ORDER BY s.name COLLATE "C", s.view_schema COLLATE "C", s.view_name COLLATE "C";
-END;
-COMMENT ON FUNCTION cache_refresher.metrics IS 'figures for monitoring, one row each';
-
-CREATE FUNCTION cache_refresher.metrics_text()
-RETURNS text LANGUAGE sql VOLATILE PARALLEL RESTRICTED
-BEGIN ATOMIC
-    SELECT _cache_refresher.exposition(
-               (SELECT pg_catalog.json_agg(m)::text FROM cache_refresher.metrics() m));
-END;
-COMMENT ON FUNCTION cache_refresher.metrics_text IS 'the same in the text format that Prometheus scrapes';

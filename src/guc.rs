@@ -9,7 +9,7 @@ use cache_refresher_core::duration;
 use cache_refresher_core::interval::IntervalSettings;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 
-use crate::pg::guc_hooks::{self, SettingKind};
+use crate::pg::hooks::settings::{self, SettingKind};
 use crate::pg::shared;
 
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
@@ -150,7 +150,7 @@ fn text_settings() -> [TextSetting; 13] {
 /// Defines all settings.
 pub fn define() {
     for (name, description, details, variable, context, kind) in text_settings() {
-        guc_hooks::define(name, description, details, variable, context, kind);
+        settings::define(name, description, details, variable, context, kind);
     }
     GucRegistry::define_bool_guc(
         c"cache_refresher.enabled",
@@ -206,7 +206,7 @@ pub fn define() {
         GucContext::Suset,
         GucFlags::default(),
     );
-    guc_hooks::reserve_prefix();
+    settings::reserve_prefix();
 }
 
 fn text(setting: &Text) -> String {

@@ -27,7 +27,7 @@ extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["tab
 extension_sql_file!("../sql/views.sql", name = "views", requires = ["functions"]);
 extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["views"]);
 
-/// Writers lock a table before its log, and DROP EXTENSION would lock the log first.
+/// Writers lock a table before its log, and what drops the extension would lock the log first.
 fn before_drop() {
     capture::install::lock_captured().unwrap_or_else(|error| error.raise());
 }
@@ -45,11 +45,11 @@ fn after_refresh(view: pgrx::pg_sys::Oid) {
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     guc::define();
-    if pg::loading::is_preload() && !pg::loading::is_binary_upgrade() {
+    if pg::process::loading::is_preload() && !pg::process::loading::is_binary_upgrade() {
         pg::shared::reserve();
-        pg::hooks::install(pg::hooks::Callbacks { before_drop, after_refresh });
-        pg::unused_updates::install();
-        pg::background_worker::register_launcher();
+        pg::hooks::utility::install(pg::hooks::utility::Callbacks { before_drop, after_refresh });
+        pg::changes::unused_updates::install();
+        pg::process::background_worker::register_launcher();
     }
 }
 

@@ -8,8 +8,9 @@ use super::registration::registered;
 use super::view;
 use crate::catalog::{grant, lock_holder};
 use crate::error::Error;
-use crate::pg::signals::{self, Signal};
-use crate::pg::{identity, latch, shared};
+use crate::pg::process::latch;
+use crate::pg::process::signals::{self, Signal};
+use crate::pg::{identity, shared};
 use crate::refresh::privilege;
 
 /// By the marks in shared memory. Without preload, by who holds the view's refresh lock and is running a query:
@@ -24,8 +25,10 @@ fn cancel(view: Option<Oid>) -> Result<bool, ErrorReport> {
         .filter(|running| running.view == view.oid.to_u32() && latch::is_alive(running.pid));
     let mut pids: Vec<i32> = of_view.map(|running| running.pid).collect();
     if pids.is_empty() {
-        // One of a group that has its turn later holds the lock already.
-        let is_marked = |pid| running.iter().any(|running| running.pid == pid);
+        // One of a group that has its turn later holds the lock already; so does one that is done, of a call that
+        // goes on with others.
+        let is_of_group = |running: &shared::Running| running.is_of_several();
+        let is_marked = |pid| running.iter().any(|one| one.pid == pid && is_of_group(one));
         let holders = lock_holder::active(view.oid)?.into_iter();
         let refreshing = holders.filter(|&(pid, role)| match shared::is_available() {
             true => is_marked(pid),

@@ -13,14 +13,13 @@ use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use crate::capture;
-use crate::catalog;
 use crate::catalog::content::{self, Content};
 use crate::catalog::view::View;
 use crate::error::{Error, Result};
-use crate::pg::clock;
+use crate::pg::{clock, identity};
 use crate::refresh::freshness::{self as known, Known};
 use crate::refresh::privilege;
+use crate::{capture, catalog};
 
 /// A view that the caller may see, and what it shows.
 struct Seen {
@@ -39,7 +38,7 @@ fn see(view: Option<Oid>) -> Result<Seen> {
     let content = if view.populated { content::find(view.oid)? } else { None };
     let Known { staleness, stale_since, proved_until } = match content {
         Some(_) => known::of_view(view.oid)?,
-        None => Known { staleness: Staleness::Unknown, stale_since: None, proved_until: None },
+        None => Known::NOTHING,
     };
     let data_as_of = proved_until.max(content.and_then(|content| content.data_as_of));
     let age = data_as_of.map(|data_as_of| clock::now().since(data_as_of));
@@ -137,7 +136,8 @@ fn staleness(
     >,
     ErrorReport,
 > {
-    let Known { staleness, stale_since, proved_until } = known::of(view, captured)?;
+    let known = if identity::may_see(view) { known::of(view, captured)? } else { Known::NOTHING };
+    let Known { staleness, stale_since, proved_until } = known;
     let (since, until) = (stale_since.map(clock::to_sql), proved_until.map(clock::to_sql));
     Ok(TableIterator::once((staleness.as_str(), since, until)))
 }

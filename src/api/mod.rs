@@ -2,7 +2,9 @@
 
 mod control;
 mod freshness;
-mod internal;
+mod health;
+mod metrics;
+mod progress;
 mod refresh;
 mod registration;
 mod status;

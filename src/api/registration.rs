@@ -8,7 +8,7 @@ use pgrx::pg_sys::Oid;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
-use super::internal::PRELOAD;
+use super::health::PRELOAD;
 use super::view;
 use crate::capture::{self, install};
 use crate::catalog::registry::{self, Policy, Registration, Summary};

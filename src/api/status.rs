@@ -15,29 +15,28 @@ use pgrx::prelude::*;
 
 use crate::catalog::overview::{self, Overview, Tried};
 use crate::catalog::registry::Registration;
+use crate::error::Result;
 use crate::guc::{self, FailurePolicy};
-use crate::pg::result_rows::ResultRows;
+use crate::pg::rows::result_rows::ResultRows;
 use crate::pg::{clock, identity, shared};
 use crate::refresh::policy;
 
 #[pg_extern(sql = false)]
 fn registered_views(call: pg_sys::FunctionCallInfo) -> std::result::Result<(), ErrorReport> {
     let rows = ResultRows::of(call);
-    let asking = Asking {
-        running: shared::running(identity::current_database())
-            .into_iter()
-            .map(|running| Oid::from(running.view))
-            .collect(),
-        intervals: guc::intervals(),
-        now: clock::now(),
-    };
+    let asking = Asking::new();
+    each_visible(|view| rows.put(asking.row(view)))?;
+    Ok(())
+}
+
+/// Calls `body` with each registration that the caller may see.
+pub(super) fn each_visible(mut body: impl FnMut(Overview)) -> Result<()> {
     overview::each(|view| {
         if may_see(&view) {
-            rows.put(asking.row(view));
+            body(view);
         }
         Ok(())
-    })?;
-    Ok(())
+    })
 }
 
 /// A view that is gone has no owner: those see it who could make it anew.
@@ -48,11 +47,11 @@ fn may_see(overview: &Overview) -> bool {
     }
 }
 
-/// What all rows need.
-struct Asking {
+/// What all views are seen with.
+pub(super) struct Asking {
     running: HashSet<Oid>,
     intervals: IntervalSettings,
-    now: Timestamp,
+    pub(super) now: Timestamp,
 }
 
 /// Which interval holds, and by what; when the next refresh is due.
@@ -64,6 +63,15 @@ struct Plan {
 }
 
 impl Asking {
+    pub(super) fn new() -> Self {
+        let running = shared::running(identity::current_database());
+        Self {
+            running: running.into_iter().map(|running| Oid::from(running.view)).collect(),
+            intervals: guc::intervals(),
+            now: clock::now(),
+        }
+    }
+
     /// In the order of the columns that the function is declared with.
     fn row(&self, overview: Overview) -> [Option<Datum>; 26] {
         let Plan { interval, source, next } = self.plan(&overview);
@@ -116,7 +124,8 @@ impl Asking {
         ]
     }
 
-    fn state(&self, overview: &Overview) -> &'static str {
+    /// The word for it.
+    pub(super) fn state(&self, overview: &Overview) -> &'static str {
         let Some(view) = &overview.view else { return "missing" };
         let history = &view.tried.history;
         if self.running.contains(&view.oid) {

@@ -5,7 +5,8 @@ use std::convert::Infallible;
 use pgrx::AllocatedByPostgres;
 use pgrx::prelude::*;
 
-use crate::pg::{announcements, identity};
+use crate::pg::hooks::announcements;
+use crate::pg::identity;
 
 /// For each row: however a registration comes or goes, by our functions, from a dump that is restored
 /// or by an administrator's own hand, the scheduler learns of it.

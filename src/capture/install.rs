@@ -15,12 +15,14 @@ use crate::catalog::capture::{self, KeptColumn, Leaf, LeafKind, LoggedSource};
 use crate::catalog::proof;
 use crate::catalog::view::View;
 use crate::error::{Error, Result};
-use crate::pg::capture_trigger::{ROW_TRIGGER, TRUNCATE_TRIGGER};
-use crate::pg::change_log::{self, Watch};
+use crate::pg::changes::capture_trigger::{ROW_TRIGGER, TRUNCATE_TRIGGER};
+use crate::pg::changes::change_log::{self, Watch};
 use crate::pg::identity::{self, Restriction, Scope};
 use crate::pg::lock::{self, RelationLock};
+use crate::pg::process::background_worker;
+use crate::pg::query::inspection;
 use crate::pg::relation::Relation;
-use crate::pg::{dependency, inspection, transaction};
+use crate::pg::{dependency, transaction};
 
 /// What a view wants to be told of its sources.
 pub struct Wanted {
@@ -107,7 +109,12 @@ fn define(statements: &str) -> Result<()> {
 /// that holds one source must not wait for the log of another.
 fn create(missing: &[(Leaf, Watch)]) -> Result<()> {
     let _scope = scope();
-    for (leaf, _) in missing {
+    for (place, (leaf, _)) in missing.iter().enumerate() {
+        if place == 1 && background_worker::is_one() {
+            // Who writes to this one may want to write to the first one, too: we give way before the server looks
+            // for one of us to end, which it does after a second.
+            identity::set_locally(c"lock_timeout", c"400");
+        }
         lock::relation(leaf.oid, RelationLock::ShareRowExclusive);
     }
     missing.iter().try_for_each(|(leaf, watch)| create_one(leaf, watch))

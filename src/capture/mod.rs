@@ -19,9 +19,11 @@ use crate::catalog::capture::Told;
 use crate::catalog::proof::{self, Basis, Fingerprint};
 use crate::catalog::{capture, registry};
 use crate::error::Result;
-use crate::pg::capture_trigger::ViewLog;
+use crate::pg::changes::capture_trigger::ViewLog;
+use crate::pg::changes::change_log;
+use crate::pg::hooks::{announcements, invalidation};
 use crate::pg::lock::RefreshLock;
-use crate::pg::{announcements, change_log, clock, identity, invalidation};
+use crate::pg::{clock, identity};
 
 /// What is known about the changes of a view's sources, under the active snapshot.
 #[derive(Debug, Clone)]

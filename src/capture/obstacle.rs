@@ -6,8 +6,8 @@ use pgrx::pg_sys::Oid;
 use super::install::{self, Wanted};
 use crate::catalog::capture::{self, Leaf, LeafKind};
 use crate::error::Result;
-use crate::pg::change_log::Watch;
-use crate::pg::inspection;
+use crate::pg::changes::change_log::Watch;
+use crate::pg::query::inspection;
 use crate::pg::relation::Relation;
 
 /// The first obstacle, if there is one.

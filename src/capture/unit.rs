@@ -9,9 +9,9 @@ use pgrx::pg_sys::Oid;
 
 use crate::catalog::capture;
 use crate::error::Result;
-use crate::pg::query_description::{self, Description};
+use crate::pg::query::description::{self, Description};
+use crate::pg::query::units::UnitColumn;
 use crate::pg::relation::Relation;
-use crate::pg::units::UnitColumn;
 
 /// How changed rows lead to units.
 pub struct Unit {
@@ -121,7 +121,7 @@ const MOST_COLUMNS: usize = 3;
 /// changed rows tell their units themselves, and of the indexes that begin with it one that goes on with others
 /// that would do.
 pub fn of(view: &Relation) -> Result<std::result::Result<Unit, Obstacle>> {
-    let descriptions = match query_description::describe(view) {
+    let descriptions = match description::describe(view) {
         Ok(descriptions) => descriptions,
         Err(what) => return Ok(Err(Obstacle::Unsupported(what))),
     };

@@ -4,7 +4,7 @@ use cache_refresher_core::outcome::Outcome;
 use cache_refresher_core::pace::{Pace, PaceReason};
 use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::view_state::History;
-use pgrx::datum::{Interval, TimestampWithTimeZone};
+use pgrx::datum::Interval;
 use pgrx::pg_sys::Oid;
 
 use super::query::{self, Row};
@@ -59,22 +59,19 @@ pub fn forget(view: Oid) -> Result<()> {
 
 /// The eleven columns of a history, from `first` on; a row that is missing reads as never tried.
 pub fn history(row: &Row, first: usize) -> Result<History> {
-    let time = |column| -> Result<Option<Timestamp>> {
-        Ok(row.optional::<TimestampWithTimeZone>(column)?.map(clock::from_sql))
-    };
     let count = |column| -> Result<u32> {
         Ok(row.optional::<i32>(column)?.and_then(|count| count.try_into().ok()).unwrap_or(0))
     };
     Ok(History {
-        last_started: time(first)?,
-        last_finished: time(first + 1)?,
-        retry_at: time(first + 2)?,
+        last_started: row.optional_time(first)?,
+        last_finished: row.optional_time(first + 1)?,
+        retry_at: row.optional_time(first + 2)?,
         attempt: count(first + 3)?,
         failed_rounds: count(first + 4)?,
         consecutive_failures: count(first + 5)?,
         suspended: row.optional(first + 6)?.unwrap_or(false),
-        failing_since: time(first + 7)?,
-        changed_at: time(first + 8)?,
+        failing_since: row.optional_time(first + 7)?,
+        changed_at: row.optional_time(first + 8)?,
         pace: pace(row.optional(first + 9)?, row.optional(first + 10)?),
     })
 }

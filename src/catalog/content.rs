@@ -1,7 +1,6 @@
 //! What a view shows now: the result of its last successful refresh.
 
 use cache_refresher_core::time::Timestamp;
-use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys::Oid;
 
 use super::proof::Basis;
@@ -51,9 +50,9 @@ SELECT CASE WHEN bool_and(k.data_as_of IS NOT NULL) THEN min(k.data_as_of) END, 
 
 pub(super) fn content(row: &query::Row) -> Result<Content> {
     Ok(Content {
-        snapshot_at: clock::from_sql(row.required::<TimestampWithTimeZone>(1)?),
-        data_as_of: row.optional::<TimestampWithTimeZone>(2)?.map(clock::from_sql),
-        refreshed_at: clock::from_sql(row.required::<TimestampWithTimeZone>(3)?),
+        snapshot_at: row.required_time(1)?,
+        data_as_of: row.optional_time(2)?,
+        refreshed_at: row.required_time(3)?,
         duration_ms: row.required(4)?,
         rows_total: row.optional(5)?,
     })
@@ -74,9 +73,7 @@ pub fn data_as_of(snapshot_at: Timestamp, parents: Vec<Oid>) -> Result<Option<Ti
     if parents.is_empty() {
         return Ok(Some(snapshot_at));
     }
-    let rows = query::select_current(OLDEST, &[parents.into()], |row| {
-        Ok(row.optional::<TimestampWithTimeZone>(1)?.map(clock::from_sql))
-    })?;
+    let rows = query::select_current(OLDEST, &[parents.into()], |row| row.optional_time(1))?;
     Ok(rows.into_iter().next().flatten().map(|oldest| oldest.min(snapshot_at)))
 }
 

@@ -6,7 +6,6 @@ use std::hash::Hash;
 use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::view_state::History;
 use pgrx::AnyNumeric;
-use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys::Oid;
 
 use super::attempts::{self, history_columns};
@@ -15,7 +14,6 @@ use super::query::{self, Row};
 use super::registry::{self, Registration, registration_columns};
 use super::view::ViewName;
 use crate::error::Result;
-use crate::pg::clock;
 use crate::pg::relation::ViewEntry;
 
 /// A registration, whether or not its view is there.
@@ -76,7 +74,7 @@ pub fn each(mut body: impl FnMut(Overview) -> Result<()>) -> Result<()> {
         });
         body(Overview {
             paused: row.required(10)?,
-            registered_at: clock::from_sql(row.required(11)?),
+            registered_at: row.required_time(11)?,
             on_change: row.required(12)?,
             registration: registry::registration(&row),
             name,
@@ -123,7 +121,7 @@ fn tried() -> Result<HashMap<Oid, Tried>> {
             history: attempts::history(row, 1)?,
             refreshes: row.required(13)?,
             skips: row.required(14)?,
-            skipped_at: row.optional::<TimestampWithTimeZone>(15)?.map(clock::from_sql),
+            skipped_at: row.optional_time(15)?,
             failures: row.required(16)?,
             cancellations: row.required(17)?,
             error_sqlstate: row.optional(18)?,

@@ -2,15 +2,15 @@
 
 use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::visibility::Visibility;
-use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys::Oid;
 
 use super::capture::{Told, relations, row_security_applies};
 use super::query;
 use super::remembered::Remembered;
 use crate::error::{Error, Result};
+use crate::pg::hooks::invalidation;
 use crate::pg::identity::Scope;
-use crate::pg::{clock, invalidation, read_only, snapshot, transaction};
+use crate::pg::{read_only, snapshot, transaction};
 
 /// Stands for the definition of everything that the rows of a view depend on, and for our triggers: as long
 /// as it is the same, rows change only where a trigger sees it.
@@ -75,7 +75,10 @@ const FINGERPRINT: &str = concat!(
                          (SELECT string_agg(concat_ws(',', e.oid, e.xmin, e.ctid, e.evtenabled), ';' ORDER BY e.oid)
                             FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid
                            WHERE p.pronamespace = '_cache_refresher'::regnamespace) END,
-                     CASE WHEN c.oid <> $1 THEN to_regclass('_cache_refresher.changes_' || c.oid)::oid END,
+                     -- The index of a log does not have all rows: whatever copies the log by it loses the others.
+                     CASE WHEN c.oid <> $1 THEN
+                         (SELECT concat_ws(',', k.oid, k.relfilenode) FROM pg_class k
+                           WHERE k.oid = to_regclass('_cache_refresher.changes_' || c.oid)) END,
                      nullif(($3::text[])[array_position($2, c.oid)], ''),
                      (SELECT md5(string_agg(w.ev_action::text, ';' ORDER BY w.oid)) FROM pg_rewrite w WHERE w.ev_class = c.oid AND l.relkind = 'v'))
       FROM relation l
@@ -279,9 +282,7 @@ SELECT min(CASE WHEN current_setting('track_commit_timestamp')::boolean AND NOT 
 /// Since when somebody has said so about what is not shown.
 pub fn invalidated_since(view: Oid, shown: Option<&Visibility>) -> Result<Option<Timestamp>> {
     let arguments = [view.into(), shown.map(ToString::to_string).into()];
-    let rows = query::select(INVALIDATED, &arguments, |row| {
-        Ok(row.optional::<TimestampWithTimeZone>(1)?.map(clock::from_sql))
-    })?;
+    let rows = query::select(INVALIDATED, &arguments, |row| row.optional_time(1))?;
     Ok(rows.into_iter().next().flatten())
 }
 

@@ -5,15 +5,17 @@ use std::collections::HashMap;
 use std::mem::ManuallyDrop;
 use std::rc::Rc;
 
+use cache_refresher_core::time::Timestamp;
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::PgOid;
 use pgrx::spi::{OwnedPreparedStatement, SpiClient, SpiTupleTable};
 use pgrx::{FromDatum, IntoDatum, Spi};
 
 use crate::error::{Error, Result};
+use crate::pg::clock;
 use crate::pg::identity::Scope;
+use crate::pg::rows::stored::{Stored, StoredRow};
 use crate::pg::snapshot::ActiveSnapshot;
-use crate::pg::stored::{Stored, StoredRow};
 
 /// What a query needs. Only `Write` takes a transaction id, so that reading works on a standby and
 /// a transaction that has merely looked can be told from one that has written.
@@ -55,6 +57,16 @@ impl Row<'_, '_> {
     pub fn required<T: FromDatum + IntoDatum>(&self, column: usize) -> Result<T> {
         self.optional(column)?
             .ok_or_else(|| Error::Corrupt(format!("column {column} of a catalog row is null")))
+    }
+
+    /// A time that may be NULL.
+    pub fn optional_time(&self, column: usize) -> Result<Option<Timestamp>> {
+        Ok(self.optional(column)?.map(clock::from_sql))
+    }
+
+    /// A time that is never NULL.
+    pub fn required_time(&self, column: usize) -> Result<Timestamp> {
+        self.required(column).map(clock::from_sql)
     }
 }
 

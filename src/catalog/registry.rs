@@ -5,7 +5,7 @@ use std::time::Duration;
 use cache_refresher_core::method::Requested;
 use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::view_state::History;
-use pgrx::datum::{Interval, TimestampWithTimeZone};
+use pgrx::datum::Interval;
 use pgrx::pg_sys::Oid;
 
 use super::attempts::{self, history_columns};
@@ -69,7 +69,7 @@ const FIND: &str = concat!(
 const ALL: &str = concat!(
     "SELECT ",
     registration_columns!(),
-    ", c.oid, c.relispopulated, ",
+    ", c.oid, c.relowner, c.relispopulated, ",
     history_columns!(),
     "
   FROM _cache_refresher.registry
@@ -159,7 +159,7 @@ pub(super) fn registration(row: &Row) -> Result<Registration> {
             summary,
         },
         paused: row.required(10)?,
-        registered_at: clock::from_sql(row.required::<TimestampWithTimeZone>(11)?),
+        registered_at: row.required_time(11)?,
     })
 }
 
@@ -182,6 +182,7 @@ impl Registration {
 #[derive(Debug, Clone)]
 pub struct Entry {
     pub view: u32,
+    pub owner: u32,
     pub registration: Registration,
     pub populated: bool,
     pub history: History,
@@ -194,9 +195,10 @@ pub fn all() -> Result<Vec<std::result::Result<Entry, (u32, Error)>>> {
         let entry = |row: &Row| {
             Ok(Entry {
                 view,
+                owner: row.required::<Oid>(18)?.to_u32(),
                 registration: registration(row)?,
-                populated: row.required(18)?,
-                history: attempts::history(row, 19)?,
+                populated: row.required(19)?,
+                history: attempts::history(row, 20)?,
             })
         };
         Ok(entry(&row).map_err(|error| (view, error)))

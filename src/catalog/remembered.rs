@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use pgrx::pg_sys::{self, Oid};
 
 use crate::error::Result;
-use crate::pg::{invalidation, snapshot};
+use crate::pg::hooks::invalidation;
+use crate::pg::snapshot;
 
 /// By the OID of a relation: what the catalogs say of it.
 ///

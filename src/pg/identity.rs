@@ -226,9 +226,9 @@ pub fn acts_for(role: pg_sys::Oid) -> bool {
 pub fn owns(relation: pg_sys::Oid) -> bool {
     // SAFETY: looks up the catalog; raises an ERROR if the relation is gone.
     unsafe {
-        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        #[cfg(feature = "pg15")]
         return pg_sys::pg_class_ownercheck(relation, current_role());
-        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        #[cfg(not(feature = "pg15"))]
         pg_sys::object_ownercheck(pg_sys::RelationRelationId, relation, current_role())
     }
 }
@@ -245,36 +245,32 @@ pub fn owns_database(database: u32) -> bool {
     let database = pg_sys::Oid::from(database);
     // SAFETY: looks up the catalog; raises an ERROR if the database is gone.
     unsafe {
-        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        #[cfg(feature = "pg15")]
         return pg_sys::pg_database_ownercheck(database, current_role());
-        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        #[cfg(not(feature = "pg15"))]
         pg_sys::object_ownercheck(pg_sys::DatabaseRelationId, database, current_role())
     }
 }
 
-/// Whether the current role has the rights of the owner of this extension, if it is here.
-pub fn owns_extension() -> bool {
-    // SAFETY: looks up the catalog.
+/// Whether the current role has the rights of the owner of a schema.
+pub fn owns_schema(schema: pg_sys::Oid) -> bool {
+    // SAFETY: looks up the catalog; raises an ERROR if the schema is gone.
     unsafe {
-        let extension = pg_sys::get_extension_oid(c"cache_refresher".as_ptr(), true);
-        if extension == pg_sys::InvalidOid {
-            return false;
-        }
-        #[cfg(any(feature = "pg14", feature = "pg15"))]
-        return pg_sys::pg_extension_ownercheck(extension, current_role());
-        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
-        pg_sys::object_ownercheck(pg_sys::ExtensionRelationId, extension, current_role())
+        #[cfg(feature = "pg15")]
+        return pg_sys::pg_namespace_ownercheck(schema, current_role());
+        #[cfg(not(feature = "pg15"))]
+        pg_sys::object_ownercheck(pg_sys::NamespaceRelationId, schema, current_role())
     }
 }
 
 /// Whether the current role holds MAINTAIN on `relation` (17 and later).
 pub fn may_maintain(relation: pg_sys::Oid) -> bool {
-    #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16"))]
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
     {
         let _ = relation;
         false
     }
-    #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16")))]
+    #[cfg(not(any(feature = "pg15", feature = "pg16")))]
     // SAFETY: looks up the catalog; raises an ERROR if the relation is gone.
     unsafe {
         pg_sys::pg_class_aclcheck(relation, current_role(), pg_sys::ACL_MAINTAIN as pg_sys::AclMode)
@@ -282,10 +278,10 @@ pub fn may_maintain(relation: pg_sys::Oid) -> bool {
     }
 }
 
-/// Whether the current role is a member of pg_monitor.
+/// Whether the current role has the rights of pg_monitor.
 pub fn is_monitor() -> bool {
     // SAFETY: looks up the catalogs.
-    unsafe { pg_sys::is_member_of_role(current_role(), pg_sys::Oid::from(pg_sys::ROLE_PG_MONITOR)) }
+    unsafe { pg_sys::has_privs_of_role(current_role(), pg_sys::Oid::from(pg_sys::ROLE_PG_MONITOR)) }
 }
 
 /// The same, or whether it may read `relation`; not of one that is gone.
@@ -311,13 +307,13 @@ pub fn may_create_in(schema: &str) -> bool {
         if namespace == pg_sys::InvalidOid {
             return pg_sys::superuser();
         }
-        #[cfg(any(feature = "pg14", feature = "pg15"))]
+        #[cfg(feature = "pg15")]
         let result = pg_sys::pg_namespace_aclcheck(
             namespace,
             current_role(),
             pg_sys::ACL_CREATE as pg_sys::AclMode,
         );
-        #[cfg(not(any(feature = "pg14", feature = "pg15")))]
+        #[cfg(not(feature = "pg15"))]
         let result = pg_sys::object_aclcheck(
             pg_sys::NamespaceRelationId,
             namespace,

@@ -7,9 +7,10 @@ use std::ops::Range;
 use pgrx::itemptr::item_pointer_get_block_number;
 use pgrx::{PgList, pg_sys};
 
-use super::key_order::KeyOrder;
-use super::row::Values;
-use super::slot::{RowId, Slot};
+use super::rows::key_order::KeyOrder;
+use super::rows::row::Values;
+use super::rows::slot::{RowId, Slot};
+use super::transaction;
 
 /// A table of ours by its name, if it is there.
 pub(super) fn own_table(name: &str) -> Option<pg_sys::Oid> {
@@ -92,10 +93,7 @@ impl Relation {
             if !is_view || options.is_null() {
                 return false;
             }
-            #[cfg(feature = "pg14")]
-            return (*options).security_barrier;
-            #[cfg(not(feature = "pg14"))]
-            ((*options).security_barrier || (*options).security_invoker)
+            (*options).security_barrier || (*options).security_invoker
         }
     }
 
@@ -114,7 +112,7 @@ impl Relation {
     pub fn column_name(&self, place: usize) -> String {
         // SAFETY: an open relation with such a column; names of columns are C strings.
         let name = unsafe {
-            let attribute = super::row::attribute(self.descriptor(), place as i32);
+            let attribute = super::rows::row::attribute(self.descriptor(), place as i32);
             CStr::from_ptr((*attribute).attname.data.as_ptr()).to_string_lossy().into_owned()
         };
         pgrx::spi::quote_identifier(name)
@@ -182,6 +180,11 @@ impl ViewEntry {
             is_view.then_some(entry)
         }
     }
+}
+
+/// Whether a view has been dropped meanwhile; outside of transactions.
+pub fn is_gone(view: pg_sys::Oid) -> bool {
+    transaction::run(|| ViewEntry::find(view).is_none()).unwrap_or(false)
 }
 
 /// All rows of a table that the active snapshot sees.

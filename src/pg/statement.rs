@@ -115,31 +115,28 @@ pub fn qualified_select(query: &str) -> Option<String> {
     // is used once, as the analyzer asks.
     unsafe {
         let raw = raw_select(&text)?;
-        #[cfg(feature = "pg14")]
-        {
-            let start = usize::try_from((*raw).stmt_location).unwrap_or(0);
-            let length = usize::try_from((*raw).stmt_len).unwrap_or(0);
-            let rest = query.get(start..)?;
-            return Some(if length > 0 { rest.get(..length)? } else { rest }.to_owned());
-        }
-        #[cfg(not(feature = "pg14"))]
-        {
-            let analyzed = pg_sys::parse_analyze_fixedparams(
-                raw,
-                text.as_ptr(),
-                std::ptr::null(),
-                0,
-                std::ptr::null_mut(),
-            );
-            let _scope = Scope::enter(
-                identity::current_role(),
-                Restriction::LocalUserIdChange,
-                &[(c"search_path", c"pg_catalog, pg_temp")],
-            );
-            let deparsed = pg_sys::pg_get_querydef(analyzed, false);
-            let qualified = CStr::from_ptr(deparsed).to_string_lossy().into_owned();
-            Some(qualified.trim_end_matches(';').to_owned())
-        }
+        let analyzed = pg_sys::parse_analyze_fixedparams(
+            raw,
+            text.as_ptr(),
+            std::ptr::null(),
+            0,
+            std::ptr::null_mut(),
+        );
+        let _scope = Scope::enter(
+            identity::current_role(),
+            Restriction::LocalUserIdChange,
+            // As it is read when it runs, whatever dates and numbers look like to the caller.
+            &[
+                (c"search_path", c"pg_catalog, pg_temp"),
+                (c"DateStyle", c"ISO"),
+                (c"IntervalStyle", c"postgres"),
+                (c"extra_float_digits", c"1"),
+                (c"standard_conforming_strings", c"on"),
+            ],
+        );
+        let deparsed = pg_sys::pg_get_querydef(analyzed, false);
+        let qualified = CStr::from_ptr(deparsed).to_string_lossy().into_owned();
+        Some(qualified.trim_end_matches(';').to_owned())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 
 /// A schema-qualified name, unquoted.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ViewName {
     pub schema: String,
     pub name: String,

@@ -16,17 +16,17 @@ use crate::capture::unit::{self, Arm, Unit, Way};
 use crate::catalog::capture;
 use crate::catalog::view::View;
 use crate::error::Result;
-use crate::pg::change_log::{self, ChangeKind};
+use crate::pg::changes::change_log::{self, ChangeKind};
 use crate::pg::identity::{Restriction, Scope};
-use crate::pg::mapping_query::{self, Images, Parts};
 use crate::pg::memory::{self, Caller, MemoryContext};
+use crate::pg::query::mapping_query::{self, Images, Parts};
+use crate::pg::query::units::Units;
+use crate::pg::query::view_query::{self, ViewQuery};
 use crate::pg::relation::Relation;
 use crate::pg::report::{self, Caught};
-use crate::pg::row_streams::{self, RowStreams};
+use crate::pg::rows::row_streams::{self, RowStreams};
 use crate::pg::shared::RunningMark;
 use crate::pg::transaction;
-use crate::pg::units::Units;
-use crate::pg::view_query::{self, ViewQuery};
 
 /// What came of the attempt.
 pub enum Attempt {

@@ -14,17 +14,17 @@ use pgrx::{PgSqlErrorCode, PgTryBuilder};
 
 use crate::catalog::view::{self, View};
 use crate::error::{Error, Result};
+use crate::pg::hooks::invalidation;
 use crate::pg::identity::{Restriction, Scope};
-use crate::pg::invalidation;
-use crate::pg::key_order::KeyOrder;
 use crate::pg::memory::{self, MemoryContext};
+use crate::pg::query::view_query::ViewQuery;
 use crate::pg::relation::Relation;
 use crate::pg::report::Caught;
-use crate::pg::row_streams::{self, PendingWrites, RowIdentity, RowStreams};
+use crate::pg::rows::key_order::KeyOrder;
+use crate::pg::rows::row_streams::{self, PendingWrites, RowIdentity, RowStreams};
+use crate::pg::rows::slot::RowId;
+use crate::pg::rows::table_writer::TableWriter;
 use crate::pg::shared::RunningMark;
-use crate::pg::slot::RowId;
-use crate::pg::table_writer::TableWriter;
-use crate::pg::view_query::ViewQuery;
 
 /// Brings the view up to date with what the active snapshot sees. The caller holds ROW EXCLUSIVE on
 /// the view and locks on its sources, and runs as the view's owner.

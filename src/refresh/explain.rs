@@ -4,14 +4,13 @@ use cache_refresher_core::method::{self, Method};
 use cache_refresher_core::obstacle::{NotNow, Obstacle};
 
 use super::{facts, settings};
-use crate::capture::obstacle;
 use crate::capture::unit::{self, Unit};
-use crate::capture::{self, Changes, Definition};
+use crate::capture::{self, Changes, Definition, obstacle};
 use crate::catalog::registry::Registration;
 use crate::catalog::view::View;
 use crate::error::{RefusalText, Result};
 use crate::guc::RefreshSettings;
-use crate::pg::inspection;
+use crate::pg::query::inspection;
 use crate::pg::relation::Relation;
 
 /// A method, and what can be said of it.

@@ -21,6 +21,11 @@ pub struct Known {
     pub proved_until: Option<Timestamp>,
 }
 
+impl Known {
+    pub const NOTHING: Self =
+        Self { staleness: Staleness::Unknown, stale_since: None, proved_until: None };
+}
+
 /// How stale a view is.
 pub fn of(view: Oid, captured: bool) -> Result<Known> {
     // Of what has been replayed since the snapshot was taken it shows nothing.

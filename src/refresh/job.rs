@@ -16,11 +16,12 @@ use crate::catalog::registry::{self, Registration};
 use crate::catalog::view::{self, View};
 use crate::error::{Error, Result};
 use crate::guc::RefreshSettings;
-use crate::pg::deadline;
+use crate::pg::hooks::announcements;
 use crate::pg::lock::{self, RefreshLock};
+use crate::pg::process::{background_worker, deadline, signals};
 use crate::pg::report::{self, Caught};
 use crate::pg::shared::{Job, Report};
-use crate::pg::{announcements, background_worker, clock, identity, signals, transaction};
+use crate::pg::{clock, identity, relation, transaction};
 
 /// What became of the job inside its transaction.
 enum End {
@@ -35,6 +36,7 @@ enum End {
 struct Known {
     registration: Registration,
     history: History,
+    owner: Oid,
 }
 
 /// Runs a job: one transaction for the refresh, and if that fails a second one for the record.
@@ -85,6 +87,9 @@ pub fn execute(job: Job, settings: &RefreshSettings) -> Report {
     report
 }
 
+/// How often to try again where somebody writes.
+const COMPLETED_AGAIN: u32 = 4;
+
 /// Makes what is missing of the capture that a view needs: after a restore, with new partitions, or
 /// where somebody has removed a trigger. In a transaction of its own, since it takes stronger locks;
 /// what was changed before is shown by one more refresh.
@@ -92,8 +97,18 @@ fn complete_capture(done: &Done) {
     if !done.captured || done.basis.fingerprint.is_some() {
         return;
     }
-    let completed = transaction::run(|| complete(&done.view).unwrap_or_else(|error| error.raise()));
-    if let Err(caught) = completed {
+    let complete =
+        || transaction::run(|| complete(&done.view).unwrap_or_else(|error| error.raise()));
+    let locked = |caught: &Caught| caught.code == Code::ERRCODE_LOCK_NOT_AVAILABLE;
+    let mut completed = complete();
+    for _ in 0..COMPLETED_AGAIN {
+        if completed.as_ref().is_err_and(locked) {
+            completed = complete();
+        }
+    }
+    if let Err(caught) = completed
+        && !relation::is_gone(done.view.oid)
+    {
         let view = &done.view.name;
         let message =
             format!("cache_refresher: cannot capture all changes for {view}: {}", caught.message);
@@ -135,10 +150,14 @@ fn refresh(
         return Ok(End::NotNeeded(history));
     }
     background_worker::report_activity(&format!("refresh of {}", registration.name));
-    known.set(Some(Known { registration: registration.clone(), history }));
-    let request =
-        Request { trigger: job.why.as_str(), method: None, role: identity::current_role() };
-    identity::act_for(View::find(oid)?.owner);
+    let owner = View::find(oid)?.owner;
+    if owner.to_u32() != job.owner {
+        // It has got another owner: for him there is another worker.
+        return Ok(End::Gone);
+    }
+    known.set(Some(Known { registration: registration.clone(), history, owner }));
+    let request = Request { trigger: job.why.as_str(), method: None, role: owner };
+    identity::act_for(owner);
     let view = (oid, &registration.name);
     let done = run(view, Some(&registration), request, settings, |reads| foreign.set(reads))?;
     let finished_at = done.started_at.plus(done.duration);
@@ -171,13 +190,14 @@ fn failed(
     } else if cancelled {
         (view_state::after_cancel(&known.history, started_at, finished_at), None)
     } else {
-        after_failure(job, known, started_at, finished_at, settings)
+        let before = (&known.registration, &known.history);
+        after_failure(Oid::from(job.view), before, started_at, finished_at, settings)
     };
     let failure = record::Failure {
         view: Oid::from(job.view),
         name: &known.registration.name,
         trigger: job.why.as_str(),
-        role: identity::current_role(),
+        role: known.owner,
         outcome: if cancelled { Outcome::Cancelled } else { Outcome::Failed },
         started_at,
         finished_at,
@@ -209,27 +229,22 @@ fn failed(
     after
 }
 
-fn after_failure(
-    job: Job,
-    known: &Known,
+pub(super) fn after_failure(
+    view: Oid,
+    (registration, history): (&Registration, &History),
     started_at: Timestamp,
     finished_at: Timestamp,
     settings: &RefreshSettings,
 ) -> (History, Option<Verdict>) {
-    let entropy = (finished_at.as_pg() as u64) ^ (u64::from(job.view) << 32);
-    match policy::of(&known.registration, &settings.intervals, settings.failures) {
+    let entropy = (finished_at.as_pg() as u64) ^ (u64::from(view.to_u32()) << 32);
+    match policy::of(registration, &settings.intervals, settings.failures) {
         Ok(policy) => {
-            let (history, verdict) = view_state::after_failure(
-                &policy,
-                &known.history,
-                started_at,
-                finished_at,
-                entropy,
-            );
+            let (history, verdict) =
+                view_state::after_failure(&policy, history, started_at, finished_at, entropy);
             (history, Some(verdict))
         }
         // The schedule itself is bad: nothing to retry by.
-        Err(_) => (view_state::after_cancel(&known.history, started_at, finished_at), None),
+        Err(_) => (view_state::after_cancel(history, started_at, finished_at), None),
     }
 }
 

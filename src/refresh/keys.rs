@@ -10,18 +10,17 @@ use pgrx::pg_sys::Oid;
 use super::session::{self, Answer};
 use super::{Refresh, Request, delta, diff, privilege, record, settings};
 use crate::capture::conclude_part;
-use crate::catalog::capture;
-use crate::catalog::content;
-use crate::catalog::registry;
 use crate::catalog::view::View;
+use crate::catalog::{capture, content, registry};
 use crate::error::{Error, Result};
 use crate::guc::RefreshSettings;
+use crate::pg::hooks::announcements;
 use crate::pg::identity::{Restriction, Scope};
 use crate::pg::lock::RefreshLock;
+use crate::pg::query::units::{self, UnitColumn, Units};
 use crate::pg::relation::Relation;
 use crate::pg::snapshot::ActiveSnapshot;
-use crate::pg::units::{self, UnitColumn, Units};
-use crate::pg::{announcements, clock, identity, transaction};
+use crate::pg::{clock, identity, transaction};
 
 /// Refreshes the rows of a view that have one of these keys.
 pub fn refresh(oid: Oid, keys: &AnyArray, settings: &RefreshSettings) -> Result<Answer> {

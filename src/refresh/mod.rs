@@ -43,9 +43,10 @@ use crate::catalog::registry::Registration;
 use crate::catalog::view::{self, Source, TableCondition, View, ViewName};
 use crate::error::{Error, Result, refused};
 use crate::guc::RefreshSettings;
-use crate::pg::deadline::Deadline;
 use crate::pg::identity::{Restriction, Scope};
 use crate::pg::lock::{self, RelationLock};
+use crate::pg::process::deadline::Deadline;
+use crate::pg::process::{background_worker, latch};
 use crate::pg::report::CodeRecorder;
 use crate::pg::shared::RunningMark;
 use crate::pg::snapshot::ActiveSnapshot;
@@ -156,6 +157,9 @@ impl Drop for UnderWay {
     }
 }
 
+/// How often to ask for a lock that somebody else has.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+
 impl<'a> Refresh<'a> {
     fn begin(
         (oid, name): (Oid, &'a ViewName),
@@ -233,9 +237,32 @@ impl<'a> Refresh<'a> {
         };
         let sources = view::sources(self.oid)?;
         for source in &sources {
-            self.lock_relation(source.oid, RelationLock::AccessShare)?;
+            self.lock_source(source.oid)?;
         }
         Ok(Locked { view, choice, sources })
+    }
+
+    /// The same of a relation that the view reads. A worker asks again and again instead of waiting in the queue: what
+    /// it has locked already somebody may want who holds this one, and of two that wait for each other the server
+    /// may choose him.
+    fn lock_source(&self, relation: Oid) -> Result<()> {
+        if !background_worker::is_one() {
+            return self.lock_relation(relation, RelationLock::AccessShare);
+        }
+        let limit = self.settings.lock_timeout;
+        let begun = clock::now();
+        while !lock::try_relation(relation, RelationLock::AccessShare) {
+            if !limit.is_zero() && clock::now().since(begun) >= limit {
+                let conflict = lock_holder::conflicting(relation, RelationLock::AccessShare)?;
+                let (name, by) = match conflict {
+                    Some(LockConflict { relation, by }) => (relation, by),
+                    None => (relation.to_u32().to_string(), None),
+                };
+                return Err(Error::Locked { name, limit: duration::format(limit), by });
+            }
+            latch::wait_interruptibly(ASK_AGAIN);
+        }
+        Ok(())
     }
 
     /// Locks a relation to the end of the transaction, or says who stands in the way.

@@ -5,10 +5,10 @@ use std::time::Duration;
 use cache_refresher_core::method::{Method, Requested};
 use cache_refresher_core::outcome::{Outcome, RowChanges};
 use cache_refresher_core::time::Timestamp;
-use cache_refresher_core::view_state;
+use cache_refresher_core::view_state::{self, History, Why};
 use pgrx::pg_sys::Oid;
 
-use super::{Done, Locked, Refresh, Request, privilege, record, run};
+use super::{Done, Locked, Refresh, Request, job, privilege, record, run};
 use crate::capture::Definition;
 use crate::catalog::content::{self, Content};
 use crate::catalog::registry::{self, Registration};
@@ -16,12 +16,14 @@ use crate::catalog::view::View;
 use crate::catalog::{attempts, binding};
 use crate::error::{Error, Result};
 use crate::guc::RefreshSettings;
-use crate::pg::deadline;
+use crate::pg::changes::change_writer;
+use crate::pg::hooks::announcements;
 use crate::pg::lock::RefreshLock;
+use crate::pg::process::deadline;
 use crate::pg::report::Caught;
 use crate::pg::shared::{self, Failure, Text};
 use crate::pg::snapshot::SharedSnapshot;
-use crate::pg::{announcements, change_writer, clock, identity, snapshot, transaction};
+use crate::pg::{clock, identity, snapshot, transaction};
 
 /// What a caller is told.
 #[derive(Debug, Clone)]
@@ -245,6 +247,7 @@ pub(super) fn logging_failure<R>(
                 database: identity::current_database(),
                 view: oid.to_u32(),
                 role: role.to_u32(),
+                why: None,
                 started_at,
                 finished_at: clock::now(),
                 cancelled: !deadline::last_had_passed() && error.is_cancel(),
@@ -255,31 +258,50 @@ pub(super) fn logging_failure<R>(
     )
 }
 
+/// What a user tried by hand does not change when the scheduler tries next; a worker that was ended does.
+fn after(failure: &Failure, before: &History, settings: &RefreshSettings) -> Result<History> {
+    let (began, ended) = (failure.started_at, failure.finished_at);
+    let view = Oid::from(failure.view);
+    if failure.why.is_none() {
+        return Ok(*before);
+    }
+    Ok(match Registration::find(view)? {
+        Some(registration) if !failure.cancelled => {
+            job::after_failure(view, (&registration, before), began, ended, settings).0
+        }
+        _ => view_state::after_cancel(before, began, ended),
+    })
+}
+
 /// Logs what sessions could not. In a transaction of the scheduler.
 pub fn log_failures(failures: &[Failure], settings: &RefreshSettings) -> Result<()> {
     for failure in failures {
         let oid = Oid::from(failure.view);
         // The view may be gone since, and its name with it.
         let Ok(view) = View::find(oid) else { continue };
+        // Whoever has the view's lock may hold its row until the end of a long transaction: not worth a wait.
+        let lock = RefreshLock::try_acquire(registry::oid()?, oid);
+        let before = match lock {
+            Some(_) => Some(attempts::find(oid)?),
+            None => None,
+        };
+        let attempt = before.filter(|_| failure.why.is_some()).map(|before| before.attempt + 1);
+        let history = match before {
+            Some(before) => Some(after(failure, &before, settings)?),
+            None => None,
+        };
         let outcome = if failure.cancelled { Outcome::Cancelled } else { Outcome::Failed };
         let record = record::Failure {
             view: oid,
             name: &view.name,
-            trigger: "manual",
+            trigger: failure.why.map_or("manual", Why::as_str),
             role: Oid::from(failure.role),
             outcome,
             started_at: failure.started_at,
             finished_at: failure.finished_at,
-            attempt: 1,
+            attempt: attempt.unwrap_or(1),
             sqlstate: failure.sqlstate.as_str(),
             message: failure.message.as_str(),
-        };
-        // What a user tried by hand does not change when the scheduler tries next. And whoever has
-        // the view's lock may hold its row until the end of a long transaction: not worth a wait.
-        let lock = RefreshLock::try_acquire(registry::oid()?, oid);
-        let history = match lock {
-            Some(_) => Some(attempts::find(oid)?),
-            None => None,
         };
         record::failure(&record, history.as_ref(), settings.retention)?;
     }

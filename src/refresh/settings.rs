@@ -23,6 +23,11 @@ const FIXED: &[(&CStr, &CStr)] = &[
     (c"xmlbinary", c"base64"),
     (c"xmloption", c"content"),
     (c"gin_fuzzy_search_limit", c"0"),
+    // How the text of a summary query is read.
+    (c"standard_conforming_strings", c"on"),
+    (c"backslash_quote", c"safe_encoding"),
+    (c"transform_null_equals", c"off"),
+    (c"array_nulls", c"on"),
 ];
 
 /// Those that configuration decides.

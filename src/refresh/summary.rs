@@ -24,9 +24,6 @@ pub fn run(view: &View, query: &str, lock_timeout: Duration) -> Result<String> {
 }
 
 fn one_row(view: &View, query: &str, lock_timeout: Duration) -> Result<String> {
-    if !statement::is_single_select(query) {
-        return Err(Error::SummaryNotSelect);
-    }
     // A text that is one complete SELECT can stand between parentheses; the line breaks end a
     // comment that it may end with.
     let wrapped =
@@ -36,6 +33,9 @@ fn one_row(view: &View, query: &str, lock_timeout: Duration) -> Result<String> {
     let _read_only = ReadOnly::begin();
     let _scope =
         Scope::enter(view.owner, Restriction::RestrictedOperation, &settings::refs(&pinned));
+    if !statement::is_single_select(query) {
+        return Err(Error::SummaryNotSelect);
+    }
     Spi::connect(|client| {
         // Two rows are enough to know that there are several.
         let table = client.select(&wrapped, Some(2), &[])?;

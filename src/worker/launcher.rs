@@ -11,12 +11,16 @@ use cache_refresher_core::time::Timestamp;
 
 use super::{NO_SLOT_PAUSE, START_TIMEOUT};
 use crate::guc;
-use crate::pg::databases::DatabaseRow;
+use crate::pg::process::databases::DatabaseRow;
+use crate::pg::process::{background_worker, latch, signals};
 use crate::pg::shared::{self, Scheduler, ServerDefaults, Text};
-use crate::pg::{background_worker, clock, identity, latch, report, signals, transaction};
+use crate::pg::{clock, identity, report, transaction};
 
 /// Databases that are looked at for the first time at once: bounds the processes after a start.
 const VISITS_AT_ONCE: usize = 2;
+
+/// When to look again for room, if nobody who leaves says that there is some.
+const CROWDED_PAUSE: Duration = Duration::from_secs(1);
 
 /// Entry point of the process.
 pub fn main(_argument: i64) {
@@ -65,7 +69,7 @@ fn publish_defaults() {
 
 /// Reads the list of databases again.
 fn rescan(known: &mut HashMap<u32, DatabaseRow>) {
-    match transaction::run(crate::pg::databases::list) {
+    match transaction::run(crate::pg::process::databases::list) {
         Ok(rows) => {
             // Those that were closed to connections, or made templates, since.
             let closed = rows.iter().filter(|row| !row.is_connectable).map(|row| row.oid);
@@ -107,7 +111,11 @@ fn start_schedulers(known: &HashMap<u32, DatabaseRow>) -> Duration {
             })
         })
         .collect();
-    let decision = databases::decide(&views, guc::enabled(), VISITS_AT_ONCE, now);
+    let (schedulers, starving) = shared::schedulers(now);
+    let places = background_worker::process_places();
+    let room = databases::room(places, guc::max_workers(), schedulers, starving);
+    let decision = databases::decide(&views, guc::enabled(), VISITS_AT_ONCE, room, now);
+    shared::note_crowded(decision.crowded);
     for &oid in &decision.start {
         shared::update_database(oid, |database| database.scheduler = Scheduler::Starting(now));
         let found = background_worker::start_scheduler(oid);
@@ -127,6 +135,13 @@ fn start_schedulers(known: &HashMap<u32, DatabaseRow>) -> Duration {
         Some(decision.wake_at.map_or(check_at, |at| at.min(check_at)))
     } else {
         decision.wake_at
+    };
+    let wake_at = match wake_at {
+        _ if decision.crowded => {
+            let soon = now.plus(CROWDED_PAUSE);
+            Some(wake_at.map_or(soon, |at| at.min(soon)))
+        }
+        other => other,
     };
     wake_at.map_or(latch::LONGEST_SLEEP, |at| at.since(clock::now()))
 }

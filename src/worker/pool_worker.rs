@@ -6,8 +6,9 @@ use std::ops::ControlFlow;
 use cache_refresher_core::time::Timestamp;
 
 use crate::guc;
+use crate::pg::process::{background_worker, latch, signals};
 use crate::pg::shared::{self, Worker};
-use crate::pg::{background_worker, clock, identity, latch, memory, signals, transaction};
+use crate::pg::{clock, identity, memory, transaction};
 use crate::refresh::job;
 
 /// How much memory of the server's own kind a worker may hold, in bytes, once it has done so much: where a database

@@ -59,17 +59,20 @@ pub struct DatabaseView {
 pub struct Decision {
     /// Databases to start a scheduler in, in this order.
     pub start: Vec<u32>,
+    /// Others want one, too, and there is no room for it.
+    pub crowded: bool,
     /// When to decide again if nobody wakes the launcher before.
     pub wake_at: Option<Timestamp>,
 }
 
 /// Decides which databases get a scheduler now. At most `max_visits` schedulers at a time have a
 /// first look into databases, so that a start of the server with a thousand of them stays calm; the
-/// end of a visit must wake the launcher.
+/// end of a visit must wake the launcher. No more than `room` are started: those that have waited longest.
 pub fn decide(
     databases: &[DatabaseView],
     enabled: bool,
     max_visits: usize,
+    room: usize,
     now: Timestamp,
 ) -> Decision {
     let mut decision = Decision::default();
@@ -80,6 +83,7 @@ pub fn decide(
         database.knowledge == Knowledge::Unvisited && database.scheduler != SchedulerState::None
     };
     let mut visits = databases.iter().filter(is_visit).count();
+    let mut ready = Vec::new();
 
     for database in databases {
         let Some(wanted_at) = wanted_at(database, now) else {
@@ -90,13 +94,28 @@ pub fn decide(
             let earlier = decision.wake_at.map_or(start_at, |wake_at| wake_at.min(start_at));
             decision.wake_at = Some(earlier);
         } else if database.knowledge != Knowledge::Unvisited {
-            decision.start.push(database.oid);
+            ready.push((wanted_at, database.oid));
         } else if visits < max_visits {
             visits += 1;
-            decision.start.push(database.oid);
+            ready.push((wanted_at, database.oid));
         }
     }
+    ready.sort_by_key(|&(wanted_at, _)| wanted_at);
+    decision.crowded = ready.len() > room;
+    decision.start = ready.into_iter().take(room).map(|(_, oid)| oid).collect();
     decision
+}
+
+/// How many more schedulers there may be. All processes of ours share the server's places with others: schedulers
+/// leave enough for workers, without which they are of no use, and for a process of somebody else's. While a
+/// scheduler finds no place for a worker (`starving`), there come no others.
+pub fn room(places: usize, max_workers: usize, schedulers: usize, starving: bool) -> usize {
+    const LAUNCHER_AND_ANOTHER: usize = 2;
+    if starving {
+        return usize::from(schedulers == 0);
+    }
+    let for_workers = max_workers.min(places / 3).max(1);
+    places.saturating_sub(LAUNCHER_AND_ANOTHER + for_workers).max(1).saturating_sub(schedulers)
 }
 
 /// When a database without scheduler wants one, backoff apart.
@@ -205,7 +224,7 @@ mod tests {
     }
 
     fn decided(databases: &[DatabaseView]) -> (Vec<u32>, Option<Timestamp>) {
-        let decision = decide(databases, true, 2, NOW);
+        let decision = decide(databases, true, 2, 100, NOW);
         (decision.start, decision.wake_at)
     }
 
@@ -214,6 +233,31 @@ mod tests {
         let due = DatabaseView { deadline: Some(NOW), ..present(1) };
         let poked = DatabaseView { poked: true, ..present(2) };
         assert_eq!(decided(&[due, poked, present(3)]), (vec![1, 2], None));
+    }
+
+    #[test]
+    fn where_there_is_no_room_for_all_those_that_waited_longest_come_first() {
+        let due = |oid, seconds| DatabaseView {
+            deadline: Some(NOW.minus(seconds * SECOND)),
+            ..present(oid)
+        };
+        let decision = decide(&[due(1, 1), due(2, 3), due(3, 2)], true, 2, 2, NOW);
+        assert_eq!((decision.start, decision.crowded), (vec![2, 3], true));
+        let decision = decide(&[due(1, 1), due(2, 3)], true, 2, 2, NOW);
+        assert_eq!((decision.start, decision.crowded), (vec![2, 1], false));
+    }
+
+    #[test]
+    fn schedulers_leave_places_for_workers() {
+        for places in 3..64 {
+            for max_workers in 1..=64 {
+                let most = room(places, max_workers, 0, false);
+                assert!(most >= 1 && 1 + most < places, "{most} of {places}");
+                assert_eq!(room(places, max_workers, most, false), 0);
+            }
+        }
+        assert_eq!(room(8, 2, 0, false), 4);
+        assert_eq!((room(8, 2, 1, true), room(8, 2, 0, true)), (0, 1));
     }
 
     #[test]
@@ -247,7 +291,7 @@ mod tests {
         ] {
             assert_eq!(decided(&[database]), (vec![], None), "{database:?}");
         }
-        assert_eq!(decide(&[due], false, 2, NOW), Decision::default());
+        assert_eq!(decide(&[due], false, 2, 100, NOW), Decision::default());
     }
 
     #[test]

@@ -54,6 +54,11 @@ impl Timestamp {
         format!("{nearest:.3}")
     }
 
+    /// Seconds since the Unix epoch, to a microsecond in this century.
+    pub fn as_unix_seconds(self) -> f64 {
+        (self.0 as f64 + UNIX_TO_PG_MICROS as f64) / 1e6
+    }
+
     /// The same point for jiff, unless it is outside the years that jiff knows.
     pub(crate) fn to_jiff(self) -> Option<jiff::Timestamp> {
         let unix = self.0.checked_add(UNIX_TO_PG_MICROS)?;

@@ -5,8 +5,8 @@ use cache_refresher_core::time::Timestamp;
 use super::text::Text;
 use super::workers::Worker;
 use super::{read, write};
-use crate::pg::latch;
-use crate::pg::signals::{self, Signal};
+use crate::pg::process::latch;
+use crate::pg::process::signals::{self, Signal};
 
 /// What is known about a database.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

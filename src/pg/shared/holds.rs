@@ -1,7 +1,7 @@
 //! Statements that need a database to themselves.
 
 use super::{Shared, read, write};
-use crate::pg::latch;
+use crate::pg::process::latch;
 
 /// A statement that needs a database to itself: no process of ours enters until it is over.
 #[derive(Clone, Copy)]

@@ -48,6 +48,10 @@ struct Shared {
     rescan: bool,
     defaults: Option<ServerDefaults>,
     starved_since: Option<Timestamp>,
+    /// When a scheduler found no background worker last.
+    starved_at: Option<Timestamp>,
+    /// Databases want a scheduler, and there is no room for it.
+    crowded: bool,
     databases: [Database; MAX_DATABASES],
     workers: [WorkerSlot; MAX_WORKERS],
     running: [Running; MAX_RUNNING],
@@ -64,6 +68,8 @@ const INITIAL: Shared = Shared {
     rescan: true,
     defaults: None,
     starved_since: None,
+    starved_at: None,
+    crowded: false,
     databases: [Database::FREE; MAX_DATABASES],
     workers: [WorkerSlot::FREE; MAX_WORKERS],
     running: [Running::FREE; MAX_RUNNING],

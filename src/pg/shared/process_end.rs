@@ -1,14 +1,16 @@
 //! What the end of a process of ours leaves to be put right.
 
+use cache_refresher_core::view_state::Why;
 use pgrx::{pg_guard, pg_sys};
 
 use super::databases::{Scheduler, detach_launcher};
 use super::holds::release_holds;
 use super::running::{Failure, Running, clear_running, push_failure};
 use super::text::Text;
-use super::workers::free_worker;
+use super::workers::{free_worker, job_of};
 use super::write;
-use crate::pg::{clock, latch};
+use crate::pg::clock;
+use crate::pg::process::{deadline, latch};
 
 /// What a process of ours is, so that its end can be told from its exit code alone.
 #[derive(Clone, Copy)]
@@ -64,7 +66,11 @@ unsafe extern "C-unwind" fn on_process_end(_code: i32, _argument: pg_sys::Datum)
     release_holds(pid);
     match ROLE.get() {
         Role::Launcher => detach_launcher(),
-        Role::Worker(slot) => free_worker(slot),
+        Role::Worker(slot) => {
+            let why = job_of(slot).map(|job| job.why);
+            cut_short.iter().for_each(|running| log_end(running, why));
+            free_worker(slot);
+        }
         Role::Scheduler(oid) => {
             let launcher = write(
                 |shared| {
@@ -85,20 +91,27 @@ unsafe extern "C-unwind" fn on_process_end(_code: i32, _argument: pg_sys::Datum)
             );
             latch::wake(launcher);
         }
-        Role::Session => cut_short.iter().for_each(log_end),
+        Role::Session => cut_short.iter().for_each(|running| log_end(running, None)),
     }
 }
 
-/// A session that is ended from outside cannot say so itself.
-fn log_end(running: &Running) {
+/// A process that is ended from outside in the middle of a refresh cannot say so itself.
+fn log_end(running: &Running, why: Option<Why>) {
+    let timed_out = deadline::was_not_heeded();
+    let (sqlstate, message) = match why {
+        _ if timed_out => ("57014", "it went on after its timeout, and its process was ended"),
+        Some(_) => ("57P01", "the worker was terminated"),
+        None => ("57P01", "the session was terminated"),
+    };
     push_failure(Failure {
+        why,
         database: running.database,
         view: running.view,
         role: running.role,
         started_at: running.started_at,
         finished_at: clock::now(),
-        cancelled: true,
-        sqlstate: Text::new("57P01"),
-        message: Text::new("the session was terminated"),
+        cancelled: !timed_out,
+        sqlstate: Text::new(sqlstate),
+        message: Text::new(message),
     });
 }

@@ -4,11 +4,12 @@ use std::cell::Cell;
 
 use cache_refresher_core::progress::{Phase, Progress};
 use cache_refresher_core::time::Timestamp;
+use cache_refresher_core::view_state::Why;
 
 use super::databases::poke;
 use super::text::Text;
 use super::{Shared, read, write};
-use crate::pg::background_worker::my_pid;
+use crate::pg::process::background_worker::my_pid;
 
 /// A refresh that runs now, whoever runs it.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +33,11 @@ pub struct Running {
 }
 
 impl Running {
+    /// Whether the process has several refreshes under way, of which one is shown.
+    pub const fn is_of_several(&self) -> bool {
+        self.depth > 1
+    }
+
     pub(super) const FREE: Self = Self {
         database: 0,
         view: 0,
@@ -179,7 +185,7 @@ pub fn running(oid: u32) -> Vec<Running> {
     )
 }
 
-/// A refresh that failed in a user's session, whose transaction cannot log it.
+/// A refresh that failed in a user's session, whose transaction cannot log it, or in a process that was ended.
 #[derive(Clone, Copy)]
 pub struct Failure {
     /// The database.
@@ -188,6 +194,8 @@ pub struct Failure {
     pub view: u32,
     /// OID of the role that asked.
     pub role: u32,
+    /// Why it was due, if it was; else somebody has asked for it.
+    pub why: Option<Why>,
     /// When the refresh began.
     pub started_at: Timestamp,
     /// When it failed.

@@ -1,18 +1,23 @@
 //! The pool of workers: places, the jobs in them, and what became of those.
 
-use cache_refresher_core::pool::{self, Assignment, Slot, SlotState};
+use std::time::Duration;
+
+use cache_refresher_core::pool::{self, Assignment, Home, Slot, SlotState};
 use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::view_state::{History, Why};
 
 use super::databases::Scheduler;
 use super::{Shared, read, write};
-use crate::pg::latch;
+use crate::pg::process::background_worker::process_places;
+use crate::pg::process::latch;
 
 /// A refresh that a scheduler hands to a worker.
 #[derive(Clone, Copy, Debug)]
 pub struct Job {
     /// OID of the view.
     pub view: u32,
+    /// OID of its owner.
+    pub owner: u32,
     /// Why it runs.
     pub why: Why,
     /// When it was due.
@@ -52,6 +57,8 @@ pub struct WorkerSlot {
     pub worker: Worker,
     /// Its database; in a free place, that of the report.
     pub database: u32,
+    /// Whose views it refreshes.
+    pub owner: u32,
     /// Its process, once it has started.
     pub pid: i32,
     /// The outcome of its last job until the scheduler takes it.
@@ -62,7 +69,7 @@ pub struct WorkerSlot {
 
 impl WorkerSlot {
     pub(super) const FREE: Self =
-        Self { worker: Worker::Free, database: 0, pid: 0, report: None, retiring: false };
+        Self { worker: Worker::Free, database: 0, owner: 0, pid: 0, report: None, retiring: false };
 }
 
 impl WorkerSlot {
@@ -74,7 +81,7 @@ impl WorkerSlot {
             Worker::Busy(_) => SlotState::Busy,
             Worker::Stopping => SlotState::Stopping,
         };
-        Slot { database: self.database, state }
+        Slot { home: Home { database: self.database, role: self.owner }, state }
     }
 }
 
@@ -106,10 +113,13 @@ pub fn place_job(
             ) {
                 pool::make_room(&slots, database)
             } else {
-                pool::decide(&slots, max_workers, may_start, database)
+                pool::decide(&slots, max_workers, may_start, Home { database, role: job.owner })
             };
-            // Who cannot start one anyway need not have others make room.
-            let waits = may_start && matches!(placement, Assignment::Evict(_) | Assignment::Wait);
+            // Who cannot start one anyway need not have others make room, unless it is us who take most places.
+            let places = process_places();
+            let ours = shared.schedulers() + shared.workers_there() + 1;
+            let waits = (may_start || ours * 2 >= places)
+                && matches!(placement, Assignment::Evict(_) | Assignment::Wait);
             if let Some(database) = shared.database(database) {
                 database.waiting_since = waits.then_some(job.due_at);
             }
@@ -117,7 +127,9 @@ pub fn place_job(
                 Assignment::Reuse(slot) => shared.workers[slot].worker = Worker::Busy(job),
                 Assignment::Start(slot) => {
                     let worker = Worker::Starting(now, job);
-                    shared.workers[slot] = WorkerSlot { worker, database, ..WorkerSlot::FREE };
+                    let owner = job.owner;
+                    shared.workers[slot] =
+                        WorkerSlot { worker, database, owner, ..WorkerSlot::FREE };
                 }
                 Assignment::Evict(slot) => shared.workers[slot].worker = Worker::Stopping,
                 Assignment::Wait => {}
@@ -148,6 +160,17 @@ pub fn jobs_in(oid: u32) -> Vec<u32> {
     )
 }
 
+/// What a worker is at.
+pub(super) fn job_of(slot: usize) -> Option<Job> {
+    read(
+        |shared| match shared.workers.get(slot)?.worker {
+            Worker::Starting(_, job) | Worker::Busy(job) => Some(job),
+            _ => None,
+        },
+        None,
+    )
+}
+
 /// Gives back places whose process was asked for before `before` and never came.
 pub fn reap_workers(before: Timestamp) {
     write(
@@ -170,6 +193,46 @@ pub fn note_slots(found: bool, now: Timestamp) {
         },
         (),
     );
+}
+
+/// Notes that a scheduler has found no place for a worker.
+pub fn note_starving(now: Timestamp) {
+    write(|shared| shared.starved_at = Some(now), ());
+}
+
+/// How long that counts.
+const STARVING: Duration = Duration::from_secs(3);
+
+impl Shared {
+    fn is_starving(&self, now: Timestamp) -> bool {
+        self.starved_at.is_some_and(|at| at <= now && now.since(at) < STARVING)
+    }
+
+    fn workers_there(&self) -> usize {
+        self.workers.iter().filter(|place| !matches!(place.worker, Worker::Free)).count()
+    }
+
+    fn schedulers(&self) -> usize {
+        let databases = self.databases.iter();
+        databases.filter(|known| !matches!(known.scheduler, Scheduler::None)).count()
+    }
+}
+
+/// How many schedulers there are, or will be; and whether one of them finds no place for a worker.
+pub fn schedulers(now: Timestamp) -> (usize, bool) {
+    read(|shared| (shared.schedulers(), shared.is_starving(now)), (0, false))
+}
+
+/// Notes whether databases want a scheduler for which there is no room.
+pub fn note_crowded(crowded: bool) {
+    if read(|shared| shared.crowded, false) != crowded {
+        write(|shared| shared.crowded = crowded, ());
+    }
+}
+
+/// Whether a scheduler that is not needed just now had better make room for others.
+pub fn is_crowded(now: Timestamp) -> bool {
+    read(|shared| shared.crowded || shared.is_starving(now) && shared.schedulers() > 1, false)
 }
 
 /// Since when the server has had no free background worker for us.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use cluster_tests::{A_SECOND, SCHEDULER, Scratch, Server, Session, millis, seconds};
+use cluster_tests::{A_SECOND, Mode, SCHEDULER, Scratch, Server, Session, millis, seconds};
 
 /// Roles alice and mallory with a schema each, and one that both may create in. Whatever code of mallory's runs
 /// notes as whom in `m.seen`.
@@ -457,4 +457,99 @@ fn locks_of_a_views_own_do_not_stay_in_the_worker() {
     );
     db.wait("v is populated", "SELECT relispopulated FROM pg_class WHERE relname = 'v'");
     db.wait_for("nobody holds it", seconds(2), "SELECT pg_try_advisory_lock(4711)");
+}
+
+#[test]
+fn a_function_that_catches_its_cancellation_is_ended_all_the_same() {
+    let server = Server::builder()
+        .setting("cache_refresher.max_workers", "1")
+        .setting("cache_refresher.timeout", "1s")
+        .start();
+    let (mut admin, _, mut mallory) = start(&server, "app");
+    mallory.run(
+        "CREATE FUNCTION m.immortal() RETURNS int LANGUAGE plpgsql AS $$
+         BEGIN
+             LOOP
+                 BEGIN PERFORM pg_sleep(1000); EXCEPTION WHEN query_canceled THEN NULL; END;
+             END LOOP;
+         END $$;
+         CREATE MATERIALIZED VIEW m.v AS SELECT m.immortal() AS id WITH NO DATA;
+         SELECT cache_refresher.register('m.v', refresh_interval => '1 hour')",
+    );
+    // By its time limit, as a failure, with tries that become fewer.
+    let failed = "SELECT count(*) > 0 FROM cache_refresher.refresh_log
+                   WHERE view_name = 'v' AND (outcome, sqlstate, attempt) = ('failed', '57014', 1)";
+    admin.wait("the timeout is recorded", failed);
+    admin.wait(
+        "it is tried again later",
+        "SELECT consecutive_failures > 0 FROM cache_refresher.status",
+    );
+    server.reset("cache_refresher.timeout");
+    server.reload();
+    // By whoever ends its process.
+    admin.wait_until_pacing();
+    admin.run("SELECT pg_terminate_backend(pid) FROM cache_refresher.progress");
+    admin.wait(
+        "the end of its worker is recorded",
+        "SELECT count(*) > 0 FROM cache_refresher.refresh_log
+          WHERE view_name = 'v' AND (outcome, sqlstate) = ('cancelled', '57P01')",
+    );
+    // And by a shutdown.
+    admin.run("SELECT cache_refresher.resume('m.v')");
+    admin.run(
+        "UPDATE _cache_refresher.attempts SET last_started_at = NULL, last_finished_at = NULL",
+    );
+    admin.run("SELECT cache_refresher.alter('m.v', refresh_interval => '100 ms')");
+    admin.wait_until_pacing();
+    drop((admin, mallory));
+    assert!(server.stop(Mode::Fast) < seconds(10));
+}
+
+#[test]
+fn what_views_of_one_owner_leave_in_a_session_is_not_for_those_of_another() {
+    let server = Server::builder().setting("cache_refresher.max_workers", "1").start();
+    let (mut admin, mut alice, mut mallory) = start(&server, "app");
+    for (session, name) in [(&mut alice, "a.v"), (&mut mallory, "m.w")] {
+        session.run(&format!(
+            "CREATE MATERIALIZED VIEW {name} AS SELECT pg_backend_pid() AS pid;
+             SELECT cache_refresher.register('{name}', refresh_interval => '200 ms',
+                                             summary_query => 'SELECT pid FROM {name}')"
+        ));
+    }
+    admin.wait(
+        "both are refreshed again and again",
+        "SELECT bool_and(refreshes > 3) FROM cache_refresher.status",
+    );
+    let shared: i64 = admin.get(
+        "SELECT count(*) FROM (SELECT summary ->> 'pid' FROM cache_refresher.refresh_log WHERE trigger = 'interval' AND view_name = 'v'
+                               INTERSECT
+                               SELECT summary ->> 'pid' FROM cache_refresher.refresh_log WHERE trigger = 'interval' AND view_name = 'w') s",
+    );
+    assert_eq!(shared, 0, "processes that have served both");
+    let owners: Vec<String> =
+        admin.query("SELECT DISTINCT role_name::text FROM cache_refresher.refresh_log WHERE trigger = 'interval' ORDER BY 1", &[])
+            .unwrap().iter().map(|row| row.get(0)).collect();
+    assert_eq!(owners, ["alice", "mallory"]);
+}
+
+#[test]
+fn who_cancels_what_is_done_ends_nothing_of_others() {
+    let server = Server::builder().start();
+    let (mut admin, mut alice, mut mallory) = start(&server, "app");
+    mallory.run(
+        "CREATE MATERIALIZED VIEW m.fast AS SELECT 1 AS id;
+         SELECT cache_refresher.register('m.fast', refresh_interval => '1 day')",
+    );
+    alice.run(
+        "CREATE MATERIALIZED VIEW shared.slow AS SELECT pg_sleep(3) IS NULL AS slept WITH NO DATA;
+         SELECT cache_refresher.register('shared.slow', refresh_interval => '1 day')",
+    );
+    admin.wait("it is populated", "SELECT relispopulated FROM pg_class WHERE relname = 'slow'");
+    let all = server.background("app", "SELECT cache_refresher.refresh_all('diff')");
+    admin.wait(
+        "it is the turn of the second one",
+        "SELECT count(*) = 1 FROM cache_refresher.progress WHERE view = 'shared.slow'::regclass AND phase = 'comparing'",
+    );
+    assert!(!mallory.get::<bool>("SELECT cache_refresher.cancel('m.fast')"));
+    all.join().unwrap().unwrap();
 }

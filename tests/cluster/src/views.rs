@@ -62,6 +62,36 @@ impl Session {
         self.run(&format!("UPDATE {name}_divisor SET divisor = 2"));
     }
 
+    /// A view as of [`Self::create_view`] that is refreshed by its interval hardly ever, and is proved to be fresh;
+    /// `reaction` is given to `register` besides.
+    pub fn create_reacting_view(&mut self, name: &str, reaction: &str) {
+        self.create_view(name, 10);
+        self.run(&format!(
+            "SELECT cache_refresher.register('{name}', refresh_interval => '1 hour', on_change => true, {reaction})"
+        ));
+        // The first refresh need not be waited for as changes are.
+        self.refresh(name);
+        self.wait_until_fresh(name);
+    }
+
+    /// Waits until a view is proved to be fresh.
+    pub fn wait_until_fresh(&mut self, name: &str) {
+        self.wait(
+            &format!("{name} is fresh"),
+            &format!(
+                "SELECT staleness = 'fresh' FROM cache_refresher.status WHERE view_name = '{name}'"
+            ),
+        );
+    }
+
+    /// How often a view has been refreshed because of a change.
+    pub fn refreshes_by_change(&mut self, name: &str) -> i64 {
+        self.get(&format!(
+            "SELECT count(*) FROM cache_refresher.refresh_log
+             WHERE view_name = '{name}' AND trigger = 'change' AND outcome = 'refreshed'"
+        ))
+    }
+
     /// Registers a view with an interval.
     pub fn register(&mut self, name: &str, interval: &str) {
         self.run(&format!(

@@ -129,15 +129,13 @@ fn a_first_population_that_is_cut_off_is_taken_up_again_at_once() {
     other.run("BEGIN");
     other.run("LOCK blocker");
     app.register("first", "1 day");
-    let mut found = None;
-    server.wait_until("a worker waits for the table", PATIENCE, || {
-        let mut waiting = server.processes().into_iter();
-        found = waiting
-            .find(|p| p.kind == WORKER && p.wait_event.as_deref() == Some("relation"))
-            .map(|process| process.pid);
-        found.is_some()
-    });
-    terminate(&server, &mut app, found.unwrap());
+    app.wait(
+        "a worker waits for the table",
+        "SELECT count(*) = 1 FROM cache_refresher.progress
+          WHERE view = 'first'::regclass AND phase = 'waiting for locks'",
+    );
+    let worker = app.get("SELECT pid FROM cache_refresher.progress WHERE view = 'first'::regclass");
+    terminate(&server, &mut app, worker);
     other.run("ROLLBACK");
     app.wait_for(
         "it is populated",

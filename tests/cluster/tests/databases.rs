@@ -226,3 +226,25 @@ fn databases_whose_registry_cannot_be_read_hold_up_no_others() {
     app.register("v", "300 ms");
     app.wait_for_refreshes("v", 2);
 }
+
+#[test]
+fn more_databases_than_the_server_has_places_for_take_turns() {
+    let server = Server::builder()
+        .setting("max_worker_processes", "7")
+        .setting("cache_refresher.max_workers", "2")
+        .start();
+    let mut sessions: Vec<Session> = (0..9)
+        .map(|number| {
+            let mut db = server.create_database(&format!("app{number}"));
+            db.create_view("v", 10);
+            db.register("v", "1 second");
+            db
+        })
+        .collect();
+    for (number, db) in sessions.iter_mut().enumerate() {
+        let before = db.refreshes("v");
+        db.wait_for_refreshes_within(seconds(60), "v", 3);
+        assert!(db.refreshes("v") > before, "app{number}");
+    }
+    assert_eq!(server.fatal_lines(), [""; 0]);
+}

@@ -143,7 +143,12 @@ fn status_and_log_show_views_that_one_may_read_and_all_to_pg_monitor() {
     for place in places {
         assert_eq!(views(&mut other, place), ["open", "v"], "{place}");
     }
-    db.run("REVOKE pg_monitor FROM priv_status_other");
+    // Nor is it enough to be a member that does not inherit.
+    db.run("REVOKE pg_monitor FROM priv_status_other; ALTER ROLE priv_status_other NOINHERIT; GRANT pg_monitor TO priv_status_other");
+    for place in places {
+        assert_eq!(views(&mut other, place), ["open"], "{place}");
+    }
+    db.run("REVOKE pg_monitor FROM priv_status_other; ALTER ROLE priv_status_other INHERIT");
 }
 
 #[test]

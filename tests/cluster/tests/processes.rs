@@ -24,6 +24,26 @@ fn create_extension_starts_scheduling_without_a_restart() {
 }
 
 #[test]
+fn an_extension_that_comes_with_a_prepared_transaction_is_scheduled() {
+    let server = Server::builder().setting("max_prepared_transactions", "2").start();
+    server.create_plain_database("app");
+    let mut app = server.connect("app");
+    app.run("SELECT pg_sleep(1)"); // the launcher has been here and found nothing
+    app.create_view("v", 10);
+
+    app.run("BEGIN");
+    app.run("CREATE EXTENSION cache_refresher");
+    app.register("v", "300 ms");
+    app.run("PREPARE TRANSACTION 'install'");
+    drop(app);
+    server.connect("postgres").run("SELECT pg_sleep(0.5)");
+    let mut app = server.connect("app");
+    app.run("COMMIT PREPARED 'install'");
+
+    app.wait_for_refreshes("v", 2);
+}
+
+#[test]
 fn drop_extension_ends_scheduling_within_a_second() {
     let server = Server::builder().setting("cache_refresher.worker_linger", "10min").start();
     let mut app = server.create_database("app");

@@ -101,8 +101,18 @@ SELECT outcome FROM cache_refresher.refresh('later', 'full');
 RESET ROLE;
 SELECT summary FROM cache_refresher.materialized_view_refresh_log WHERE view_name = 'later';
 
+-- What it says is read as it was written, whatever dates and texts look like to whoever refreshes.
+CREATE MATERIALIZED VIEW day AS SELECT date '2024-02-01' AS d;
+SET datestyle = 'SQL, DMY';
+SELECT cache_refresher.register('day', summary_query => $$SELECT count(*) AS days, '\' AS a, ', ' AS b FROM day WHERE d = date '01/02/2024'$$);
+SET standard_conforming_strings = off;
+SELECT outcome FROM cache_refresher.refresh('day');
+RESET standard_conforming_strings;
+RESET datestyle;
+SELECT summary FROM cache_refresher.materialized_view_refresh_log WHERE view_name = 'day';
+
 DROP EXTENSION cache_refresher;
-DROP MATERIALIZED VIEW v, later;
+DROP MATERIALIZED VIEW v, later, day;
 DROP TABLE t, trace;
 DROP FUNCTION writes;
 DROP SCHEMA app;

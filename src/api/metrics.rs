@@ -1,0 +1,97 @@
+//! Figures for monitoring, as rows and as text.
+
+use cache_refresher_core::metrics::{self, View};
+use pgrx::JsonB;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::pg_sys::{self, Datum};
+use pgrx::prelude::*;
+
+use super::status::Asking;
+use super::{health, status};
+use crate::catalog::overview::{Bound, Overview};
+use crate::error::{Error, Result};
+use crate::pg::rows::result_rows::ResultRows;
+use crate::pg::{clock, identity};
+use crate::refresh::freshness::{self, Known};
+
+#[pg_extern(sql = false)]
+fn metrics(call: pg_sys::FunctionCallInfo) -> std::result::Result<(), ErrorReport> {
+    let rows = ResultRows::of(call);
+    let (database, views) = (identity::current_database_name(), views()?);
+    let labels: Vec<Option<Datum>> = views
+        .iter()
+        .map(|view| {
+            let View { schema, name, .. } = view;
+            JsonB(serde_json::json!({"database": database, "schema": schema, "view": name}))
+                .into_datum()
+        })
+        .collect();
+    for metric in metrics::OF_VIEWS {
+        let [name, kind, help] = head((metric.name, metric.kind, metric.help));
+        for (view, labels) in views.iter().zip(&labels) {
+            if let Some(value) = (metric.of)(view) {
+                rows.put([name, kind, help, *labels, value.into_datum()]);
+            }
+        }
+    }
+    let [name, kind, help] = head(metrics::UP);
+    let labels = JsonB(serde_json::json!({"database": database})).into_datum();
+    rows.put([name, kind, help, labels, f64::from(u8::from(health::is_healthy()?)).into_datum()]);
+    Ok(())
+}
+
+fn head((name, kind, help): (&str, metrics::Kind, &str)) -> [Option<Datum>; 3] {
+    [name.into_datum(), kind.as_str().into_datum(), help.into_datum()]
+}
+
+#[pg_extern(sql = false)]
+fn metrics_text() -> std::result::Result<String, ErrorReport> {
+    let database = identity::current_database_name();
+    let text = metrics::exposition(&database, &views()?, health::is_healthy()?);
+    Ok(text.map_err(|error| Error::Corrupt(format!("metrics: {error}")))?)
+}
+
+/// What the caller may know of each view, by name.
+fn views() -> Result<Vec<View>> {
+    let asking = Asking::new();
+    let mut overviews = Vec::new();
+    status::each_visible(|overview| overviews.push(overview))?;
+    overviews.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+    overviews.into_iter().map(|overview| view(&asking, overview)).collect()
+}
+
+fn view(asking: &Asking, overview: Overview) -> Result<View> {
+    let state = asking.state(&overview);
+    let Overview { name, on_change, view: bound, .. } = overview;
+    let mut view = View {
+        schema: name.schema,
+        name: name.name,
+        suspended: state == "suspended",
+        paused: state == "paused",
+        missing: state == "missing",
+        ..View::default()
+    };
+    if let Some(Bound { oid, content, invalidated, tried, .. }) = bound {
+        view.refreshes = tried.refreshes;
+        view.skips = tried.skips;
+        view.failures = tried.failures;
+        view.cancellations = tried.cancellations;
+        view.consecutive_failures = tried.history.consecutive_failures;
+        let mut data_as_of = None;
+        if let Some(content) = content {
+            view.refreshed_at = Some(content.refreshed_at);
+            view.duration_ms = Some(content.duration_ms);
+            view.rows = content.rows_total;
+            data_as_of = content.data_as_of;
+        }
+        // Of others nothing is known.
+        if on_change || invalidated {
+            let Known { staleness, stale_since, proved_until } = freshness::of(oid, on_change)?;
+            view.staleness = Some(staleness);
+            view.stale_for = stale_since.map(|since| asking.now.since(since));
+            data_as_of = data_as_of.max(proved_until);
+        }
+        view.age = data_as_of.map(|data_as_of| clock::now().since(data_as_of));
+    }
+    Ok(view)
+}
