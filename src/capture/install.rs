@@ -11,17 +11,17 @@ use pgrx::pg_sys::Oid;
 use pgrx::spi::{quote_identifier, quote_qualified_identifier};
 
 use super::unit;
-use crate::catalog::capture::{self, KeptColumn, Leaf, LeafKind, LoggedSource};
+use crate::catalog::capture::{self, KeptColumn, Leaf, LeafKind, UnusedSource};
 use crate::catalog::proof;
 use crate::catalog::view::View;
 use crate::error::{Error, Result};
-use crate::pg::changes::capture_trigger::{ROW_TRIGGER, TRUNCATE_TRIGGER};
 use crate::pg::changes::change_log::{self, Watch};
+use crate::pg::changes::triggers;
 use crate::pg::identity::{self, Restriction, Scope};
 use crate::pg::lock::{self, RelationLock};
 use crate::pg::process::background_worker;
 use crate::pg::query::inspection;
-use crate::pg::relation::Relation;
+use crate::pg::relation::{self, Relation};
 use crate::pg::{dependency, transaction};
 
 /// What a view wants to be told of its sources.
@@ -116,14 +116,15 @@ fn create(missing: &[(Leaf, Watch)]) -> Result<()> {
             identity::set_locally(c"lock_timeout", c"400");
         }
         lock::relation(leaf.oid, RelationLock::ShareRowExclusive);
+        if !relation::exists(leaf.oid) {
+            return Err(Error::NoSuchRelation { oid: leaf.oid.to_u32() });
+        }
     }
     missing.iter().try_for_each(|(leaf, watch)| create_one(leaf, watch))
 }
 
 fn create_one(leaf: &Leaf, watch: &Watch) -> Result<()> {
-    let source = quote_qualified_identifier(&leaf.schema, &leaf.name);
     let log = format!("_cache_refresher.{}", quote_identifier(change_log::name_of(leaf.oid)));
-    let columns = watch.to_argument();
     if change_log::find(leaf.oid).is_none() {
         define(&format!(
             "CREATE TABLE {log} (xid xid8 NOT NULL, at timestamptz NOT NULL, kind \"char\" NOT NULL)
@@ -156,19 +157,7 @@ fn create_one(leaf: &Leaf, watch: &Watch) -> Result<()> {
         // What refreshes it writes to the log as soon as that is there.
         return Ok(());
     }
-    define(&format!(
-        "CREATE OR REPLACE TRIGGER cache_refresher_capture
-             AFTER INSERT OR UPDATE OR DELETE ON {source}
-             FOR EACH ROW EXECUTE FUNCTION _cache_refresher.capture_change('{columns}');
-         CREATE OR REPLACE TRIGGER cache_refresher_truncate
-             AFTER TRUNCATE ON {source}
-             FOR EACH STATEMENT EXECUTE FUNCTION _cache_refresher.capture_change('{columns}');
-         ALTER TABLE {source} ENABLE ALWAYS TRIGGER cache_refresher_capture;
-         ALTER TABLE {source} ENABLE ALWAYS TRIGGER cache_refresher_truncate"
-    ))?;
-    for trigger in [ROW_TRIGGER, TRUNCATE_TRIGGER] {
-        dependency::trigger_goes_with_extension(leaf.oid, trigger);
-    }
+    triggers::create(leaf.oid, watch);
     Ok(())
 }
 
@@ -198,31 +187,27 @@ pub fn lock_captured() -> Result<()> {
 }
 
 /// What nobody needs any more.
-pub fn leftovers() -> Result<Vec<LoggedSource>> {
+pub fn leftovers() -> Result<Vec<UnusedSource>> {
     capture::drop_orphaned_uses()?;
     capture::unused()
 }
 
 /// Removes what is left at one source, if nobody holds a lock against it just now.
-pub fn remove(source: &LoggedSource) -> Result<()> {
+pub fn remove(source: &UnusedSource) -> Result<()> {
     let _scope = scope();
     // Others would have to wait behind us, readers too.
     identity::set_locally(c"lock_timeout", c"10");
     if source.is_table {
         lock::relation(source.oid, RelationLock::AccessExclusive);
     }
-    // Under the lock its name is what it is now, and nobody begins to need it.
+    // Under the lock nobody begins to need it.
     let Some(unused) = capture::unused()?.into_iter().find(|unused| unused.oid == source.oid)
     else {
         return Ok(());
     };
     let log = format!("_cache_refresher.{}", quote_identifier(change_log::name_of(unused.oid)));
     if unused.is_table {
-        let source = quote_qualified_identifier(&unused.schema, &unused.name);
-        define(&format!(
-            "DROP TRIGGER IF EXISTS cache_refresher_capture ON {source};
-             DROP TRIGGER IF EXISTS cache_refresher_truncate ON {source}"
-        ))?;
+        triggers::remove(unused.oid);
     }
     if change_log::find(unused.oid).is_some() {
         define(&format!("ALTER EXTENSION cache_refresher DROP TABLE {log}; DROP TABLE {log}"))?;

@@ -223,19 +223,16 @@ pub fn tables() -> Result<Vec<Oid>> {
 
 /// By their logs: a trigger without one comes of a dump that is being restored, and is to be left alone.
 const UNUSED: &str = "
-SELECT s.oid, coalesce(n.nspname::text, ''), coalesce(c.relname::text, ''), c.relkind IS NOT DISTINCT FROM 'r'
+SELECT s.oid, c.relkind IS NOT DISTINCT FROM 'r'
   FROM (SELECT substr(l.relname, 9)::oid AS oid
           FROM pg_class l
          WHERE l.relnamespace = '_cache_refresher'::regnamespace AND l.relkind = 'r' AND l.relname ~ '^changes_[0-9]+$') s
   LEFT JOIN pg_class c ON c.oid = s.oid AND c.relkind IN ('r', 'm')
-  LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.oid IS NULL OR NOT EXISTS (SELECT FROM _cache_refresher.capture k WHERE k.source = s.oid)";
 
-/// A source by its OID; without a name if it is gone.
-pub struct LoggedSource {
+/// A source that has a log, and may be gone.
+pub struct UnusedSource {
     pub oid: Oid,
-    pub schema: String,
-    pub name: String,
     /// It can have triggers.
     pub is_table: bool,
 }
@@ -246,14 +243,9 @@ pub fn drop_orphaned_uses() -> Result<()> {
 }
 
 /// What is left that nobody needs any more.
-pub fn unused() -> Result<Vec<LoggedSource>> {
+pub fn unused() -> Result<Vec<UnusedSource>> {
     query::select_current(UNUSED, &[], |row| {
-        Ok(LoggedSource {
-            oid: row.required(1)?,
-            schema: row.required(2)?,
-            name: row.required(3)?,
-            is_table: row.required(4)?,
-        })
+        Ok(UnusedSource { oid: row.required(1)?, is_table: row.required(2)? })
     })
 }
 
@@ -410,7 +402,7 @@ pub fn types_of(table: Oid, numbers: Vec<i16>) -> Result<Vec<KeptColumn>> {
 }
 
 const LARGE: &str = "
-SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'r'
+SELECT c.oid, n.nspname::text, c.relname::text
   FROM (SELECT DISTINCT source FROM _cache_refresher.capture) k
   JOIN pg_class c ON c.oid = k.source
   JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -418,15 +410,17 @@ SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'r'
        -- A log that was emptied keeps its size until VACUUM has been there.
    AND pg_stat_get_live_tuples(to_regclass('_cache_refresher.changes_' || c.oid)) > $1 / 1000";
 
+/// A source with a log that has become large.
+pub struct LargeSource {
+    pub oid: Oid,
+    pub schema: String,
+    pub name: String,
+}
+
 /// Sources with a log of more bytes than that.
-pub fn logs_larger_than(bytes: i64) -> Result<Vec<LoggedSource>> {
+pub fn logs_larger_than(bytes: i64) -> Result<Vec<LargeSource>> {
     query::select_current(LARGE, &[bytes.into()], |row| {
-        Ok(LoggedSource {
-            oid: row.required(1)?,
-            schema: row.required(2)?,
-            name: row.required(3)?,
-            is_table: row.required(4)?,
-        })
+        Ok(LargeSource { oid: row.required(1)?, schema: row.required(2)?, name: row.required(3)? })
     })
 }
 

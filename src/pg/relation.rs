@@ -182,6 +182,12 @@ impl ViewEntry {
     }
 }
 
+/// Whether there is such a relation; the caller holds a lock on what would be it.
+pub fn exists(relation: pg_sys::Oid) -> bool {
+    // SAFETY: looks up the catalogs.
+    unsafe { pg_sys::get_rel_relkind(relation) != 0 }
+}
+
 /// Whether a view has been dropped meanwhile; outside of transactions.
 pub fn is_gone(view: pg_sys::Oid) -> bool {
     transaction::run(|| ViewEntry::find(view).is_none()).unwrap_or(false)

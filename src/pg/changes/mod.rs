@@ -3,4 +3,5 @@
 pub mod capture_trigger;
 pub mod change_log;
 pub mod change_writer;
+pub mod triggers;
 pub mod unused_updates;

@@ -471,3 +471,33 @@ fn a_log_that_is_copied_by_its_index_is_not_taken_for_complete() {
     db.refresh("v");
     assert_eq!(db.get::<i64>("SELECT count(*) FROM v"), 1000);
 }
+
+#[test]
+fn a_table_whose_name_passes_to_another_meanwhile_is_the_one_that_is_captured() {
+    let mut db = Scratch::new("passed_name");
+    db.run(
+        "CREATE SCHEMA one; CREATE TABLE one.t (n int);
+         CREATE SCHEMA two; CREATE TABLE two.t (n int);
+         CREATE MATERIALIZED VIEW v AS SELECT n FROM one.t",
+    );
+    let mut swap = db.connect();
+    swap.run("BEGIN; INSERT INTO one.t VALUES (1)");
+    let register = "SELECT cache_refresher.register('v', on_change => true)";
+    let registering = db.server().background(db.name(), register);
+    db.wait(
+        "registering waits for the writer",
+        "SELECT count(*) > 0 FROM pg_locks WHERE relation = 'one.t'::regclass AND NOT granted",
+    );
+    swap.run(
+        "ALTER SCHEMA two RENAME TO three; ALTER SCHEMA one RENAME TO two;
+         ALTER SCHEMA three RENAME TO one; COMMIT",
+    );
+    registering.join().unwrap().unwrap();
+    let captured: Vec<String> = db.get(
+        "SELECT array_agg(DISTINCT tgrelid::regclass::text) FROM pg_trigger
+          WHERE tgname IN ('cache_refresher_capture', 'cache_refresher_truncate')",
+    );
+    assert_eq!(captured, ["two.t"]);
+    db.run("INSERT INTO two.t VALUES (2)");
+    db.wait("the view follows", "SELECT count(*) = 2 FROM v");
+}
