@@ -10,7 +10,7 @@ pub fn capture(db: &mut Session, name: &str, key: &str, query: &str) {
     db.run(&format!(
         "CREATE MATERIALIZED VIEW {name} AS {query};
          CREATE UNIQUE INDEX ON {name} ({key});
-         SELECT cache_refresher.register('{name}', refresh_interval => '1 hour', on_change => true, debounce => '0')"
+         SELECT cache_refresher.register('{name}', refresh_interval => '1 year', on_change => true, debounce => '0')"
     ));
     settle(db, name, query);
 }

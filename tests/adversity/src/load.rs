@@ -26,18 +26,18 @@ const VIEWS: [(&str, &str, &str); 6] = [
     (
         "joined",
         "SELECT i.id, i.value, p.name FROM item i LEFT JOIN parent p ON p.id = i.parent_id",
-        "refresh_interval => '1 hour', on_change => true, debounce => '0'",
+        "refresh_interval => '1 year', on_change => true, debounce => '0'",
     ),
     (
         "grouped",
         "SELECT p.id, p.name, count(i.id) AS items, sum(i.value) AS value
            FROM parent p JOIN item i ON i.parent_id = p.id GROUP BY p.id, p.name",
-        "refresh_interval => '1 hour', on_change => true, debounce => '100 ms'",
+        "refresh_interval => '1 year', on_change => true, debounce => '100 ms'",
     ),
     (
         "of_view",
         "SELECT g.id, g.items FROM grouped g WHERE g.items > 2",
-        "refresh_interval => '1 hour', on_change => true, debounce => '0'",
+        "refresh_interval => '1 year', on_change => true, debounce => '0'",
     ),
 ];
 

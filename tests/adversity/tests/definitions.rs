@@ -82,7 +82,7 @@ fn what_is_no_table_is_never_proved() {
     ] {
         db.run(&format!(
             "CREATE MATERIALIZED VIEW {view} AS {query}; CREATE UNIQUE INDEX ON {view} (id);
-             SELECT cache_refresher.register('{view}', refresh_interval => '1 hour', on_change => true, debounce => '0')"
+             SELECT cache_refresher.register('{view}', refresh_interval => '1 year', on_change => true, debounce => '0')"
         ));
         db.refresh(view);
         db.refresh(view);
@@ -250,7 +250,7 @@ fn what_composite_types_are_made_of_is_noticed() {
          INSERT INTO t SELECT i, ROW('s', 'c')::place, ROW('n', ARRAY[ROW('s', 'c')::place::home])::person FROM generate_series(1, 3) i;
          CREATE MATERIALIZED VIEW v AS SELECT id, at IS NOT NULL AS complete, (who).lives[1]::place IS NOT NULL AS lives FROM t;
          CREATE UNIQUE INDEX ON v (id);
-         SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true,
+         SELECT cache_refresher.register('v', refresh_interval => '1 year', on_change => true,
                                          debounce => '1 hour', max_staleness => '1 hour')",
     );
     db.refresh("v");
@@ -341,7 +341,7 @@ fn what_functions_find_by_name_or_type_is_noticed() {
     ] {
         db.run(&format!(
             "CREATE MATERIALIZED VIEW v AS {query}; CREATE UNIQUE INDEX ON v (id);
-             SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true,
+             SELECT cache_refresher.register('v', refresh_interval => '1 year', on_change => true,
                                              debounce => '1 hour', max_staleness => '1 hour')"
         ));
         // Not at once if roles are made meanwhile, as other tests do.
@@ -375,7 +375,7 @@ fn all_views_of_a_table_can_be_refreshed_in_one_statement() {
     for view in ["v", "w", "u"] {
         db.run(&format!(
             "CREATE MATERIALIZED VIEW {view} AS SELECT id, x FROM t; CREATE UNIQUE INDEX ON {view} (id);
-             SELECT cache_refresher.register('{view}', refresh_interval => '1 hour', on_change => true, debounce => '1 hour', max_staleness => '1 day')"
+             SELECT cache_refresher.register('{view}', refresh_interval => '1 year', on_change => true, debounce => '1 hour', max_staleness => '1 day')"
         ));
     }
     for together in [
@@ -406,7 +406,7 @@ fn row_security_is_seen_however_far_above_a_partition_it_is() {
          CREATE MATERIALIZED VIEW v AS SELECT id, tenant FROM p;
          ALTER MATERIALIZED VIEW v OWNER TO guard_far",
     );
-    db.run("SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true)");
+    db.run("SELECT cache_refresher.register('v', refresh_interval => '1 year', on_change => true)");
     db.refresh("v");
     db.refresh("v");
     assert_eq!(db.get::<i64>("SELECT count(*) FROM v"), 1);
@@ -438,7 +438,7 @@ fn start_guarded(name: &'static str, keeper: &str, query: &str, first: &str) -> 
          CREATE UNIQUE INDEX ON guarded_view (id);
          ALTER MATERIALIZED VIEW guarded_view OWNER TO {keeper};
          {first};
-         SELECT cache_refresher.register('guarded_view', refresh_interval => '1 hour', on_change => true, debounce => '1 hour',
+         SELECT cache_refresher.register('guarded_view', refresh_interval => '1 year', on_change => true, debounce => '1 hour',
                                          max_staleness => '1 day')"
     ));
     db.refresh("guarded_view");
@@ -549,7 +549,7 @@ fn a_view_of_a_view_is_not_proved_where_a_refresh_by_hand_goes_unseen() {
 fn rows_are_counted_anew_after_a_refresh_by_hand() {
     let mut db = start("counted");
     db.run("CREATE MATERIALIZED VIEW v AS TABLE s; CREATE UNIQUE INDEX ON v (id)");
-    db.run("SELECT cache_refresher.register('v', refresh_interval => '1 hour'); DELETE FROM s; SELECT cache_refresher.refresh('v')");
+    db.run("SELECT cache_refresher.register('v', refresh_interval => '1 year'); DELETE FROM s; SELECT cache_refresher.refresh('v')");
     db.run("INSERT INTO s SELECT i, 'x' FROM generate_series(1, 10) i; REFRESH MATERIALIZED VIEW v; DELETE FROM s WHERE id < 4");
     let rows: i64 =
         db.get("SELECT rows_total FROM cache_refresher.invalidate('v', ARRAY[1, 2, 3])");
@@ -576,7 +576,7 @@ fn views_go_on_under_owners_that_change() {
         "CREATE ROLE first_owner LOGIN; CREATE ROLE second_owner;
          GRANT ALL ON SCHEMA public TO first_owner, second_owner; GRANT SELECT, TRIGGER ON s TO first_owner, second_owner;
          SET ROLE first_owner; CREATE MATERIALIZED VIEW v AS SELECT id, x FROM s; CREATE UNIQUE INDEX ON v (id);
-         SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true, debounce => '0'); RESET ROLE",
+         SELECT cache_refresher.register('v', refresh_interval => '1 year', on_change => true, debounce => '0'); RESET ROLE",
     );
     for change_of_owner in [
         "SELECT",

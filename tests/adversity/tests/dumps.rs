@@ -143,7 +143,7 @@ fn an_owner_of_the_database_who_is_no_superuser_can_dump_it() {
     server.connect("kept").run("CREATE EXTENSION cache_refresher");
     let mut keeper = server.connect_as("kept", "keeper");
     keeper.create_view("v", 10);
-    keeper.register("v", "1 hour");
+    keeper.register("v", "1 year");
     let file = server.folder().join("kept.sql");
     run(&server, "pg_dump", &["--username=keeper", "--dbname=kept", "--file"], &file);
     assert!(std::fs::read_to_string(&file).unwrap().contains("COPY _cache_refresher.registry"));

@@ -173,7 +173,7 @@ fn a_view_that_reacts_to_changes_and_fails_is_not_tried_without_pause() {
     db.run(
         "CREATE TABLE t (id int PRIMARY KEY, d int); INSERT INTO t VALUES (1, 1), (2, 2);
          CREATE MATERIALIZED VIEW v AS SELECT d, id FROM t; CREATE UNIQUE INDEX ON v (d);
-         SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true, debounce => '0')",
+         SELECT cache_refresher.register('v', refresh_interval => '1 year', on_change => true, debounce => '0')",
     );
     db.wait("v is fresh", "SELECT staleness = 'fresh' FROM cache_refresher.status");
     db.run("UPDATE t SET d = 1");
@@ -273,7 +273,7 @@ fn a_view_does_not_refresh_itself() {
 fn grants_are_for_roles_that_exist() {
     let mut db = Scratch::new("grants");
     db.create_view("v", 1);
-    db.register("v", "1 hour");
+    db.register("v", "1 year");
     for call in ["grant_refresh", "revoke_refresh"] {
         for role in ["0", "4294967295"] {
             let refusal =
@@ -288,7 +288,7 @@ fn a_standby_is_healthy() {
     let primary = Server::builder().setting("wal_level", "replica").start();
     let mut db = primary.create_database("app");
     db.create_view("v", 5);
-    db.register("v", "1 hour");
+    db.register("v", "1 year");
     db.refresh("v");
     let standby = Server::builder().standby_of(&primary).start();
     let mut copy = standby.connect("app");

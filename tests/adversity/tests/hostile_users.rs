@@ -177,7 +177,7 @@ fn nobody_locks_the_tables_of_others() {
     alice.run(
         "CREATE TABLE a.busy (id int PRIMARY KEY, v int);
          CREATE MATERIALIZED VIEW a.v AS SELECT id, v FROM a.busy; CREATE UNIQUE INDEX ON a.v (id);
-         SELECT cache_refresher.register('a.v', refresh_interval => '1 hour', on_change => true);
+         SELECT cache_refresher.register('a.v', refresh_interval => '1 year', on_change => true);
          GRANT SELECT, TRIGGER ON a.busy TO mallory",
     );
     let mut reader = server.connect_as("app", "alice");
@@ -189,8 +189,8 @@ fn nobody_locks_the_tables_of_others() {
     mallory.run(
         "CREATE MATERIALIZED VIEW m.other AS SELECT 1 AS k; CREATE UNIQUE INDEX ON m.other (k);
          CREATE MATERIALIZED VIEW m.v AS SELECT id, v FROM a.busy; CREATE UNIQUE INDEX ON m.v (id);
-         SELECT cache_refresher.register('m.v', refresh_interval => '1 hour', on_change => true);
-         BEGIN; SELECT cache_refresher.register('m.other', refresh_interval => '1 hour');
+         SELECT cache_refresher.register('m.v', refresh_interval => '1 year', on_change => true);
+         BEGIN; SELECT cache_refresher.register('m.other', refresh_interval => '1 year');
          SELECT cache_refresher.unregister('m.v')",
     );
     alice.run("SET lock_timeout = '1s'; SELECT count(*) FROM a.busy; UPDATE a.busy SET v = 1");
@@ -220,10 +220,10 @@ fn an_open_transaction_of_one_owner_stops_nobody_else() {
         "CREATE MATERIALIZED VIEW m.v1 AS SELECT clock_timestamp() AS k; CREATE MATERIALIZED VIEW m.v2 AS SELECT clock_timestamp() AS k;
          SELECT cache_refresher.register('m.v1', '300 ms', method => 'full'), cache_refresher.register('m.v2', '300 ms', method => 'full');
          CREATE TABLE m.t (k int PRIMARY KEY); CREATE MATERIALIZED VIEW m.captured AS SELECT k FROM m.t; CREATE UNIQUE INDEX ON m.captured (k);
-         SELECT cache_refresher.register('m.captured', refresh_interval => '1 hour', on_change => true);
+         SELECT cache_refresher.register('m.captured', refresh_interval => '1 year', on_change => true);
          CREATE MATERIALIZED VIEW m.gone AS SELECT 1 AS k; SELECT cache_refresher.refresh('m.gone'); DROP MATERIALIZED VIEW m.gone;
          CREATE MATERIALIZED VIEW m.keys AS SELECT 1 AS k; CREATE UNIQUE INDEX ON m.keys (k);
-         CREATE MATERIALIZED VIEW m.renamed AS SELECT 1 AS k; SELECT cache_refresher.register('m.renamed', '1 hour')",
+         CREATE MATERIALIZED VIEW m.renamed AS SELECT 1 AS k; SELECT cache_refresher.register('m.renamed', '1 year')",
     );
     mallory.wait_for_refreshes("v1", 1);
     // Everything that touches our tables, left open.
@@ -236,7 +236,7 @@ fn an_open_transaction_of_one_owner_stops_nobody_else() {
         .run("SET lock_timeout = '1s'; ALTER MATERIALIZED VIEW m.renamed RENAME TO renamed_now");
     alice.wait_for_refreshes_within(seconds(10), "v", 12);
     alice.run("SET statement_timeout = '5s'");
-    alice.run("SELECT cache_refresher.register('a.w', '1 hour'); SELECT cache_refresher.pause('a.w'); SELECT cache_refresher.resume('a.w');
+    alice.run("SELECT cache_refresher.register('a.w', '1 year'); SELECT cache_refresher.pause('a.w'); SELECT cache_refresher.resume('a.w');
                SELECT cache_refresher.refresh('a.w'); SELECT cache_refresher.invalidate('a.w', ARRAY[1]); SELECT count(*) FROM cache_refresher.refresh_all()");
     // A view made anew is taken up.
     alice.run(
@@ -280,7 +280,7 @@ fn a_registration_and_its_grants_are_for_views_of_the_same_owner() {
         "42501"
     );
     // Alice registers it as hers; what mallory had said is gone.
-    alice.run("SELECT cache_refresher.register('shared.report', refresh_interval => '1 hour')");
+    alice.run("SELECT cache_refresher.register('shared.report', refresh_interval => '1 year')");
     assert_eq!(
         mallory.error_of("SELECT cache_refresher.refresh('shared.report')").code().code(),
         "42501"
@@ -414,7 +414,7 @@ fn what_a_role_sets_for_itself_disturbs_no_scheduler() {
 fn who_may_not_know_learns_nothing() {
     let server = Server::builder().start();
     let (mut admin, mut alice, mut mallory) = start(&server, "app");
-    alice.run("CREATE MATERIALIZED VIEW a.missing AS SELECT 1 AS k; SELECT cache_refresher.register('a.missing', '1 hour'); DROP MATERIALIZED VIEW a.missing");
+    alice.run("CREATE MATERIALIZED VIEW a.missing AS SELECT 1 AS k; SELECT cache_refresher.register('a.missing', '1 year'); DROP MATERIALIZED VIEW a.missing");
     for name in ["a.missing", "a.never", "missing", "never"] {
         assert_eq!(
             mallory.error_of(&format!("SELECT cache_refresher.unregister('{name}')")).code().code(),
@@ -426,7 +426,7 @@ fn who_may_not_know_learns_nothing() {
     // A summary can hold what is in a view, which those who watch may not read.
     alice.run(
         "CREATE MATERIALIZED VIEW a.v AS SELECT 42 AS secret;
-         SELECT cache_refresher.register('a.v', '1 hour', summary_query => 'SELECT max(secret) AS top FROM a.v'); SELECT cache_refresher.refresh('a.v')",
+         SELECT cache_refresher.register('a.v', '1 year', summary_query => 'SELECT max(secret) AS top FROM a.v'); SELECT cache_refresher.refresh('a.v')",
     );
     admin.run("GRANT pg_monitor TO nobody");
     let mut monitor = server.connect_as("app", "nobody");
@@ -443,7 +443,7 @@ fn who_may_not_know_learns_nothing() {
     admin.run(&format!("CREATE TABLESPACE closed LOCATION '{}'", folder.display()));
     mallory.run(
         "CREATE TABLE m.t (k int PRIMARY KEY); CREATE MATERIALIZED VIEW m.v AS SELECT k FROM m.t; CREATE UNIQUE INDEX ON m.v (k);
-         SET default_tablespace = closed; SELECT cache_refresher.register('m.v', '1 hour', on_change => true)",
+         SET default_tablespace = closed; SELECT cache_refresher.register('m.v', '1 year', on_change => true)",
     );
     assert_eq!(admin.get::<i64>("SELECT count(*) FROM pg_class WHERE reltablespace = (SELECT oid FROM pg_tablespace WHERE spcname = 'closed')"), 0);
 }
@@ -453,7 +453,7 @@ fn locks_of_a_views_own_do_not_stay_in_the_worker() {
     let mut db = Scratch::new("advisory");
     db.run(
         "CREATE MATERIALIZED VIEW v AS SELECT 1 AS id, pg_advisory_lock(4711)::text AS x WITH NO DATA;
-         SELECT cache_refresher.register('v', refresh_interval => '1 hour')",
+         SELECT cache_refresher.register('v', refresh_interval => '1 year')",
     );
     db.wait("v is populated", "SELECT relispopulated FROM pg_class WHERE relname = 'v'");
     db.wait_for("nobody holds it", seconds(2), "SELECT pg_try_advisory_lock(4711)");
@@ -474,7 +474,7 @@ fn a_function_that_catches_its_cancellation_is_ended_all_the_same() {
              END LOOP;
          END $$;
          CREATE MATERIALIZED VIEW m.v AS SELECT m.immortal() AS id WITH NO DATA;
-         SELECT cache_refresher.register('m.v', refresh_interval => '1 hour')",
+         SELECT cache_refresher.register('m.v', refresh_interval => '1 year')",
     );
     // By its time limit, as a failure, with tries that become fewer.
     let failed = "SELECT count(*) > 0 FROM cache_refresher.refresh_log

@@ -14,7 +14,7 @@ const DUMPER: &[&str] = &["postgres", "dbo"];
 
 /// Calls, and who may make them.
 const CALLS: [(&str, &[&str]); 24] = [
-    ("SELECT cache_refresher.register('x.u', '1 hour')", OWNER),
+    ("SELECT cache_refresher.register('x.u', '1 year')", OWNER),
     ("SELECT cache_refresher.alter('x.v', refresh_interval => '2 hours')", OWNER),
     ("SELECT cache_refresher.alter('x.v', summary_query => 'SELECT 1 AS x')", OWNER),
     ("SELECT cache_refresher.pause('x.v')", OWNER),
@@ -76,7 +76,7 @@ fn start() -> Server {
          CREATE MATERIALIZED VIEW x.v AS SELECT id, 1 / CASE WHEN broken THEN 0 ELSE 1 END AS y FROM x.t WITH NO DATA; CREATE UNIQUE INDEX ON x.v (id);
          CREATE MATERIALIZED VIEW x.u AS SELECT id FROM x.t; CREATE UNIQUE INDEX ON x.u (id);
          CREATE MATERIALIZED VIEW x.miss AS SELECT 1 AS k;
-         SELECT cache_refresher.register('x.v', refresh_interval => '1 hour'), cache_refresher.register('x.miss', '1 hour');
+         SELECT cache_refresher.register('x.v', refresh_interval => '1 year'), cache_refresher.register('x.miss', '1 year');
          DROP MATERIALIZED VIEW x.miss;
          GRANT SELECT ON x.v TO reader; SELECT cache_refresher.grant_refresh('x.v', 'grantee')",
     );
@@ -123,7 +123,7 @@ fn every_role_may_do_what_it_may_and_nothing_else() {
             expect(call, expected, &outcome(&mut session, call));
         }
         let registered_again = if OWNER.contains(&role) { "42710" } else { "42501" };
-        let call = "SELECT cache_refresher.register('x.v', '1 hour')";
+        let call = "SELECT cache_refresher.register('x.v', '1 year')";
         expect(call, registered_again, &outcome(&mut session, call));
         let missing = if OWNER.contains(&role) { "ok" } else { "42704" };
         let call = "SELECT cache_refresher.unregister('x.miss')";

@@ -139,8 +139,8 @@ fn fill(cluster: &Cluster) {
          CREATE TABLE s (id int PRIMARY KEY, x text); INSERT INTO s SELECT i, 'x' || i FROM generate_series(1, 1000) i;
          CREATE MATERIALIZED VIEW v AS SELECT id, x FROM s; CREATE UNIQUE INDEX ON v (id);
          CREATE MATERIALIZED VIEW w AS SELECT id FROM v; CREATE UNIQUE INDEX ON w (id);
-         SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true, debounce => '0');
-         SELECT cache_refresher.register('w', refresh_interval => '1 hour');
+         SELECT cache_refresher.register('v', refresh_interval => '1 year', on_change => true, debounce => '0');
+         SELECT cache_refresher.register('w', refresh_interval => '1 year');
          SELECT cache_refresher.grant_refresh('v', 'fan')",
     );
     cluster.run("SELECT cache_refresher.refresh('v')");

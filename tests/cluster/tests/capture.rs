@@ -37,7 +37,7 @@ fn a_new_partition_is_captured_too() {
          CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (10);
          CREATE MATERIALIZED VIEW v AS SELECT id, value FROM t;
          CREATE INDEX ON v (id);
-         SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true, debounce => '0')",
+         SELECT cache_refresher.register('v', refresh_interval => '1 year', on_change => true, debounce => '0')",
     );
     db.wait_until_fresh("v");
     db.run(
@@ -59,7 +59,7 @@ fn a_row_too_wide_for_the_log_is_no_reason_to_refuse_it() {
     db.run(&format!(
         "CREATE TABLE t ({}); CREATE MATERIALIZED VIEW v AS SELECT least({}) AS k, count(*) AS c FROM t GROUP BY 1;
          CREATE INDEX ON v (k);
-         SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true, debounce => '0')",
+         SELECT cache_refresher.register('v', refresh_interval => '1 year', on_change => true, debounce => '0')",
         list(&|i| format!("n{i} name")),
         list(&|i| format!("n{i}")),
     ));
@@ -75,7 +75,7 @@ fn a_row_too_wide_for_the_log_is_no_reason_to_refuse_it() {
     db.run(&format!(
         "CREATE TABLE t2 ({}, {}, note text);
          CREATE MATERIALIZED VIEW v2 AS SELECT least({}) || note || ({})::text AS k, count(*) AS c FROM t2 GROUP BY 1; CREATE INDEX ON v2 (k);
-         SELECT cache_refresher.register('v2', refresh_interval => '1 hour', on_change => true, debounce => '0')",
+         SELECT cache_refresher.register('v2', refresh_interval => '1 year', on_change => true, debounce => '0')",
         (0..126).map(|i| format!("n{i} name")).collect::<Vec<_>>().join(", "),
         (0..14).map(|i| format!("i{i} int")).collect::<Vec<_>>().join(", "),
         (0..126).map(|i| format!("n{i}")).collect::<Vec<_>>().join(", "),
@@ -239,7 +239,7 @@ fn a_log_that_nobody_reads_does_not_grow_without_end() {
          CREATE UNIQUE INDEX ON v (id)",
     );
     db.run(
-        "SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true,
+        "SELECT cache_refresher.register('v', refresh_interval => '1 year', on_change => true,
                     debounce => '1 hour', max_staleness => '1 day')",
     );
     db.refresh("v");
@@ -316,7 +316,7 @@ fn a_view_that_was_not_captured_for_a_while_rests_on_nothing() {
     db.run(&format!(
         "CREATE MATERIALIZED VIEW w AS SELECT id, value FROM v_source;
          CREATE UNIQUE INDEX ON w (id);
-         SELECT cache_refresher.register('w', refresh_interval => '1 hour', on_change => true, {slow})"
+         SELECT cache_refresher.register('w', refresh_interval => '1 year', on_change => true, {slow})"
     ));
     db.refresh("w");
     db.wait_until_fresh("w");
@@ -341,7 +341,7 @@ fn a_refresh_under_way_keeps_what_it_has_not_seen() {
              $$ BEGIN PERFORM pg_sleep(0.1); RETURN value; END $$;
          CREATE MATERIALIZED VIEW w AS SELECT id, slowly(value) AS value FROM v_source;
          CREATE UNIQUE INDEX ON w (id);
-         SELECT cache_refresher.register('w', refresh_interval => '1 hour', on_change => true, {slow})"
+         SELECT cache_refresher.register('w', refresh_interval => '1 year', on_change => true, {slow})"
     ));
     // Its first refresh, without a proof to begin with, has its snapshot and takes a second.
     let first = db.server().background(db.name(), "SELECT cache_refresher.refresh('w')");
@@ -370,7 +370,7 @@ fn values_of_domains_are_kept_without_their_constraints() {
          INSERT INTO t VALUES (1, 1), (2, 2);
          CREATE MATERIALIZED VIEW v AS SELECT t.id, t.value, o.value AS other FROM t JOIN t o ON o.id = t.id;
          CREATE INDEX ON v (value);
-         SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true, debounce => '0')",
+         SELECT cache_refresher.register('v', refresh_interval => '1 year', on_change => true, debounce => '0')",
     );
     db.wait_until_fresh("v");
     db.run("INSERT INTO t VALUES (3, 3); UPDATE t SET value = 20 WHERE id = 2");
@@ -385,7 +385,7 @@ fn values_of_any_length_are_kept() {
         "CREATE TABLE t (id int PRIMARY KEY, c char(9000), b bit(100000)); CREATE TABLE u (id int, c char(9000), b bit(100000));
          CREATE MATERIALIZED VIEW v AS SELECT u.id, t.id AS other FROM u JOIN t ON t.c = u.c AND t.b = u.b;
          CREATE INDEX ON v (id);
-         SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true,
+         SELECT cache_refresher.register('v', refresh_interval => '1 year', on_change => true,
                                          debounce => '1 hour', max_staleness => '1 hour')",
     );
     db.refresh("v");
@@ -408,7 +408,7 @@ fn a_type_goes_though_a_log_keeps_values_of_it() {
          INSERT INTO t VALUES (1, 'sad', 'ok'), (2, 'ok', 'ok');
          CREATE MATERIALIZED VIEW v AS SELECT m, count(*) AS n FROM t GROUP BY m; CREATE INDEX ON v (m);
          CREATE MATERIALIZED VIEW w AS SELECT o, count(*) AS n FROM t GROUP BY o; CREATE INDEX ON w (o);
-         SELECT cache_refresher.register(view, refresh_interval => '1 hour', on_change => true,
+         SELECT cache_refresher.register(view, refresh_interval => '1 year', on_change => true,
                                          debounce => '1 hour', max_staleness => '1 hour')
            FROM unnest('{v,w}'::regclass[]) view",
     );
@@ -440,7 +440,7 @@ fn types_can_be_changed_though_they_were_joined_by() {
          CREATE MATERIALIZED VIEW v AS SELECT t.id, u.id AS other FROM t LEFT JOIN u ON u.c = t.c AND u.r IS NOT DISTINCT FROM t.r;
          CREATE INDEX ON v (id);
          CREATE MATERIALIZED VIEW w AS SELECT id, keep FROM t; CREATE INDEX ON w (id);
-         SELECT cache_refresher.register(view, refresh_interval => '1 hour', on_change => true,
+         SELECT cache_refresher.register(view, refresh_interval => '1 year', on_change => true,
                                          debounce => '1 hour', max_staleness => '1 hour')
            FROM unnest('{v,w}'::regclass[]) view",
     );

@@ -91,7 +91,7 @@ fn changes_share_the_fate_of_the_subtransaction_that_made_them() {
     let mut db = Scratch::new("subtransactions");
     db.create_view("v", 2000);
     db.run(
-        "SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true,
+        "SELECT cache_refresher.register('v', refresh_interval => '1 year', on_change => true,
                     debounce => '1 hour', max_staleness => '1 day')",
     );
     let method = |db: &mut Session| -> Option<String> {
@@ -159,7 +159,7 @@ fn what_views_read_or_compute_with_is_watched_too() {
          CREATE FUNCTION inner_one(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN 1; END';
          CREATE FUNCTION outer_one(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN public.inner_one($1); END';
          CREATE MATERIALIZED VIEW v AS SELECT id, outer_one(value) AS value FROM p;
-         SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true, debounce => '0')",
+         SELECT cache_refresher.register('v', refresh_interval => '1 year', on_change => true, debounce => '0')",
     );
     db.wait_until_fresh("v");
     db.run("CREATE TABLE child () INHERITS (p); INSERT INTO child VALUES (2, 2)");
@@ -215,7 +215,7 @@ fn a_crash_under_load_loses_no_change() {
                FROM parent p LEFT JOIN child c ON c.parent_id = p.id GROUP BY p.id;
          CREATE UNIQUE INDEX ON v (id);
          ANALYZE;
-         SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true, debounce => '0')",
+         SELECT cache_refresher.register('v', refresh_interval => '1 year', on_change => true, debounce => '0')",
     );
     app.wait_until_fresh("v");
     for round in 0..4 {
@@ -279,7 +279,7 @@ fn a_view_of_a_view_is_refreshed_by_what_changed_in_that() {
     db.run(
         "CREATE MATERIALIZED VIEW w AS SELECT id, value * 2 AS value FROM v;
          CREATE UNIQUE INDEX ON w (id);
-         SELECT cache_refresher.register('w', refresh_interval => '1 hour', method => 'delta',
+         SELECT cache_refresher.register('w', refresh_interval => '1 year', method => 'delta',
                                          on_change => true, debounce => '0')",
     );
     db.refresh("w");
@@ -317,7 +317,7 @@ fn a_view_of_a_view_is_refreshed_by_what_changed_in_that() {
     db.run(
         "CREATE MATERIALIZED VIEW x AS SELECT id, value FROM v;
          CREATE UNIQUE INDEX ON x (id);
-         SELECT cache_refresher.register('x', refresh_interval => '1 hour', on_change => true,
+         SELECT cache_refresher.register('x', refresh_interval => '1 year', on_change => true,
                                          debounce => '0')",
     );
     db.refresh("x");
@@ -341,7 +341,7 @@ fn joined(name: &'static str) -> Scratch {
          CREATE TABLE b (id int PRIMARY KEY, value int); INSERT INTO b VALUES (1, 1);
          CREATE MATERIALIZED VIEW v AS SELECT id, a.value AS x, b.value AS y FROM a JOIN b USING (id);
          CREATE UNIQUE INDEX ON v (id);
-         SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true, debounce => '0')",
+         SELECT cache_refresher.register('v', refresh_interval => '1 year', on_change => true, debounce => '0')",
     );
     db.wait_until_fresh("v");
     db

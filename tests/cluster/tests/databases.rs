@@ -25,7 +25,7 @@ fn promptly(server: &Server, sql: &str) {
 #[test]
 fn drop_database_needs_no_force_beside_an_idle_worker() {
     let (server, mut app) = start();
-    app.run("SELECT cache_refresher.alter('v', refresh_interval => '1 hour')");
+    app.run("SELECT cache_refresher.alter('v', refresh_interval => '1 year')");
     std::thread::sleep(seconds(1));
     assert_eq!(server.pids_of(SCHEDULER).len(), 1, "{:?}", server.processes());
     assert!(!server.pids_of(WORKER).is_empty(), "{:?}", server.processes());

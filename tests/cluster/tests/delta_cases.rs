@@ -279,7 +279,7 @@ fn check(db: &mut Session, case: &Case) {
     db.run(TABLES);
     db.run(&format!(
         "CREATE MATERIALIZED VIEW v AS {}; CREATE INDEX ON v ({});
-         SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true,
+         SELECT cache_refresher.register('v', refresh_interval => '1 year', on_change => true,
                                          debounce => '1 hour', max_staleness => '1 hour')",
         case.query, case.index
     ));
@@ -361,7 +361,7 @@ fn combinations_without_number_are_not_looked_at() {
     for query in [query, doubled] {
         db.run(&format!(
             "CREATE MATERIALIZED VIEW v AS {query}; CREATE INDEX ON v (id);
-             SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true)"
+             SELECT cache_refresher.register('v', refresh_interval => '1 year', on_change => true)"
         ));
         let reason: String =
             db.get("SELECT reason FROM cache_refresher.explain('v') WHERE method = 'delta'");
@@ -395,7 +395,7 @@ fn keys_may_be_enums_and_domains() {
              INSERT INTO t SELECT i, m, m, m::text::varchar(3), 'note ' || i
                FROM generate_series(1, 90) i, LATERAL (SELECT (enum_range(NULL::mood))[i % 3 + 1]) x (m);
              CREATE MATERIALIZED VIEW v AS {query}; CREATE UNIQUE INDEX ON v ({key});
-             SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true,
+             SELECT cache_refresher.register('v', refresh_interval => '1 year', on_change => true,
                                              debounce => '1 hour', max_staleness => '1 hour')"
         ));
         db.refresh("v");

@@ -72,7 +72,7 @@ fn a_view_that_is_mended_recovers_by_itself() {
         .start();
     let mut app = server.create_database("app");
     app.create_fragile_view("v");
-    app.register("v", "1 hour");
+    app.register("v", "1 year");
     app.break_view("v");
     let refusal = app.error_of("SELECT cache_refresher.refresh('v')");
     assert_eq!(refusal.code().code(), "22012");
@@ -470,7 +470,7 @@ fn an_open_transaction_on_one_registration_does_not_stop_the_other_views() {
     let mut db = Scratch::new("open_pause");
     db.create_view("held", 5);
     db.create_view("free", 5);
-    db.register("held", "1 hour");
+    db.register("held", "1 year");
     db.register("free", "200 ms");
     db.wait_for_refreshes("free", 1);
     let mut other = db.connect();

@@ -6,7 +6,7 @@ use cluster_tests::{Scratch, Server, millis, seconds, state_of};
 fn each_refresh_that_ran_has_exactly_one_row() {
     let mut db = Scratch::new("one_row");
     db.create_view("v", 30);
-    db.register("v", "1 hour");
+    db.register("v", "1 year");
     for count in 1..=3 {
         db.refresh("v");
         assert_eq!(db.refreshes("v"), count);
@@ -37,7 +37,7 @@ fn each_refresh_that_ran_has_exactly_one_row() {
 fn a_refresh_that_is_rolled_back_leaves_no_trace() {
     let mut db = Scratch::new("rolled_back");
     db.create_view("v", 10);
-    db.register("v", "1 hour");
+    db.register("v", "1 year");
     db.write("v", 5);
     db.run("BEGIN");
     assert_eq!(db.refresh("v"), "refreshed");
@@ -64,7 +64,7 @@ fn a_failure_in_a_users_session_is_logged_by_the_scheduler() {
         user.create_fragile_view(view);
         user.break_view(view);
     }
-    user.register("registered", "1 hour");
+    user.register("registered", "1 year");
     for view in ["registered", "unregistered"] {
         let refusal = user.error_of(&format!("SELECT cache_refresher.refresh('{view}')"));
         assert_eq!(refusal.code().code(), "22012", "the error itself is raised: {refusal:?}");
@@ -231,7 +231,7 @@ fn the_summary_is_kept_with_the_refresh() {
     let mut db = Scratch::new("summary");
     db.create_view("v", 20);
     db.run(
-        "SELECT cache_refresher.register('v', refresh_interval => '1 hour',
+        "SELECT cache_refresher.register('v', refresh_interval => '1 year',
              summary_query => 'SELECT count(*) AS total_jobs, sum(value) AS total_value FROM v')",
     );
     db.write("v", 42);

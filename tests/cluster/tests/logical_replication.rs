@@ -36,7 +36,7 @@ impl Pair {
             "CREATE TABLE item (id int PRIMARY KEY, name text NOT NULL, note text);
              CREATE MATERIALIZED VIEW names AS SELECT id, name FROM item; CREATE UNIQUE INDEX ON names (id);
              CREATE ROLE app; ALTER TABLE item OWNER TO app; ALTER MATERIALIZED VIEW names OWNER TO app;
-             SELECT cache_refresher.register('names', refresh_interval => '1 hour', on_change => true, debounce => '0')",
+             SELECT cache_refresher.register('names', refresh_interval => '1 year', on_change => true, debounce => '0')",
         );
         subscriber.wait("the empty view is fresh", FRESH);
         let (host, port) = (publishing.folder().display(), publishing.port());
@@ -157,7 +157,7 @@ fn a_database_that_publishes_all_its_tables_is_refreshed_and_warned() {
          CREATE UNIQUE INDEX ON v (id);
          CREATE PUBLICATION everything FOR ALL TABLES",
     );
-    db.run("SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true, debounce => '0')");
+    db.run("SELECT cache_refresher.register('v', refresh_interval => '1 year', on_change => true, debounce => '0')");
     db.refresh("v");
     db.run("INSERT INTO source VALUES (1)");
     db.wait("the change is shown", "SELECT count(*) = 1 FROM v");
@@ -177,7 +177,7 @@ fn what_is_noted_of_views_elsewhere_is_not_taken_over() {
                   CREATE MATERIALIZED VIEW names AS SELECT id, name FROM item; CREATE UNIQUE INDEX ON names (id)";
     let register = |view: &str| {
         format!(
-            "SELECT cache_refresher.register('{view}', refresh_interval => '1 hour', on_change => true, debounce => '0')"
+            "SELECT cache_refresher.register('{view}', refresh_interval => '1 year', on_change => true, debounce => '0')"
         )
     };
     let mut there = publishing.create_database("app");

@@ -14,7 +14,7 @@ fn start(name: &'static str) -> (Scratch, Session, Session) {
     let mut owner = db.connect_as(&format!("{name}_owner"));
     let other = db.connect_as(&format!("{name}_other"));
     owner.create_fragile_view("v");
-    owner.register("v", "1 hour");
+    owner.register("v", "1 year");
     (db, owner, other)
 }
 
@@ -45,7 +45,7 @@ fn only_the_owner_registers_alters_and_pauses() {
         assert!(refusal.hint().is_some(), "{call}: {refusal:?}");
     }
     assert!(db.get::<bool>(
-        "SELECT count(*) = 1 AND bool_and(refresh_interval = '1 hour' AND state = 'scheduled')
+        "SELECT count(*) = 1 AND bool_and(refresh_interval = '1 year' AND state = 'scheduled')
          FROM cache_refresher.status"
     ));
     // A member of the owning role is the owner; a superuser may do everything.
@@ -102,7 +102,7 @@ fn a_grant_for_a_view_ends_with_its_registration() {
     owner.run("SELECT cache_refresher.grant_refresh('v', 'priv_ends_other')");
     owner.run("SELECT cache_refresher.unregister('v')");
     forbidden(&mut other, "SELECT cache_refresher.refresh('v')");
-    owner.register("v", "1 hour");
+    owner.register("v", "1 year");
     forbidden(&mut other, "SELECT cache_refresher.refresh('v')");
 }
 
@@ -122,7 +122,7 @@ fn maintain_is_enough_where_the_server_has_it() {
 fn status_and_log_show_views_that_one_may_read_and_all_to_pg_monitor() {
     let (mut db, mut owner, mut other) = start("priv_status");
     owner.create_view("open", 3);
-    owner.register("open", "1 hour");
+    owner.register("open", "1 year");
     owner.run("GRANT SELECT ON open TO priv_status_other");
     owner.refresh("v");
     owner.refresh("open");
@@ -160,7 +160,7 @@ fn error_texts_are_hidden_from_others() {
          CREATE MATERIALIZED VIEW talkative AS SELECT public.tell() AS id WITH NO DATA;
          GRANT SELECT ON talkative TO priv_errors_other",
     );
-    owner.register("talkative", "1 hour");
+    owner.register("talkative", "1 year");
     let seen = "SELECT coalesce((SELECT last_error FROM cache_refresher.status WHERE view_name = 'talkative'), '')
         || coalesce((SELECT string_agg(message, ' ') FROM cache_refresher.refresh_log), '')
         || coalesce((SELECT string_agg(detail, ' ') FROM cache_refresher.health()), '')";

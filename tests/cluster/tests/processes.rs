@@ -84,8 +84,8 @@ fn an_idle_server_keeps_only_the_launcher() {
     let mut app = server.create_database("app");
     app.create_view("v", 10);
     app.run("CREATE MATERIALIZED VIEW fresh AS SELECT id FROM v WITH NO DATA");
-    app.register("v", "1 hour");
-    app.register("fresh", "1 hour");
+    app.register("v", "1 year");
+    app.register("fresh", "1 year");
     app.wait("fresh is populated", "SELECT relispopulated FROM pg_class WHERE relname = 'fresh'");
 
     let only_the_launcher = || {
@@ -160,7 +160,7 @@ fn among_many_databases_only_those_with_the_extension_have_processes() {
 
     // With nothing to do soon, they go too.
     for app in [&mut first, &mut second] {
-        app.run("SELECT cache_refresher.alter('v', refresh_interval => '1 hour')");
+        app.run("SELECT cache_refresher.alter('v', refresh_interval => '1 year')");
     }
     server.wait_until("only the launcher is left", PATIENCE, || server.processes().len() == 1);
 }
@@ -296,7 +296,7 @@ fn a_standby_that_lags_calls_nothing_fresh() {
     let primary = Server::builder().start();
     let mut app = primary.create_database("app");
     app.create_view("v", 10);
-    app.run("SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true, debounce => '0')");
+    app.run("SELECT cache_refresher.register('v', refresh_interval => '1 year', on_change => true, debounce => '0')");
     let fresh = "SELECT staleness = 'fresh' FROM cache_refresher.status";
     app.wait("it is fresh", fresh);
     let standby = Server::builder().standby_of(&primary).start();
@@ -350,7 +350,7 @@ fn a_session_that_is_terminated_while_it_refreshes_leaves_a_log_row_and_no_mark(
     let server = Server::builder().start();
     let mut app = server.create_database("app");
     app.create_paced_view("v");
-    app.register("v", "1 hour");
+    app.register("v", "1 year");
     app.set_pace("v", 60.0);
     let refresh = server.background("app", "SELECT cache_refresher.refresh('v')");
     app.wait_for_state("v", "running");

@@ -197,7 +197,7 @@ fn an_unregistered_view_is_left_alone_and_keeps_its_history() {
 fn alter_takes_effect_at_once_and_reset_goes_back_to_the_inherited() {
     let mut db = Scratch::new("altered");
     db.create_view("v", 10);
-    db.register("v", "1 hour");
+    db.register("v", "1 year");
     db.stays_unrefreshed("v", millis(500));
     db.run("SELECT cache_refresher.alter('v', refresh_interval => '200 ms')");
     db.wait_for_refreshes_within(seconds(5), "v", 3);
@@ -291,7 +291,7 @@ fn there_are_never_more_workers_than_the_setting_allows() {
 fn reports_tell_how_fresh_a_view_is() {
     let mut db = Scratch::new("reports");
     db.create_view("v", 25);
-    db.register("v", "1 hour");
+    db.register("v", "1 year");
     assert!(db.get::<bool>("SELECT cache_refresher.age('v') IS NULL"), "not refreshed yet");
     db.refresh("v");
     let freshness: serde_json::Value = db.get("SELECT cache_refresher.freshness('v')");
@@ -368,7 +368,7 @@ fn views_on_views_follow_what_they_read() {
          CREATE MATERIALIZED VIEW two AS SELECT id, value FROM top;
          CREATE MATERIALIZED VIEW bottom AS SELECT one.value + two.value AS value FROM one, two;
          SELECT cache_refresher.register('bottom'), cache_refresher.register('two'),
-                cache_refresher.register('one'), cache_refresher.register('top', '1 hour')",
+                cache_refresher.register('one'), cache_refresher.register('top', '1 year')",
     );
     // The default interval is minutes: nothing but the change brings these on.
     db.run("UPDATE t SET value = 2");

@@ -19,7 +19,7 @@ fn with_setting(db: &mut Scratch, setting: &str) -> Session {
 
 fn register(db: &mut Session, view: &str) {
     db.run(&format!(
-        "SELECT cache_refresher.register('{view}', refresh_interval => '1 hour', on_change => true, debounce => '0')"
+        "SELECT cache_refresher.register('{view}', refresh_interval => '1 year', on_change => true, debounce => '0')"
     ));
 }
 

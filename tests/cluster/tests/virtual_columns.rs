@@ -26,7 +26,7 @@ fn scratch(name: &'static str) -> Option<Scratch> {
 fn register(db: &mut Scratch, query: &str, unit: &str) {
     db.run(&format!(
         "CREATE MATERIALIZED VIEW v AS {query}; CREATE INDEX ON v ({unit});
-         SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true,
+         SELECT cache_refresher.register('v', refresh_interval => '1 year', on_change => true,
                                          debounce => '1 hour', max_staleness => '1 hour')"
     ));
     db.refresh("v");

@@ -116,7 +116,7 @@ impl<'a> Case<'a> {
         let cost = if rng.bool() { "1000" } else { "DEFAULT" };
         script.run(&format!("SET cpu_tuple_cost = {cost}; SET cpu_operator_cost = {cost}"));
         script.run(
-            "SELECT cache_refresher.register('v', refresh_interval => '1 hour', on_change => true,
+            "SELECT cache_refresher.register('v', refresh_interval => '1 year', on_change => true,
                                              debounce => '1 hour', max_staleness => '1 hour')",
         );
         let mappable: bool = script
