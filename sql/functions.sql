@@ -162,21 +162,17 @@ COMMENT ON FUNCTION cache_refresher.metrics_text IS 'the same in the text format
 
 -- Internals that the views and functions of this extension call.
 
-CREATE FUNCTION _cache_refresher.registered_views()
+CREATE FUNCTION _cache_refresher.status()
 RETURNS TABLE (view regclass, view_schema text, view_name text, state text, method text,
                refresh_interval interval, schedule text, time_zone text, interval_source text,
                next_refresh_at timestamptz, last_refreshed_at timestamptz, data_as_of timestamptz,
-               rows bigint, last_duration_ms double precision, last_error_sqlstate text, last_error text,
+               age interval, staleness text, stale_since timestamptz, rows bigint,
+               last_duration_ms double precision, last_error_sqlstate text, last_error text,
                consecutive_failures integer, refreshes bigint, failures bigint, cancellations bigint,
-               registered_at timestamptz, on_change boolean, skips bigint, last_skipped_at timestamptz,
-               bloat numeric, invalidated boolean)
-LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 100 AS 'MODULE_PATHNAME', 'registered_views_wrapper';
-COMMENT ON FUNCTION _cache_refresher.registered_views IS 'the registered views that the current user may see: what is stored of them, and when they are due by the code that schedules them';
-
-CREATE FUNCTION _cache_refresher.staleness(view oid, captured boolean)
-RETURNS TABLE (staleness text, stale_since timestamptz, proved_until timestamptz)
-LANGUAGE c STABLE STRICT PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'staleness_wrapper';
-COMMENT ON FUNCTION _cache_refresher.staleness IS 'whether a view is proved to be fresh, known to be stale, or neither; and until when it is proved to show all';
+               registered_at timestamptz, dead_rows bigint, on_change boolean, skips bigint,
+               last_skipped_at timestamptz, bloat numeric)
+LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 100 AS 'MODULE_PATHNAME', 'status_wrapper';
+COMMENT ON FUNCTION _cache_refresher.status IS 'the registered views that the current user may see: what is stored of them, how stale they are, and when they are due by the code that schedules them';
 
 CREATE FUNCTION _cache_refresher.capture_change()
 RETURNS trigger LANGUAGE c AS 'MODULE_PATHNAME', 'capture_change';

@@ -27,41 +27,36 @@ RETURN _cache_refresher.may_see(view)
 COMMENT ON FUNCTION _cache_refresher.may_see(oid, text) IS 'the same of a registered view, which may be missing';
 
 CREATE VIEW cache_refresher.status AS
-SELECT v.view,
-       v.view_schema,
-       v.view_name,
-       v.state,
-       v.method,
-       v.refresh_interval,
-       v.schedule,
-       v.time_zone,
-       v.interval_source,
-       v.next_refresh_at,
-       v.last_refreshed_at,
-       f.data_as_of,
-       pg_catalog.clock_timestamp() - f.data_as_of AS age,
-       coalesce(s.staleness, 'unknown') AS staleness,
-       s.stale_since,
-       v.rows,
-       v.last_duration_ms,
-       v.last_error_sqlstate,
-       v.last_error,
-       v.consecutive_failures,
-       v.refreshes,
-       v.failures,
-       v.cancellations,
-       v.registered_at,
-       pg_catalog.pg_stat_get_dead_tuples(v.view) AS dead_rows,
-       v.on_change,
-       v.skips,
-       v.last_skipped_at,
-       v.bloat
-  FROM _cache_refresher.registered_views() v
-       -- OFFSET keeps the condition before the function: asked of every view it takes longer than all else.
-  LEFT JOIN LATERAL (SELECT of_view.* FROM _cache_refresher.staleness(v.view, v.on_change) of_view
-                      WHERE v.on_change OR v.invalidated
-                     OFFSET 0) s ON true
- CROSS JOIN LATERAL (SELECT greatest(v.data_as_of, s.proved_until) AS data_as_of) f;
+SELECT view,
+       view_schema,
+       view_name,
+       state,
+       method,
+       refresh_interval,
+       schedule,
+       time_zone,
+       interval_source,
+       next_refresh_at,
+       last_refreshed_at,
+       data_as_of,
+       age,
+       staleness,
+       stale_since,
+       rows,
+       last_duration_ms,
+       last_error_sqlstate,
+       last_error,
+       consecutive_failures,
+       refreshes,
+       failures,
+       cancellations,
+       registered_at,
+       dead_rows,
+       on_change,
+       skips,
+       last_skipped_at,
+       bloat
+  FROM _cache_refresher.status();
 COMMENT ON VIEW cache_refresher.status IS 'one row per registered view: how it is kept fresh, and how fresh it is';
 COMMENT ON COLUMN cache_refresher.status.view IS 'the materialized view; NULL while it is missing';
 COMMENT ON COLUMN cache_refresher.status.view_schema IS 'its schema, as it is registered';

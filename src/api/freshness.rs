@@ -16,7 +16,7 @@ use pgrx::prelude::*;
 use crate::catalog::content::{self, Content};
 use crate::catalog::view::View;
 use crate::error::{Error, Result};
-use crate::pg::{clock, identity};
+use crate::pg::clock;
 use crate::refresh::freshness::{self as known, Known};
 use crate::refresh::privilege;
 use crate::{capture, catalog};
@@ -118,28 +118,6 @@ fn assert_fresh(
 /// To the millisecond: what a person wants to read.
 fn rounded(age: Duration) -> String {
     duration::format(Duration::from_millis(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)))
-}
-
-#[pg_extern(sql = false)]
-#[allow(clippy::type_complexity)] // pgrx reads no type aliases
-fn staleness(
-    view: Oid,
-    captured: bool,
-) -> std::result::Result<
-    TableIterator<
-        'static,
-        (
-            name!(staleness, &'static str),
-            name!(stale_since, Option<TimestampWithTimeZone>),
-            name!(proved_until, Option<TimestampWithTimeZone>),
-        ),
-    >,
-    ErrorReport,
-> {
-    let known = if identity::may_see(view) { known::of(view, captured)? } else { Known::NOTHING };
-    let Known { staleness, stale_since, proved_until } = known;
-    let (since, until) = (stale_since.map(clock::to_sql), proved_until.map(clock::to_sql));
-    Ok(TableIterator::once((staleness.as_str(), since, until)))
 }
 
 /// An event trigger: somebody, or our own refresh, which puts it right, has run REFRESH.

@@ -10,9 +10,9 @@ use super::status::Asking;
 use super::{health, status};
 use crate::catalog::overview::{Bound, Overview};
 use crate::error::{Error, Result};
+use crate::pg::identity;
 use crate::pg::rows::result_rows::ResultRows;
-use crate::pg::{clock, identity};
-use crate::refresh::freshness::{self, Known};
+use crate::refresh::freshness::Known;
 
 #[pg_extern(sql = false)]
 fn metrics(call: pg_sys::FunctionCallInfo) -> std::result::Result<(), ErrorReport> {
@@ -54,14 +54,19 @@ fn metrics_text() -> std::result::Result<String, ErrorReport> {
 /// What the caller may know of each view, by name.
 fn views() -> Result<Vec<View>> {
     let asking = Asking::new();
-    let mut overviews = Vec::new();
-    status::each_visible(|overview| overviews.push(overview))?;
-    overviews.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-    overviews.into_iter().map(|overview| view(&asking, overview)).collect()
+    let mut views = Vec::new();
+    status::each_visible(|overview| {
+        views.push(view(&asking, overview)?);
+        Ok(())
+    })?;
+    views
+        .sort_unstable_by(|one, other| (&one.schema, &one.name).cmp(&(&other.schema, &other.name)));
+    Ok(views)
 }
 
 fn view(asking: &Asking, overview: Overview) -> Result<View> {
     let state = asking.state(&overview);
+    let Known { staleness, stale_since, proved_until } = status::known(&overview)?;
     let Overview { name, on_change, view: bound, .. } = overview;
     let mut view = View {
         schema: name.schema,
@@ -71,27 +76,21 @@ fn view(asking: &Asking, overview: Overview) -> Result<View> {
         missing: state == "missing",
         ..View::default()
     };
-    if let Some(Bound { oid, content, invalidated, tried, .. }) = bound {
+    if let Some(Bound { content, invalidated, tried, .. }) = bound {
         view.refreshes = tried.refreshes;
         view.skips = tried.skips;
         view.failures = tried.failures;
         view.cancellations = tried.cancellations;
         view.consecutive_failures = tried.history.consecutive_failures;
-        let mut data_as_of = None;
-        if let Some(content) = content {
+        if let Some(content) = &content {
             view.refreshed_at = Some(content.refreshed_at);
             view.duration_ms = Some(content.duration_ms);
             view.rows = content.rows_total;
-            data_as_of = content.data_as_of;
         }
-        // Of others nothing is known.
-        if on_change || invalidated {
-            let Known { staleness, stale_since, proved_until } = freshness::of(oid, on_change)?;
-            view.staleness = Some(staleness);
-            view.stale_for = stale_since.map(|since| asking.now.since(since));
-            data_as_of = data_as_of.max(proved_until);
-        }
-        view.age = data_as_of.map(|data_as_of| clock::now().since(data_as_of));
+        let data_as_of = content.and_then(|content| content.data_as_of);
+        view.staleness = (on_change || invalidated).then_some(staleness);
+        view.stale_for = stale_since.map(|since| asking.now.since(since));
+        view.age = data_as_of.max(proved_until).map(|as_of| asking.now.since(as_of));
     }
     Ok(view)
 }

@@ -18,25 +18,24 @@ use crate::catalog::registry::Registration;
 use crate::error::Result;
 use crate::guc::{self, FailurePolicy};
 use crate::pg::rows::result_rows::ResultRows;
-use crate::pg::{clock, identity, shared};
+use crate::pg::{clock, identity, relation, shared};
+use crate::refresh::freshness::{self, Known};
 use crate::refresh::policy;
 
 #[pg_extern(sql = false)]
-fn registered_views(call: pg_sys::FunctionCallInfo) -> std::result::Result<(), ErrorReport> {
+fn status(call: pg_sys::FunctionCallInfo) -> std::result::Result<(), ErrorReport> {
     let rows = ResultRows::of(call);
     let asking = Asking::new();
-    each_visible(|view| rows.put(asking.row(view)))?;
+    each_visible(|view| {
+        rows.put(asking.row(view)?);
+        Ok(())
+    })?;
     Ok(())
 }
 
 /// Calls `body` with each registration that the caller may see.
-pub(super) fn each_visible(mut body: impl FnMut(Overview)) -> Result<()> {
-    overview::each(|view| {
-        if may_see(&view) {
-            body(view);
-        }
-        Ok(())
-    })
+pub(super) fn each_visible(mut body: impl FnMut(Overview) -> Result<()>) -> Result<()> {
+    overview::each(|view| if may_see(&view) { body(view) } else { Ok(()) })
 }
 
 /// A view that is gone has no owner: those see it who could make it anew.
@@ -44,6 +43,16 @@ fn may_see(overview: &Overview) -> bool {
     match &overview.view {
         Some(view) => identity::may_see(view.oid),
         None => identity::is_monitor() || identity::may_create_in(&overview.name.schema),
+    }
+}
+
+/// How stale it is; of others than captured and invalidated views nothing is known.
+pub(super) fn known(overview: &Overview) -> Result<Known> {
+    match &overview.view {
+        Some(view) if overview.on_change || view.invalidated => {
+            freshness::of(view.oid, overview.on_change)
+        }
+        _ => Ok(Known::NOTHING),
     }
 }
 
@@ -73,7 +82,8 @@ impl Asking {
     }
 
     /// In the order of the columns that the function is declared with.
-    fn row(&self, overview: Overview) -> [Option<Datum>; 26] {
+    fn row(&self, overview: Overview) -> Result<[Option<Datum>; 29]> {
+        let Known { staleness, stale_since, proved_until } = known(&overview)?;
         let Plan { interval, source, next } = self.plan(&overview);
         let state = self.state(&overview);
         let time = |at: Option<Timestamp>| at.and_then(|at| clock::to_sql(at).into_datum());
@@ -86,15 +96,17 @@ impl Asking {
         };
         let oid = overview.view.as_ref().map(|view| view.oid);
         let owner = overview.view.as_ref().map(|view| view.entry.owner);
-        let (content, bloat, invalidated, tried) = match overview.view {
-            Some(view) => (view.content, view.bloat, view.invalidated, view.tried),
-            None => (None, None, false, Tried::default()),
+        let (content, bloat, tried) = match overview.view {
+            Some(view) => (view.content, view.bloat, view.tried),
+            None => (None, None, Tried::default()),
         };
+        let data_as_of = proved_until.max(content.and_then(|content| content.data_as_of));
+        let age = data_as_of.map(|data_as_of| clock::to_interval(self.now.since(data_as_of)));
         let is_owner = || owner.is_some_and(identity::acts_for);
         // Messages can hold data.
         let last_error = tried.error_message.filter(|_| is_owner());
         let failures = i32::try_from(tried.history.consecutive_failures).unwrap_or(i32::MAX);
-        [
+        Ok([
             oid.into_datum(),
             overview.name.schema.into_datum(),
             overview.name.name.into_datum(),
@@ -106,7 +118,10 @@ impl Asking {
             source.as_deref().into_datum(),
             time(next),
             time(content.map(|content| content.refreshed_at)),
-            time(content.and_then(|content| content.data_as_of)),
+            time(data_as_of),
+            age.into_datum(),
+            staleness.as_str().into_datum(),
+            time(stale_since),
             content.and_then(|content| content.rows_total).into_datum(),
             content.map(|content| content.duration_ms).into_datum(),
             tried.error_sqlstate.into_datum(),
@@ -116,12 +131,12 @@ impl Asking {
             tried.failures.into_datum(),
             tried.cancellations.into_datum(),
             time(Some(overview.registered_at)),
+            oid.map(relation::dead_rows).into_datum(),
             overview.on_change.into_datum(),
             tried.skips.into_datum(),
             time(tried.skipped_at),
             bloat.into_datum(),
-            invalidated.into_datum(),
-        ]
+        ])
     }
 
     /// The word for it.

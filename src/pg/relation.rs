@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString};
 use std::ops::Range;
 
 use pgrx::itemptr::item_pointer_get_block_number;
-use pgrx::{PgList, pg_sys};
+use pgrx::{IntoDatum, PgList, pg_sys};
 
 use super::rows::key_order::KeyOrder;
 use super::rows::row::Values;
@@ -180,6 +180,15 @@ impl ViewEntry {
             is_view.then_some(entry)
         }
     }
+}
+
+/// Old versions of rows that VACUUM has not removed yet, by the statistics.
+pub fn dead_rows(table: pg_sys::Oid) -> i64 {
+    // SAFETY: the function takes an OID, whatever it names.
+    let rows = unsafe {
+        pgrx::direct_function_call(pg_sys::pg_stat_get_dead_tuples, &[table.into_datum()])
+    };
+    rows.unwrap_or_default()
 }
 
 /// Whether there is such a relation; the caller holds a lock on what would be it.
