@@ -64,13 +64,13 @@ fn views() -> Result<Vec<View>> {
     Ok(views)
 }
 
-fn view(asking: &Asking, overview: Overview) -> Result<View> {
-    let state = asking.state(&overview);
-    let Known { staleness, stale_since, proved_until } = status::known(&overview)?;
+fn view(asking: &Asking, overview: &Overview) -> Result<View> {
+    let state = asking.state(overview);
+    let Known { staleness, stale_since, proved_until } = status::known(overview)?;
     let Overview { name, on_change, view: bound, .. } = overview;
     let mut view = View {
-        schema: name.schema,
-        name: name.name,
+        schema: name.schema.clone(),
+        name: name.name.clone(),
         suspended: state == "suspended",
         paused: state == "paused",
         missing: state == "missing",
@@ -82,13 +82,13 @@ fn view(asking: &Asking, overview: Overview) -> Result<View> {
         view.failures = tried.failures;
         view.cancellations = tried.cancellations;
         view.consecutive_failures = tried.history.consecutive_failures;
-        if let Some(content) = &content {
+        if let Some(content) = content {
             view.refreshed_at = Some(content.refreshed_at);
             view.duration_ms = Some(content.duration_ms);
             view.rows = content.rows_total;
         }
         let data_as_of = content.and_then(|content| content.data_as_of);
-        view.staleness = (on_change || invalidated).then_some(staleness);
+        view.staleness = (*on_change || *invalidated).then_some(staleness);
         view.stale_for = stale_since.map(|since| asking.now.since(since));
         view.age = data_as_of.max(proved_until).map(|as_of| asking.now.since(as_of));
     }

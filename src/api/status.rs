@@ -14,7 +14,6 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::prelude::*;
 
 use crate::catalog::overview::{self, Overview, Tried};
-use crate::catalog::registry::Registration;
 use crate::error::Result;
 use crate::guc::{self, FailurePolicy};
 use crate::pg::rows::result_rows::ResultRows;
@@ -34,15 +33,16 @@ fn status(call: pg_sys::FunctionCallInfo) -> std::result::Result<(), ErrorReport
 }
 
 /// Calls `body` with each registration that the caller may see.
-pub(super) fn each_visible(mut body: impl FnMut(Overview) -> Result<()>) -> Result<()> {
-    overview::each(|view| if may_see(&view) { body(view) } else { Ok(()) })
+pub(super) fn each_visible(mut body: impl FnMut(&Overview) -> Result<()>) -> Result<()> {
+    let sees_all = identity::is_monitor();
+    overview::each(|view| if sees_all || may_see(view) { body(view) } else { Ok(()) })
 }
 
-/// A view that is gone has no owner: those see it who could make it anew.
+/// A view that is gone has no owner: those see it who could make it anew. Monitors see all.
 fn may_see(overview: &Overview) -> bool {
     match &overview.view {
         Some(view) => identity::may_see(view.oid),
-        None => identity::is_monitor() || identity::may_create_in(&overview.name.schema),
+        None => identity::may_create_in(&overview.name.schema),
     }
 }
 
@@ -59,6 +59,8 @@ pub(super) fn known(overview: &Overview) -> Result<Known> {
 /// What all views are seen with.
 pub(super) struct Asking {
     running: HashSet<Oid>,
+    /// What has been tried with a view that is missing.
+    never: Tried,
     intervals: IntervalSettings,
     pub(super) now: Timestamp,
 }
@@ -76,41 +78,36 @@ impl Asking {
         let running = shared::running(identity::current_database());
         Self {
             running: running.into_iter().map(|running| Oid::from(running.view)).collect(),
+            never: Tried::default(),
             intervals: guc::intervals(),
             now: clock::now(),
         }
     }
 
     /// In the order of the columns that the function is declared with.
-    fn row(&self, overview: Overview) -> Result<[Option<Datum>; 29]> {
-        let Known { staleness, stale_since, proved_until } = known(&overview)?;
-        let Plan { interval, source, next } = self.plan(&overview);
-        let state = self.state(&overview);
+    fn row(&self, overview: &Overview) -> Result<[Option<Datum>; 29]> {
+        let Known { staleness, stale_since, proved_until } = known(overview)?;
+        let Plan { interval, source, next } = self.plan(overview);
         let time = |at: Option<Timestamp>| at.and_then(|at| clock::to_sql(at).into_datum());
-        let (method, schedule, time_zone) = match overview.registration {
-            Ok(Registration { policy, .. }) => {
-                let method = policy.method.unwrap_or(Requested::Auto);
-                (Some(method.as_str()), policy.schedule, policy.time_zone)
-            }
-            Err(_) => (None, None, None),
-        };
-        let oid = overview.view.as_ref().map(|view| view.oid);
-        let owner = overview.view.as_ref().map(|view| view.entry.owner);
-        let (content, bloat, tried) = match overview.view {
-            Some(view) => (view.content, view.bloat, view.tried),
-            None => (None, None, Tried::default()),
-        };
+        let policy = overview.registration.as_ref().ok().map(|registration| &registration.policy);
+        let method = policy.map(|policy| policy.method.unwrap_or(Requested::Auto).as_str());
+        let schedule = policy.and_then(|policy| policy.schedule.as_deref());
+        let time_zone = policy.and_then(|policy| policy.time_zone.as_deref());
+        let view = overview.view.as_ref();
+        let oid = view.map(|view| view.oid);
+        let content = view.and_then(|view| view.content);
+        let tried = view.map_or(&self.never, |view| view.tried);
         let data_as_of = proved_until.max(content.and_then(|content| content.data_as_of));
         let age = data_as_of.map(|data_as_of| clock::to_interval(self.now.since(data_as_of)));
-        let is_owner = || owner.is_some_and(identity::acts_for);
         // Messages can hold data.
-        let last_error = tried.error_message.filter(|_| is_owner());
+        let is_owner = || view.is_some_and(|view| identity::acts_for(view.entry.owner));
+        let last_error = tried.error_message.as_deref().filter(|_| is_owner());
         let failures = i32::try_from(tried.history.consecutive_failures).unwrap_or(i32::MAX);
         Ok([
             oid.into_datum(),
-            overview.name.schema.into_datum(),
-            overview.name.name.into_datum(),
-            state.into_datum(),
+            overview.name.schema.as_str().into_datum(),
+            overview.name.name.as_str().into_datum(),
+            self.state(overview).into_datum(),
             method.into_datum(),
             interval.into_datum(),
             schedule.into_datum(),
@@ -124,7 +121,7 @@ impl Asking {
             time(stale_since),
             content.and_then(|content| content.rows_total).into_datum(),
             content.map(|content| content.duration_ms).into_datum(),
-            tried.error_sqlstate.into_datum(),
+            tried.error_sqlstate.as_deref().into_datum(),
             last_error.into_datum(),
             failures.into_datum(),
             tried.refreshes.into_datum(),
@@ -135,7 +132,7 @@ impl Asking {
             overview.on_change.into_datum(),
             tried.skips.into_datum(),
             time(tried.skipped_at),
-            bloat.into_datum(),
+            view.and_then(|view| view.bloat.cloned()).into_datum(),
         ])
     }
 
@@ -158,7 +155,7 @@ impl Asking {
 
     /// A row that an administrator has spoilt is not scheduled, and must not spoil the view of the rest.
     fn plan(&self, overview: &Overview) -> Plan {
-        let Ok(registration) = &overview.registration else { return Plan::default() };
+        let Ok(registration) = overview.registration else { return Plan::default() };
         // When it is due does not depend on what would follow from failures to come.
         let Ok(policy) = policy::of(registration, &self.intervals, FailurePolicy::NONE) else {
             return Plan::default();

@@ -1,10 +1,10 @@
 //! What is stored of all registered views at once.
 
-use std::collections::HashMap;
 use std::hash::Hash;
 
 use cache_refresher_core::time::Timestamp;
 use cache_refresher_core::view_state::History;
+use hashbrown::HashMap;
 use pgrx::AnyNumeric;
 use pgrx::pg_sys::Oid;
 
@@ -17,24 +17,24 @@ use crate::error::Result;
 use crate::pg::relation::ViewEntry;
 
 /// A registration, whether or not its view is there.
-pub struct Overview {
-    pub name: ViewName,
+pub struct Overview<'a> {
+    pub name: &'a ViewName,
     pub paused: bool,
     pub registered_at: Timestamp,
     pub on_change: bool,
     /// An error if its row makes no sense.
-    pub registration: Result<Registration>,
-    pub view: Option<Bound>,
+    pub registration: &'a Result<Registration>,
+    pub view: Option<Bound<'a>>,
 }
 
 /// The view that a registration stands for.
-pub struct Bound {
+pub struct Bound<'a> {
     pub oid: Oid,
     pub entry: ViewEntry,
     /// Nothing of one that somebody has emptied.
-    pub content: Option<Content>,
-    pub tried: Tried,
-    pub bloat: Option<AnyNumeric>,
+    pub content: Option<&'a Content>,
+    pub tried: &'a Tried,
+    pub bloat: Option<&'a AnyNumeric>,
     /// Somebody has said that it does not show everything.
     pub invalidated: bool,
 }
@@ -53,13 +53,23 @@ pub struct Tried {
 }
 
 /// Calls `body` with each registration.
-pub fn each(mut body: impl FnMut(Overview) -> Result<()>) -> Result<()> {
-    let (bindings, contents, mut tried) = (bindings()?, contents()?, tried()?);
-    let invalidated = invalidated()?;
+pub fn each(mut body: impl FnMut(&Overview) -> Result<()>) -> Result<()> {
+    let bindings = bindings()?;
+    let views = bindings.len();
+    let (contents, tried, invalidated) = (contents(views)?, tried(views)?, invalidated()?);
+    let never = Tried::default();
     let mut bloat = None;
     query::each("registry", registration_columns!(), |row| {
-        let name = ViewName { schema: row.required(1)?, name: row.required(2)? };
-        let oid = bindings.get(&name).copied();
+        let registration = registry::registration(&row);
+        let spoilt;
+        let name = match &registration {
+            Ok(registration) => &registration.name,
+            Err(_) => {
+                spoilt = registry::name(&row)?;
+                &spoilt
+            }
+        };
+        let oid = bindings.get(name).copied();
         let entry = oid.and_then(|oid| Some((oid, ViewEntry::find(oid)?)));
         if bloat.is_none() && entry.is_some_and(|(_, entry)| entry.pages > SMALL) {
             bloat = Some(bloated()?);
@@ -67,28 +77,30 @@ pub fn each(mut body: impl FnMut(Overview) -> Result<()>) -> Result<()> {
         let view = entry.map(|(oid, entry)| Bound {
             oid,
             entry,
-            content: contents.get(&oid).copied().filter(|_| entry.populated),
-            tried: tried.remove(&oid).unwrap_or_default(),
-            bloat: bloat.as_mut().and_then(|bloat| bloat.remove(&oid)),
+            content: contents.get(&oid).filter(|_| entry.populated),
+            tried: tried.get(&oid).unwrap_or(&never),
+            bloat: bloat.as_ref().and_then(|bloat| bloat.get(&oid)),
             invalidated: invalidated.contains_key(&oid),
         });
-        body(Overview {
+        body(&Overview {
             paused: row.required(10)?,
             registered_at: row.required_time(11)?,
             on_change: row.required(12)?,
-            registration: registry::registration(&row),
+            registration: &registration,
             name,
             view,
         })
     })
 }
 
+/// All rows of a table of which some `expected` are likely: a map that grows is copied again and again.
 fn read<K: Hash + Eq, T>(
+    expected: usize,
     table: &'static str,
     columns: &'static str,
     of: impl Fn(&Row) -> Result<(K, T)>,
 ) -> Result<HashMap<K, T>> {
-    let mut all = HashMap::new();
+    let mut all = HashMap::with_capacity(expected);
     query::each(table, columns, |row| {
         let (key, value) = of(&row)?;
         all.insert(key, value);
@@ -98,7 +110,7 @@ fn read<K: Hash + Eq, T>(
 }
 
 fn bindings() -> Result<HashMap<ViewName, Oid>> {
-    read("binding", "view, view_schema, view_name", |row| {
+    read(0, "binding", "view, view_schema, view_name", |row| {
         let name = ViewName { schema: row.required(2)?, name: row.required(3)? };
         Ok((name, row.required(1)?))
     })
@@ -106,8 +118,9 @@ fn bindings() -> Result<HashMap<ViewName, Oid>> {
 
 const CONTENTS: &str = concat!(content_columns!(), ", view");
 
-fn contents() -> Result<HashMap<Oid, Content>> {
-    read("content", CONTENTS, |row| Ok((row.required(6)?, content::content(row)?)))
+fn contents(expected: usize) -> Result<HashMap<Oid, Content>> {
+    let of = |row: &Row| Ok((row.required(6)?, content::content(row)?));
+    read(expected, "content", CONTENTS, of)
 }
 
 const TRIED: &str = concat!(
@@ -115,8 +128,8 @@ const TRIED: &str = concat!(
     ", view, refreshes, skips, skipped_at, failures, cancellations, error_sqlstate, error_message"
 );
 
-fn tried() -> Result<HashMap<Oid, Tried>> {
-    read("attempts", TRIED, |row| {
+fn tried(expected: usize) -> Result<HashMap<Oid, Tried>> {
+    read(expected, "attempts", TRIED, |row| {
         let tried = Tried {
             history: attempts::history(row, 1)?,
             refreshes: row.required(13)?,
@@ -132,7 +145,7 @@ fn tried() -> Result<HashMap<Oid, Tried>> {
 }
 
 fn invalidated() -> Result<HashMap<Oid, ()>> {
-    read("invalidation", "view", |row| Ok((row.required(1)?, ())))
+    read(0, "invalidation", "view", |row| Ok((row.required(1)?, ())))
 }
 
 /// Pages of a table that is not worth a word about bloat.

@@ -134,6 +134,10 @@ SELECT r.view_schema, r.view_name
 
 const REGISTRY_OID: &str = "SELECT '_cache_refresher.registry'::regclass::oid";
 
+pub(super) fn name(row: &Row) -> Result<ViewName> {
+    Ok(ViewName { schema: row.required(1)?, name: row.required(2)? })
+}
+
 pub(super) fn registration(row: &Row) -> Result<Registration> {
     let interval = |column, name| -> Result<Option<Duration>> {
         let value: Option<Interval> = row.optional(column)?;
@@ -145,7 +149,7 @@ pub(super) fn registration(row: &Row) -> Result<Registration> {
         _ => None,
     };
     Ok(Registration {
-        name: ViewName { schema: row.required(1)?, name: row.required(2)? },
+        name: name(row)?,
         policy: Policy {
             refresh_interval: interval(3, "refresh_interval")?,
             schedule: row.optional(4)?,

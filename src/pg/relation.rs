@@ -10,7 +10,7 @@ use pgrx::{IntoDatum, PgList, pg_sys};
 use super::rows::key_order::KeyOrder;
 use super::rows::row::Values;
 use super::rows::slot::{RowId, Slot};
-use super::transaction;
+use super::{transaction, unguarded};
 
 /// A table of ours by its name, if it is there.
 pub(super) fn own_table(name: &str) -> Option<pg_sys::Oid> {
@@ -245,13 +245,20 @@ impl<'a> Scan<'a> {
         scan
     }
 
-    /// Goes on to the next row; false after the last.
+    /// Goes on to the next row, and finds its values; false after the last.
     pub fn advance(&mut self) -> bool {
         let (forward, slot) = (pg_sys::ScanDirection::ForwardScanDirection, self.slot.as_ptr());
         // SAFETY: scan and slot belong to the same relation.
         unsafe {
             match self.kind {
-                Kind::Table(scan) => pg_sys::table_scan_getnextslot(scan, forward, slot),
+                Kind::Table(scan) => unguarded::guarded(|| {
+                    let found = unguarded::table_scan_getnextslot(scan, forward, slot);
+                    if found {
+                        let columns = (*(*slot).tts_tupleDescriptor).natts;
+                        unguarded::slot_getsomeattrs_int(slot, columns);
+                    }
+                    found
+                }),
                 Kind::Index(scan) => pg_sys::index_getnext_slot(scan, forward, slot),
             }
         }

@@ -18,6 +18,12 @@ unsafe extern "C-unwind" {
 // These may: they are called inside `guarded` only.
 unsafe extern "C-unwind" {
     pub(super) fn LockRelationOid(relation: Oid, lock: i32);
+    #[link_name = "table_scan_getnextslot__pgrx_cshim"]
+    pub(super) fn table_scan_getnextslot(
+        scan: pg_sys::TableScanDesc,
+        direction: pg_sys::ScanDirection::Type,
+        slot: *mut pg_sys::TupleTableSlot,
+    ) -> bool;
     pub(super) fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, columns: i32);
     pub(super) fn heap_form_tuple(
         descriptor: pg_sys::TupleDesc,

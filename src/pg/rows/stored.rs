@@ -65,8 +65,12 @@ impl StoredRow<'_> {
     pub fn get<T: FromDatum + IntoDatum>(&self, column: usize) -> Result<Option<T>> {
         let &Column { place, of } = &self.columns[column - 1];
         let (datum, is_null) = (self.values.datums[place], self.values.nulls[place]);
-        // SAFETY: a value of that type, which it is compared with.
-        let value = unsafe { T::try_from_datum(datum, is_null, of) };
-        Ok(value.map_err(pgrx::spi::Error::from)?)
+        // SAFETY: a value of that type, which it is compared with; it takes longer to look for a cast.
+        unsafe {
+            if of == T::type_oid() {
+                return Ok(T::from_polymorphic_datum(datum, is_null, of));
+            }
+            Ok(T::try_from_datum(datum, is_null, of).map_err(pgrx::spi::Error::from)?)
+        }
     }
 }
