@@ -6,7 +6,6 @@
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::CString;
 
-use pgrx::Spi;
 use pgrx::pg_sys::Oid;
 use pgrx::spi::{quote_identifier, quote_qualified_identifier};
 
@@ -22,7 +21,7 @@ use crate::pg::lock::{self, RelationLock};
 use crate::pg::process::background_worker;
 use crate::pg::query::inspection;
 use crate::pg::relation::{self, Relation};
-use crate::pg::{dependency, transaction};
+use crate::pg::{dependency, statement, transaction};
 
 /// What a view wants to be told of its sources.
 pub struct Wanted {
@@ -99,12 +98,6 @@ fn scope() -> Scope {
     Scope::internal_with(Restriction::LocalUserIdChange)
 }
 
-/// Statements whose names are quoted by the server's own functions: definitions take no parameters.
-fn define(statements: &str) -> Result<()> {
-    #[allow(clippy::disallowed_methods)]
-    Ok(Spi::run(statements)?)
-}
-
 /// Makes what is missing. First come all locks against writers, under which nothing can be missed: a refresh
 /// that holds one source must not wait for the log of another.
 fn create(missing: &[(Leaf, Watch)]) -> Result<()> {
@@ -126,7 +119,7 @@ fn create(missing: &[(Leaf, Watch)]) -> Result<()> {
 fn create_one(leaf: &Leaf, watch: &Watch) -> Result<()> {
     let log = format!("_cache_refresher.{}", quote_identifier(change_log::name_of(leaf.oid)));
     if change_log::find(leaf.oid).is_none() {
-        define(&format!(
+        statement::define(&format!(
             "CREATE TABLE {log} (xid xid8 NOT NULL, at timestamptz NOT NULL, kind \"char\" NOT NULL)
                  USING heap WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
              CREATE INDEX ON {log} (xid);
@@ -135,18 +128,18 @@ fn create_one(leaf: &Leaf, watch: &Watch) -> Result<()> {
              ALTER TABLE {log} ENABLE REPLICA TRIGGER ignore_replicated;
              COMMENT ON TABLE {log} IS 'changes of a captured table that some view does not show yet';
              ALTER EXTENSION cache_refresher ADD TABLE {log}"
-        ))?;
+        ));
     }
     for column in capture::types_of(leaf.oid, watch.kept.clone())? {
         let KeptColumn { number, base_type, type_name } = column;
         // A column that is there with another type is of an earlier definition of the table. Statistics of
         // a type can be gathered by a function of whoever made the type, and would run as the log's owner.
         if !leaf.kept.contains(&number) {
-            define(&format!(
+            statement::define(&format!(
                 "ALTER TABLE {log} DROP COLUMN IF EXISTS c{number};
                  ALTER TABLE {log} ADD COLUMN c{number} {type_name},
                                    ALTER COLUMN c{number} SET STATISTICS 0"
-            ))?;
+            ));
             if let Some(log) = change_log::find(leaf.oid) {
                 let column = CString::new(format!("c{number}")).unwrap_or_default();
                 dependency::column_goes_with_type(log, &column, base_type);
@@ -210,7 +203,9 @@ pub fn remove(source: &UnusedSource) -> Result<()> {
         triggers::remove(unused.oid);
     }
     if change_log::find(unused.oid).is_some() {
-        define(&format!("ALTER EXTENSION cache_refresher DROP TABLE {log}; DROP TABLE {log}"))?;
+        statement::define(&format!(
+            "ALTER EXTENSION cache_refresher DROP TABLE {log}; DROP TABLE {log}"
+        ));
     }
     Ok(())
 }

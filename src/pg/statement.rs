@@ -2,9 +2,10 @@
 
 use std::ffi::{CStr, CString};
 
-use pgrx::pg_sys;
+use pgrx::{PgList, pg_sys};
 
 use super::identity::{self, Restriction, Scope};
+use super::snapshot::ActiveSnapshot;
 
 /// The server's own REFRESH MATERIALIZED VIEW, as a statement tree, so that no name has to be quoted
 /// and hooks and event triggers see it as usual. Returns the number of rows in the new content, or
@@ -42,7 +43,7 @@ pub fn refresh_materialized_view(
         if pg_sys::get_relname_relid(name.as_ptr(), namespace) != view {
             return None;
         }
-        Some(run_utility(refresh.cast(), &text))
+        Some(run_utility(refresh.cast(), &text, Audience::All))
     }
 }
 
@@ -57,15 +58,42 @@ pub fn analyze(table: pg_sys::Oid) {
         let target = pg_sys::makeVacuumRelation(none, table, std::ptr::null_mut());
         (*statement).options = pg_sys::lappend(std::ptr::null_mut(), option.cast());
         (*statement).rels = pg_sys::lappend(std::ptr::null_mut(), target.cast());
-        run_utility(statement.cast(), c"ANALYZE of a materialized view");
+        run_utility(statement.cast(), c"ANALYZE of a materialized view", Audience::All);
     }
+}
+
+/// Runs definitions of what is ours alone. Event triggers are not told of them: theirs would run with nobody's
+/// search_path, and what they do to every new table is not for ours.
+pub fn define(definitions: &str) {
+    let text = CString::new(definitions).unwrap_or_default();
+    // SAFETY: what the parser has made is used once.
+    unsafe {
+        let parsed = pg_sys::raw_parser(text.as_ptr(), pg_sys::RawParseMode::RAW_PARSE_DEFAULT);
+        for raw in PgList::<pg_sys::RawStmt>::from_pg(parsed).iter_ptr() {
+            let _snapshot = ActiveSnapshot::take();
+            run_utility((*raw).stmt, &text, Audience::Hooks);
+        }
+    }
+}
+
+/// Who hears of a statement.
+#[derive(Clone, Copy)]
+enum Audience {
+    /// Hooks and event triggers.
+    All,
+    /// Hooks, as of a part of another statement.
+    Hooks,
 }
 
 /// Runs a utility statement inside the present transaction; the rows that it processed.
 ///
 /// # Safety
 /// A statement as the parser would have made it.
-unsafe fn run_utility(statement: *mut pg_sys::Node, text: &CStr) -> u64 {
+unsafe fn run_utility(statement: *mut pg_sys::Node, text: &CStr, audience: Audience) -> u64 {
+    let context = match audience {
+        Audience::All => pg_sys::ProcessUtilityContext::PROCESS_UTILITY_QUERY,
+        Audience::Hooks => pg_sys::ProcessUtilityContext::PROCESS_UTILITY_SUBCOMMAND,
+    };
     // SAFETY: the caller vouches for the statement; the rest is what the server's own callers give.
     unsafe {
         let planned = node::<pg_sys::PlannedStmt>(pg_sys::NodeTag::T_PlannedStmt);
@@ -77,7 +105,7 @@ unsafe fn run_utility(statement: *mut pg_sys::Node, text: &CStr) -> u64 {
             planned,
             text.as_ptr(),
             false,
-            pg_sys::ProcessUtilityContext::PROCESS_UTILITY_QUERY,
+            context,
             std::ptr::null_mut(),
             std::ptr::null_mut(),
             pg_sys::None_Receiver,

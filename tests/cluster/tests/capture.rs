@@ -501,3 +501,32 @@ fn a_table_whose_name_passes_to_another_meanwhile_is_the_one_that_is_captured() 
     db.run("INSERT INTO two.t VALUES (2)");
     db.wait("the view follows", "SELECT count(*) = 2 FROM v");
 }
+
+#[test]
+fn event_triggers_of_users_do_not_meet_our_logs() {
+    let mut db = Scratch::new("event_triggers");
+    db.create_view("v", 10);
+    // As somebody writes it who thinks of the search_path of those that define things, and who wants to know first.
+    db.run(
+        "CREATE TABLE heard (tag text);
+         CREATE FUNCTION hear() RETURNS event_trigger LANGUAGE plpgsql
+         AS $$ BEGIN INSERT INTO heard VALUES (tg_tag); END $$;
+         CREATE FUNCTION deny() RETURNS event_trigger LANGUAGE plpgsql
+         AS $$ BEGIN RAISE EXCEPTION '% only while nobody works', tg_tag; END $$;
+         CREATE EVENT TRIGGER hears ON ddl_command_end EXECUTE FUNCTION hear();
+         CREATE EVENT TRIGGER hears_of_what_goes ON sql_drop EXECUTE FUNCTION hear();
+         CREATE EVENT TRIGGER denies ON ddl_command_start EXECUTE FUNCTION deny()",
+    );
+    db.run(
+        "SELECT cache_refresher.register('v', refresh_interval => '1 year', on_change => true, debounce => '0')",
+    );
+    db.wait_until_fresh("v");
+    db.run("UPDATE v_source SET value = 2");
+    db.wait_until_shown("v", 2);
+    db.run("SELECT cache_refresher.unregister('v')");
+    db.wait(
+        "nothing is left of its capture",
+        "SELECT count(*) = 0 FROM pg_class WHERE relname LIKE 'changes\\_%'",
+    );
+    assert_eq!(db.get::<i64>("SELECT count(*) FROM heard"), 0);
+}
