@@ -128,13 +128,23 @@ fn a_large_transaction_is_shown_as_a_whole_streamed_or_not() {
         pair.subscriber.run(&format!("ALTER SUBSCRIPTION items SET (streaming = {streaming})"));
         // It holds from the next transaction on; one that is under way by then might not be streamed.
         pair.change("UPDATE item SET name = name || '?' WHERE id = 1", "method");
-        for end in ["ROLLBACK", "COMMIT"] {
+        // The sender of PostgreSQL 18 with assertions ends if it finds that what it would write to disk has been rolled
+        // back meanwhile, and it does not stream.
+        let aborts = streaming != "off" || Installation::get().major() < 18;
+        let (ends, nested) = if aborts {
+            (
+                &["ROLLBACK", "COMMIT"][..],
+                "SAVEPOINT nested; DELETE FROM item WHERE id % 3 = 0; ROLLBACK TO nested;",
+            )
+        } else {
+            (&["COMMIT"][..], "")
+        };
+        for end in ends {
             let streamed: i64 = pair.publisher.get(STREAMED);
-            writer.run(
+            writer.run(&format!(
                 "BEGIN; INSERT INTO item SELECT (SELECT max(id) FROM item) + i, 'new' FROM generate_series(1, 2000) i;
-                 UPDATE item SET name = name || '!' WHERE id % 2 = 0;
-                 SAVEPOINT nested; DELETE FROM item WHERE id % 3 = 0; ROLLBACK TO nested; DELETE FROM item WHERE id % 7 = 0",
-            );
+                 UPDATE item SET name = name || '!' WHERE id % 2 = 0; {nested} DELETE FROM item WHERE id % 7 = 0"
+            ));
             if streaming != "off" {
                 pair.publisher.wait("it is sent", &format!("SELECT ({STREAMED}) > {streamed}"));
                 assert!(pair.subscriber.get::<bool>(FRESH), "nothing has been committed");
