@@ -79,6 +79,12 @@ pub fn work_mem() -> usize {
     usize::try_from(unsafe { pg_sys::work_mem }).unwrap_or(64) * 1024
 }
 
+/// What a hash table may take in a query, in bytes: work_mem times hash_mem_multiplier.
+pub fn hash_memory() -> usize {
+    // SAFETY: computes it from variables of this process.
+    unsafe { pg_sys::get_hash_memory_limit() }
+}
+
 /// What this process has allocated in memory contexts, in bytes.
 pub fn allocated() -> usize {
     // SAFETY: the context of which all others are children.

@@ -1,21 +1,17 @@
 //! Method `diff`: the view's query is run beside a scan of the view, and only the rows that differ are
 //! written. Readers, VACUUM and ANALYZE go on.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
-use std::ffi::CString;
 use std::panic::AssertUnwindSafe;
 
 use cache_refresher_core::diff::{Diff, Step};
 use cache_refresher_core::outcome::{RowChanges, RowCounts};
 use cache_refresher_core::progress::{Phase, Progress};
-use pgrx::pg_sys::Oid;
 use pgrx::{PgSqlErrorCode, PgTryBuilder};
 
+use super::row_order::Way;
 use crate::catalog::view::{self, View};
 use crate::error::{Error, Result};
 use crate::pg::hooks::invalidation;
-use crate::pg::identity::{Restriction, Scope};
 use crate::pg::memory::{self, MemoryContext};
 use crate::pg::query::view_query::ViewQuery;
 use crate::pg::relation::Relation;
@@ -32,45 +28,29 @@ pub fn refresh(view: &View, running: &RunningMark) -> Result<RowCounts> {
     let identity = identity_of(view)?;
     let relation = Relation::open(view.oid);
     let order = view.key_index.and_then(|index| KeyOrder::open(&relation, index));
-    let attempt = |order: Option<&KeyOrder>, may_start_again| {
+    let mut way = Way::believed(view.oid);
+    loop {
         let memory = MemoryContext::new();
-        let _sorting = order.is_some().then(|| for_sorting(view.owner));
-        let query = memory.run(|| ViewQuery::plan(&relation, order));
-        let identity = identity.clone();
-        let found = compare(&relation, &memory, query, identity, order, may_start_again, running);
-        found.map(|(total, changes)| RowCounts {
-            total: signed(total),
-            changes: Some(naming_duplicates(view, || apply(&relation, changes, running))),
-        })
-    };
-    let natural = || attempt(None, order.is_some());
-    let ordered = || attempt(order.as_ref(), false);
-    let found = if order.is_some() && is_scattered(view.oid) { ordered() } else { natural() };
-    found
-        .or_else(|| {
-            SCATTERED.with_borrow_mut(|views| views.insert(view.oid, BELIEVED));
-            ordered()
-        })
-        .ok_or_else(|| Error::Corrupt("a diff in order asked for order".to_owned()))
-}
-
-/// For how many diffs it is believed that the rows of a view come scattered once they have: plans seldom change.
-const BELIEVED: u8 = 7;
-
-thread_local! {
-    /// Views whose rows came scattered when this process looked last, and for how many diffs that is believed.
-    static SCATTERED: RefCell<HashMap<Oid, u8>> = RefCell::default();
-}
-
-fn is_scattered(view: Oid) -> bool {
-    SCATTERED.with_borrow_mut(|views| match views.get_mut(&view) {
-        Some(0) => views.remove(&view).is_none(),
-        Some(diffs) => {
-            *diffs -= 1;
-            true
+        let in_order = order.as_ref().filter(|_| way == Way::ByKey);
+        let _settings = way.settings(view.owner);
+        let query = memory.run(|| ViewQuery::plan(&relation, in_order));
+        let otherwise = way.otherwise(&query, order.is_some());
+        let streams = (query, identity.clone(), in_order);
+        let found = compare(&relation, &memory, streams, otherwise.is_some(), running);
+        match (found, otherwise) {
+            (Some((total, changes)), _) => {
+                let changes = naming_duplicates(view, || apply(&relation, changes, running));
+                return Ok(RowCounts { total: signed(total), changes: Some(changes) });
+            }
+            (None, Some(other)) => {
+                other.believe(view.oid);
+                way = other;
+            }
+            (None, None) => {
+                return Err(Error::Corrupt("a diff in order asked for order".to_owned()));
+            }
         }
-        None => false,
-    })
+    }
 }
 
 /// What tells the rows of a view from each other.
@@ -81,31 +61,13 @@ pub(super) fn identity_of(view: &View) -> Result<RowIdentity> {
     })
 }
 
-/// In its scope the query is planned and run in an order.
-///
-/// To get all rows in an order by looking up the others of each in an index, and to remember what was found,
-/// seems to the planner as cheap as to sort them; with a million rows it took twice as long. And a sort takes all
-/// the memory that it may, beside what the query itself needs.
-fn for_sorting(owner: Oid) -> Scope {
-    let kilobytes =
-        CString::new((memory::work_mem() / 1024 * 3 / 4).max(LEAST_WORK_MEM).to_string());
-    let work_mem = kilobytes.unwrap_or_default();
-    let settings = [(c"enable_memoize", c"off"), (c"work_mem", work_mem.as_c_str())];
-    Scope::enter(owner, Restriction::RestrictedOperation, &settings)
-}
-
-/// The smallest setting of work_mem that the server takes, in kB.
-const LEAST_WORK_MEM: usize = 64;
-
 /// Compares the rows of the query with those of the view, in an order if one is given. Nothing is
 /// written before both are read: the query's plan may be a parallel one. Returns nothing if the two
-/// come in no common order, and should be compared in one.
+/// come in no common order, and it may start again.
 fn compare(
     relation: &Relation,
     memory: &MemoryContext,
-    query: ViewQuery,
-    identity: RowIdentity,
-    order: Option<&KeyOrder>,
+    (query, identity, order): (ViewQuery, RowIdentity, Option<&KeyOrder>),
     may_start_again: bool,
     running: &RunningMark,
 ) -> Option<(u64, PendingWrites)> {
@@ -116,8 +78,8 @@ fn compare(
     } else {
         // To run the query twice is worth it only if little of it is lost.
         let early = may_start_again && query.returns_early();
-        let worth_it = if early { relation.estimated_rows() / 4 } else { 0 };
-        Diff::natural(streams, work_mem / 2, worth_it)
+        let expected = if early { relation.estimated_rows() } else { 0 };
+        Diff::natural(streams, work_mem / 2, expected)
     };
     let mut scattered = false;
     let mut meter = Meter::begin(running, Phase::Comparing, relation.estimated_rows());

@@ -14,6 +14,7 @@ pub mod policy;
 pub mod privilege;
 mod rebuild;
 mod record;
+mod row_order;
 pub mod session;
 mod settings;
 mod statistics;

@@ -28,6 +28,9 @@ const FIXED: &[(&CStr, &CStr)] = &[
     (c"backslash_quote", c"safe_encoding"),
     (c"transform_null_equals", c"off"),
     (c"array_nulls", c"on"),
+    // In which order rows come, which a diff hopes to be that of last time: not from where another scan of the
+    // table happens to be.
+    (c"synchronize_seqscans", c"off"),
 ];
 
 /// Those that configuration decides.

@@ -115,6 +115,12 @@ struct Entry<K> {
 /// there on a sort of all rows is cheaper than one of those rows, each of which is copied and hashed
 /// besides. Old rows are, where the query runs in batches, of which the first passes them over.
 const SCATTERED: u64 = 4;
+/// As one part in so many of the rows expected it is not too late to start again: with half of them set
+/// aside, sorting by key what is read again took two thirds of the time that sorting by hash did.
+const LATEST: u64 = 4;
+/// At so many new rows, and each time that they have doubled, it is asked whether memory will do for what has
+/// to be set aside, and not only when it has not.
+const FORESEEN_AT: u64 = 1 << 14;
 
 /// Rows of one side that wait for their counterpart.
 struct Aside<K> {
@@ -224,8 +230,10 @@ pub struct Diff<R: Rows> {
     order: Order,
     /// New rows so far.
     steps: u64,
-    /// At how many new rows it is too late to start again.
-    start_again_before: u64,
+    /// How many new rows are expected; 0 where it makes no sense to start again.
+    expected: u64,
+    /// At how many new rows to look ahead.
+    look_ahead_at: u64,
     /// New rows when something was spilled last.
     spilled_at: u64,
     spilled: bool,
@@ -236,9 +244,9 @@ impl<R: Rows> Diff<R> {
     const OVERHEAD: usize = 2 * size_of::<Entry<R::Kept>>() + 2;
 
     /// For streams in the order in which they come. `budget_bytes` is what may be set aside in
-    /// memory. Until it has seen `start_again_before` rows it may ask to [start
-    /// again](Step::StartAgain); 0 where the rows cannot be had in the order of a key.
-    pub fn natural(rows: R, budget_bytes: usize, start_again_before: u64) -> Self {
+    /// memory. In the first quarter of the rows that are `expected` it may ask to [start
+    /// again](Step::StartAgain); 0 where the rows cannot be had in another order.
+    pub fn natural(rows: R, budget_bytes: usize, expected: u64) -> Self {
         Self {
             rows,
             head: Head::Unread,
@@ -248,7 +256,8 @@ impl<R: Rows> Diff<R> {
             budget_bytes,
             order: Order::Natural,
             steps: 0,
-            start_again_before,
+            expected,
+            look_ahead_at: FORESEEN_AT,
             spilled_at: 0,
             spilled: false,
         }
@@ -349,21 +358,34 @@ impl<R: Rows> Diff<R> {
                 self.set_aside(Side::Old, old_hash);
             }
             self.set_aside(Side::New, hash);
-            if self.aside_bytes <= self.budget_bytes {
-                return Step::Next;
-            }
-            let many = (self.steps - self.spilled_at) / SCATTERED;
-            let (new, old) = (self.new.rows as u64, self.old.rows as u64);
-            if new.max(old) > many && self.steps < self.start_again_before {
-                return Step::StartAgain;
-            }
+            return self.make_room();
+        }
+    }
+
+    /// After rows were set aside.
+    fn make_room(&mut self) -> Step {
+        let full = self.aside_bytes > self.budget_bytes;
+        let full_soon = self.steps >= self.look_ahead_at && {
+            self.look_ahead_at = self.steps * 2;
+            let in_the_end = self.aside_bytes as f64 / self.steps as f64 * self.expected as f64;
+            in_the_end > self.budget_bytes as f64
+        };
+        if !full && !full_soon {
+            return Step::Next;
+        }
+        let many = (self.steps - self.spilled_at) / SCATTERED;
+        let (new, old) = (self.new.rows as u64, self.old.rows as u64);
+        if new.max(old) > many && self.steps < self.expected / LATEST {
+            return Step::StartAgain;
+        }
+        if full {
             // Many of the view alone may just be gone.
             if new > many {
                 self.order = Order::None;
             }
             self.spill();
-            return Step::Next;
         }
+        Step::Next
     }
 
     fn merge(&mut self) {
@@ -782,7 +804,7 @@ mod tests {
             }
             let budget = 4 * (10 + Diff::<Memory>::OVERHEAD);
             let memory = Memory { old, hashes: 1 << 32, ..Memory::default() };
-            let mut diff = Diff::natural(memory, budget, 1000);
+            let mut diff = Diff::natural(memory, budget, 4000);
             for row in &new {
                 diff.rows().head = *row;
                 prop_assert_eq!(diff.new_row(), Step::Next);
@@ -805,16 +827,16 @@ mod tests {
     #[test]
     fn scattered_streams_ask_for_order_while_it_is_worth_it() {
         let old: Vec<Row> = (0..200).map(|key| (Some(key), 0)).collect();
-        let first_steps = |start_again_before| {
+        let first_steps = |expected| {
             let memory = Memory { old: old.clone(), hashes: 1 << 32, ..Memory::default() };
-            let mut diff = Diff::natural(memory, 2000, start_again_before);
+            let mut diff = Diff::natural(memory, 2000, expected);
             old.iter().rev().take(50).all(|row| {
                 diff.rows().head = *row;
                 diff.new_row() == Step::Next
             })
         };
-        assert!(!first_steps(100), "in time");
-        assert!(first_steps(10), "too late");
+        assert!(!first_steps(400), "in time");
+        assert!(first_steps(40), "too late");
         assert!(first_steps(0), "there is no order");
     }
 
@@ -822,13 +844,34 @@ mod tests {
     fn a_query_in_batches_asks_for_order_in_its_first() {
         let old: Vec<Row> = (0..200).map(|key| (Some(key), 0)).collect();
         let memory = Memory { old: old.clone(), hashes: 1 << 32, ..Memory::default() };
-        let mut diff = Diff::natural(memory, 20 * (10 + Diff::<Memory>::OVERHEAD), 100);
+        let mut diff = Diff::natural(memory, 20 * (10 + Diff::<Memory>::OVERHEAD), 400);
         let first_batch = old.iter().step_by(2);
         let steps = first_batch.take_while(|row| {
             diff.rows().head = **row;
             diff.new_row() == Step::Next
         });
         assert!(steps.count() < 30);
+    }
+
+    #[test]
+    fn that_memory_will_not_do_is_foreseen() {
+        let new: Vec<Row> = (0..200).map(|key| (Some(key), 0)).collect();
+        let mut old = new.clone();
+        // As a query returned them that joined in two batches.
+        old.sort_by_key(|row| row.0.map(|key| key % 2));
+        let steps = |rows_in_memory: usize| {
+            let memory = Memory { old: old.clone(), hashes: 1 << 32, ..Memory::default() };
+            let budget = rows_in_memory * (10 + Diff::<Memory>::OVERHEAD);
+            let mut diff = Diff::natural(memory, budget, 200);
+            diff.look_ahead_at = 20;
+            let steps = new.iter().take_while(|row| {
+                diff.rows().head = **row;
+                diff.new_row() == Step::Next
+            });
+            steps.count()
+        };
+        assert!(steps(50) < 30, "when memory is full it is too late");
+        assert_eq!(steps(200), 200, "there is enough for all");
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod arms;
 pub mod description;
 mod dissolve;
 mod flat_query;
+mod hash_joins;
 pub mod inspection;
 pub mod mapping_query;
 mod places;

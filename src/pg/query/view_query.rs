@@ -5,6 +5,7 @@ use std::ffi::c_void;
 
 use pgrx::{pg_guard, pg_sys};
 
+use super::hash_joins;
 use super::units::Units;
 use crate::pg::relation::Relation;
 use crate::pg::rows::key_order::KeyOrder;
@@ -122,6 +123,13 @@ impl ViewQuery {
             ((*plan).startup_cost, (*plan).total_cost)
         };
         startup * 4.0 < total
+    }
+
+    /// The memory with which each of its hash joins returns rows in the order of its outer table, in bytes, by the
+    /// planner's estimates. With less a join works in batches, one behind the other.
+    pub fn memory_for_one_batch(&self) -> f64 {
+        // SAFETY: planned by one of the constructors.
+        unsafe { hash_joins::memory_for_one_batch(self.0) }
     }
 
     /// Runs it under the active snapshot; `on_row` gets each row and says whether it wants more. The

@@ -5,6 +5,7 @@ mod interruptions;
 mod keys;
 mod locks;
 mod memory;
+mod order;
 mod progress;
 mod readers;
 mod scattered;
