@@ -57,7 +57,7 @@ Few changes, each way on a view of its own, timed by a client
   workers have it, and have read their view and its sources before. Medians of 9 rounds after an
   untimed one, with one row of 25 for delta and auto and of 5 for full and conc, of 1 for conc with
   1000000 rows; spread is (max - min) / median.
-  'by' is the method that auto has taken.";
+  'by' is the method that auto has taken; it may take full (auto_full), with which it is compared.";
 
 /// What was measured after changes of one size.
 #[derive(Default)]
@@ -115,6 +115,7 @@ fn block(server: &Server, db: &mut Session, kind: Kind, rows: u32) -> Vec<Line> 
     for way in Way::ALL {
         read_all(&mut sessions[way as usize], way.view());
     }
+    sessions[Way::Auto as usize].run("SET cache_refresher.auto_full = on");
     let one = 100.0 / f64::from(rows);
     let lines = [one].into_iter().chain(SHARES).filter(|&share| share >= one).map(|share| {
         let label = if share == one { "1 row".to_owned() } else { format!("{share} %") };

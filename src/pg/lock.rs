@@ -57,7 +57,7 @@ pub fn release_advisory() {
 }
 
 /// Strength of a lock on a relation.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
 pub enum RelationLock {
     /// Others may read and write; nobody may drop, truncate or rewrite.

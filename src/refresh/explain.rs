@@ -40,7 +40,7 @@ pub fn rows(view: &View, settings: &RefreshSettings) -> Result<Vec<Row>> {
     }
 
     let by_changes = by_changes(view, policy.on_change, &relation, settings)?;
-    let open = method::choose(requested, facts).is_ok_and(|choice| choice.is_open(requested));
+    let open = method::choose(requested, facts).is_ok_and(|choice| choice.open);
     let (delta, skip, next) = match by_changes {
         Ok((unit, next)) => {
             (delta_row(unit, &relation), Ok("nothing is done where nothing has changed"), next)

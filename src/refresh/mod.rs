@@ -215,6 +215,14 @@ impl<'a> Refresh<'a> {
             .map_err(|refusal| refused(&view.name.to_string(), requested, refusal))
     }
 
+    /// Readers are not shut out before it is known that they have to be.
+    fn first_lock(&self, choice: Choice) -> RelationLock {
+        match choice.method {
+            Method::Full if choice.open && self.captured() => lock_for(Method::Delta),
+            method => lock_for(method),
+        }
+    }
+
     /// Locks the view and all that it reads, to the end of the transaction.
     fn lock(&self) -> Result<Locked> {
         let mut choice = self.decide(&View::find(self.oid)?)?;
@@ -227,11 +235,11 @@ impl<'a> Refresh<'a> {
         // Until the lock is held, somebody may drop the index or populate the view: decide again
         // under the lock, and take the other lock where the decision is another one.
         let view = loop {
-            self.lock_relation(self.oid, lock_for(choice.method))?;
+            let lock = self.first_lock(choice);
+            self.lock_relation(self.oid, lock)?;
             let view = View::find(self.oid)?;
-            let again = self.decide(&view)?;
-            let settled = again.method == choice.method;
-            choice = again;
+            choice = self.decide(&view)?;
+            let settled = self.first_lock(choice) == lock;
             if settled {
                 break view;
             }
@@ -341,13 +349,9 @@ impl<'a> Refresh<'a> {
             first = !view.populated;
             let _snapshot = snapshot();
             let mut knowledge = capture::examine(self.oid, definition, &settings::text(&pinned))?;
-            let restriction = match choice.method {
-                // CONCURRENTLY makes a temporary table. The server restricts the query itself.
-                Method::Full | Method::Concurrent => Restriction::LocalUserIdChange,
-                Method::Skip | Method::Diff | Method::Delta => Restriction::RestrictedOperation,
-            };
-            let scope = Scope::enter(view.owner, restriction, &settings::refs(&pinned));
-            let work = if choice.is_open(self.requested()) {
+            let work = if choice.open {
+                let restriction = Restriction::RestrictedOperation;
+                let _scope = Scope::enter(view.owner, restriction, &settings::refs(&pinned));
                 self.by_changes(&view, &knowledge.changes)?
             } else {
                 ByChanges::NotPossible(None)
@@ -355,17 +359,23 @@ impl<'a> Refresh<'a> {
             let (method, reason, rows) = match work {
                 ByChanges::Done(method, reason, rows) => (method, reason, Some(rows)),
                 ByChanges::NotPossible(why) => {
-                    let reason =
-                        why.map_or(choice.reason.to_owned(), |why| why.beside(choice.reason));
+                    let restriction = match choice.method {
+                        // CONCURRENTLY makes a temporary table. The server restricts the query itself.
+                        Method::Full | Method::Concurrent => Restriction::LocalUserIdChange,
+                        _ => Restriction::RestrictedOperation,
+                    };
+                    let _scope = Scope::enter(view.owner, restriction, &settings::refs(&pinned));
+                    self.lock_relation(self.oid, lock_for(choice.method))?;
                     let rows = match choice.method {
                         Method::Full => rebuild::full(&view),
                         Method::Concurrent => rebuild::concurrently(&view),
                         _ => Some(diff::refresh(&view, &self.running)?),
                     };
+                    let reason =
+                        why.map_or(choice.reason.to_owned(), |why| why.beside(choice.reason));
                     (choice.method, reason, rows)
                 }
             };
-            drop(scope);
             if let Some(rows) = rows {
                 if method == Method::Full {
                     capture::follow_to_new_file(self.oid, &mut knowledge.basis)?;

@@ -83,7 +83,7 @@ impl Method {
 }
 
 /// What the choice depends on; looked up under the refresh's lock. Whether nothing has changed, or
-/// little enough for `delta`, is known only after the snapshot is taken: see [`Choice::is_open`].
+/// little enough for `delta`, is known only after the snapshot is taken: see [`Choice::open`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Facts {
     /// The view has content.
@@ -108,6 +108,9 @@ pub struct Choice {
     pub method: Method,
     /// Why this one, as a clause for log and result.
     pub reason: &'static str,
+    /// Whether a cheaper method may take its place where changes are captured: whoever asks for
+    /// another method by name gets it.
+    pub open: bool,
 }
 
 /// Why no method can be taken.
@@ -124,18 +127,20 @@ pub enum Refusal {
 /// Chooses the method of one refresh. `auto` never falls back to a method that shuts readers out,
 /// except for a view that cannot be read anyway, and where a setting allows it.
 pub fn choose(requested: Requested, facts: Facts) -> Result<Choice, Refusal> {
-    let take = |method, reason| Ok(Choice { method, reason });
+    let take = |method, reason| Ok(Choice { method, reason, open: false });
+    let open = |method, reason| Ok(Choice { method, reason, open: true });
     match requested {
         Requested::Auto if !facts.populated => take(Method::Full, "first population"),
         Requested::Auto if facts.auto_full && facts.mostly_changed => {
-            take(Method::Full, "most rows change, and auto_full is on")
+            open(Method::Full, "most rows change, and auto_full is on")
         }
+        // Whatever has changed, it gets smaller only this way.
         Requested::Auto if facts.auto_full && facts.bloated => {
             take(Method::Full, "the view is bloated, and auto_full is on")
         }
-        Requested::Auto if facts.heap => take(Method::Diff, "writes only what differs"),
+        Requested::Auto if facts.heap => open(Method::Diff, "writes only what differs"),
         Requested::Auto if facts.unique_key => {
-            take(Method::Concurrent, "the access method is not heap")
+            open(Method::Concurrent, "the access method is not heap")
         }
         Requested::Auto => Err(Refusal::NotHeap),
         Requested::Full => take(Method::Full, "asked for"),
@@ -147,17 +152,7 @@ pub fn choose(requested: Requested, facts: Facts) -> Result<Choice, Refusal> {
         Requested::Diff => take(Method::Diff, "asked for"),
         Requested::Delta if !facts.populated => take(Method::Full, "first population"),
         Requested::Delta if !facts.heap => Err(Refusal::NotHeap),
-        Requested::Delta => take(Method::Diff, "writes only what differs"),
-    }
-}
-
-impl Choice {
-    /// Whether a cheaper method may take its place where changes are captured: whoever asks for
-    /// another method by name gets it.
-    #[must_use]
-    pub const fn is_open(self, requested: Requested) -> bool {
-        matches!(requested, Requested::Auto | Requested::Delta)
-            && matches!(self.method, Method::Diff | Method::Concurrent)
+        Requested::Delta => open(Method::Diff, "writes only what differs"),
     }
 }
 
@@ -217,9 +212,9 @@ mod tests {
 
     #[test]
     fn the_choice_follows_the_request_and_the_facts() {
-        let full = |reason| Ok(Choice { method: Method::Full, reason });
-        let concurrent = |reason| Ok(Choice { method: Method::Concurrent, reason });
-        let diff = |reason| Ok(Choice { method: Method::Diff, reason });
+        let full = |reason| Ok((Method::Full, reason));
+        let concurrent = |reason| Ok((Method::Concurrent, reason));
+        let diff = |reason| Ok((Method::Diff, reason));
         for (requested, facts, expected) in [
             (Requested::Auto, READY, diff("writes only what differs")),
             (Requested::Auto, NO_INDEX, diff("writes only what differs")),
@@ -240,7 +235,8 @@ mod tests {
             (Requested::Delta, READY, diff("writes only what differs")),
             (Requested::Delta, OTHER_TABLE, Err(Refusal::NotHeap)),
         ] {
-            assert_eq!(choose(requested, facts), expected, "{requested:?} {facts:?}");
+            let chosen = choose(requested, facts).map(|choice| (choice.method, choice.reason));
+            assert_eq!(chosen, expected, "{requested:?} {facts:?}");
         }
     }
 
@@ -263,19 +259,21 @@ mod tests {
 
     #[test]
     fn a_method_asked_for_by_name_is_not_replaced() {
-        for (requested, open) in [
+        let open = |requested, facts| choose(requested, facts).map(|choice| choice.open);
+        for (requested, expected) in [
             (Requested::Auto, true),
             (Requested::Delta, true),
             (Requested::Diff, false),
             (Requested::Concurrent, false),
             (Requested::Full, false),
         ] {
-            assert_eq!(choose(requested, READY).map(|choice| choice.is_open(requested)), Ok(open));
+            assert_eq!(open(requested, READY), Ok(expected));
         }
-        assert_eq!(
-            choose(Requested::Auto, EMPTY).map(|choice| choice.is_open(Requested::Auto)),
-            Ok(false)
-        );
+        assert_eq!(open(Requested::Auto, EMPTY), Ok(false));
+        let dear = Facts { auto_full: true, mostly_changed: true, ..READY };
+        assert_eq!(open(Requested::Auto, dear), Ok(true), "perhaps less changes this time");
+        let bloated = Facts { auto_full: true, bloated: true, ..READY };
+        assert_eq!(open(Requested::Auto, bloated), Ok(false), "it has to become smaller");
     }
 
     #[test]

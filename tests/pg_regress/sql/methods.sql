@@ -84,6 +84,27 @@ RESET cache_refresher.auto_full;
 ANALYZE shrunk;
 SELECT status, detail FROM cache_refresher.health() WHERE "check" = 'view public.shrunk bloat';
 
+-- Where changes are captured, only when most rows have changed this time as well.
+CREATE TABLE seen (id int PRIMARY KEY, value int);
+INSERT INTO seen SELECT id, 0 FROM generate_series(1, 5000) id;
+ANALYZE seen;
+CREATE MATERIALIZED VIEW seen_view AS SELECT id, value FROM seen;
+CREATE UNIQUE INDEX ON seen_view (id);
+SELECT cache_refresher.register('seen_view', refresh_interval => '1 year', on_change => true,
+                                debounce => '1 year', max_staleness => '1 year');
+SELECT method FROM cache_refresher.refresh('seen_view');
+UPDATE seen SET value = 1;
+SELECT method, rows_updated FROM cache_refresher.refresh('seen_view');
+SET cache_refresher.auto_full = on;
+SELECT method FROM cache_refresher.refresh('seen_view');
+UPDATE seen SET value = 2 WHERE id = 1;
+SELECT method, rows_updated FROM cache_refresher.refresh('seen_view');
+UPDATE seen SET value = 3;
+SELECT method, split_part(reason, ';', 1) FROM cache_refresher.refresh('seen_view');
+SELECT method FROM cache_refresher.refresh('seen_view');
+RESET cache_refresher.auto_full;
+SELECT cache_refresher.unregister('seen_view');
+
 -- A key that comes twice: nothing is changed.
 CREATE TABLE doubled (id int);
 INSERT INTO doubled VALUES (1), (2);
