@@ -55,7 +55,7 @@ const NOTE: &str = "
 Few changes, each way on a view of its own, timed by a client
   Server: shared_buffers 2GB, max_wal_size 8GB. Sessions: work_mem 64MB, synchronous_commit off, as
   workers have it, and have read their view and its sources before. Medians of 9 rounds after an
-  untimed one, with one row of 25 for delta and auto and of 5 for full and conc, of 1 for conc with
+  untimed one, with one row of 49 for delta and auto and of 5 for full and conc, of 1 for conc with
   1000000 rows; spread is (max - min) / median.
   'by' is the method that auto has taken; it may take full (auto_full), with which it is compared.";
 
@@ -164,12 +164,12 @@ fn rounds(
     let single = line.label == "1 row";
     let timed = |way: Way| match way {
         Way::Concurrently if rows == 1_000_000 => 1,
-        Way::Delta | Way::Auto if single => 25,
+        Way::Delta | Way::Auto if single => 49,
         Way::Full | Way::Concurrently if single => 5,
         _ => 9,
     };
     db.run("CHECKPOINT");
-    for round in 0..=25 {
+    for round in 0..=49 {
         let mut turns = Way::ALL.to_vec();
         turns.retain(|&way| round == 0 || round <= timed(way));
         if turns.is_empty() {

@@ -26,8 +26,8 @@ pub enum Way {
 
 /// What a hash table of a diff may take where that keeps it in one piece and its rows in order.
 const ONE_BATCH_BYTES: usize = 16 << 20;
-/// The smallest setting of work_mem that the server takes, in kB.
-const LEAST_WORK_MEM: usize = 64;
+/// The smallest setting of work_mem that the server takes.
+const LEAST_WORK_MEM: usize = 64 << 10;
 /// For how many diffs a way is believed to be the better one: plans seldom change.
 const DIFFS_BELIEVED: u8 = 7;
 
@@ -59,21 +59,25 @@ impl Way {
 
     /// In the scope that this returns the query is to be planned and run.
     pub fn settings(self, owner: Oid) -> Option<Scope> {
-        let work_mem = memory::work_mem();
+        let text = |value: String| CString::new(value).unwrap_or_default();
+        let hash_memory = |bytes: usize, work_mem: usize| {
+            let multiplier = bytes as f64 / work_mem as f64;
+            (c"hash_mem_multiplier", text(format!("{multiplier:.3}")))
+        };
         let settings: Settings = match self {
             Self::InOneBatch if memory::hash_memory() < ONE_BATCH_BYTES => {
-                let multiplier = format!("{:.3}", ONE_BATCH_BYTES as f64 / work_mem as f64);
-                vec![(c"hash_mem_multiplier", CString::new(multiplier).unwrap_or_default())]
+                vec![hash_memory(ONE_BATCH_BYTES, memory::work_mem())]
             }
             Self::AsTheyCome | Self::InOneBatch => return None,
             // To get all rows in an order by looking up the others of each in an index, and to remember what was
             // found, seems to the planner as cheap as to sort them; with a million rows it took twice as long.
             // And a sort takes all the memory that it may, beside what the query itself needs.
             Self::ByKey => {
-                let kilobytes = (work_mem / 1024 * 3 / 4).max(LEAST_WORK_MEM).to_string();
+                let for_sort = (memory::work_mem() / 4 * 3).max(LEAST_WORK_MEM);
                 vec![
                     (c"enable_memoize", c"off".to_owned()),
-                    (c"work_mem", CString::new(kilobytes).unwrap_or_default()),
+                    (c"work_mem", text((for_sort / 1024).to_string())),
+                    hash_memory(memory::hash_memory(), for_sort),
                 ]
             }
         };

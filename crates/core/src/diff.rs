@@ -118,9 +118,11 @@ const SCATTERED: u64 = 4;
 /// As one part in so many of the rows expected it is not too late to start again: with half of them set
 /// aside, sorting by key what is read again took two thirds of the time that sorting by hash did.
 const LATEST: u64 = 4;
-/// At so many new rows, and each time that they have doubled, it is asked whether memory will do for what has
-/// to be set aside, and not only when it has not.
-const FORESEEN_AT: u64 = 1 << 14;
+/// At one part in so many of the rows expected, and each time that they have doubled, it is asked whether memory
+/// will do for what has to be set aside, and not only when it has not. Not earlier, for the first rows can all be
+/// new ones, and with fewer rows than these it is not worth asking.
+const FORESEEN: u64 = 16;
+const LEAST_FORESEEN: u64 = 1 << 14;
 
 /// Rows of one side that wait for their counterpart.
 struct Aside<K> {
@@ -257,7 +259,7 @@ impl<R: Rows> Diff<R> {
             order: Order::Natural,
             steps: 0,
             expected,
-            look_ahead_at: FORESEEN_AT,
+            look_ahead_at: (expected / FORESEEN).max(LEAST_FORESEEN),
             spilled_at: 0,
             spilled: false,
         }
