@@ -84,7 +84,8 @@ impl View {
 /// What of a view's past and present can make rebuilding it the cheaper way.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TableCondition {
-    /// The last refresh that counted changes has changed half of the rows or more.
+    /// The last refresh that counted changes has changed half of the rows or more, and a thousand at least: with
+    /// fewer, to write a new table took as long.
     pub mostly_changed: bool,
     /// The table takes four times the pages that its rows need, by the planner's statistics.
     pub bloated: bool,
@@ -93,7 +94,7 @@ pub struct TableCondition {
 /// Only the last refreshes count, so that diff is tried again now and then. 28 bytes: header and line
 /// pointer of a row; 8152: what a page has to offer.
 const CONDITION: &str = "
-SELECT coalesce((SELECT h.rows_inserted + h.rows_updated + h.rows_deleted >= greatest(h.rows_total, 1) / 2.0
+SELECT coalesce((SELECT h.rows_inserted + h.rows_updated + h.rows_deleted >= greatest(h.rows_total / 2.0, 1000)
                    FROM (SELECT * FROM _cache_refresher.history
                           WHERE view = c.oid AND outcome = 'refreshed' ORDER BY id DESC LIMIT 10) h
                   WHERE h.method = 'diff' ORDER BY h.id DESC LIMIT 1), false),
