@@ -239,8 +239,7 @@ impl<'a> Refresh<'a> {
             self.lock_relation(self.oid, lock)?;
             let view = View::find(self.oid)?;
             choice = self.decide(&view)?;
-            let settled = self.first_lock(choice) == lock;
-            if settled {
+            if self.first_lock(choice) == lock {
                 break view;
             }
         };

@@ -115,12 +115,12 @@ struct Entry<K> {
 /// there on a sort of all rows is cheaper than one of those rows, each of which is copied and hashed
 /// besides. Old rows are, where the query runs in batches, of which the first passes them over.
 const SCATTERED: u64 = 4;
-/// As one part in so many of the rows expected it is not too late to start again: with half of them set
-/// aside, sorting by key what is read again took two thirds of the time that sorting by hash did.
+/// After this part of the rows expected it is too late to start again. Before, it pays: with half of the rows
+/// set aside, to read all once more, sorted by key, took two thirds of the time that sorting by hash did.
 const LATEST: u64 = 4;
-/// At one part in so many of the rows expected, and each time that they have doubled, it is asked whether memory
-/// will do for what has to be set aside, and not only when it has not. Not earlier, for the first rows can all be
-/// new ones, and with fewer rows than these it is not worth asking.
+/// After this part of the rows expected, and each time that they have doubled, it is asked whether memory will do
+/// for what has to be set aside, and not only when it has not. Not earlier, for the first rows can all be new ones;
+/// nor before so many rows.
 const FORESEEN: u64 = 16;
 const LEAST_FORESEEN: u64 = 1 << 14;
 

@@ -1,7 +1,7 @@
 //! Whether a plan joins in one piece, or in batches, each of which returns rows from all over the outer table.
 
-use pgrx::pg_sys;
-use pgrx::pg_sys::NodeTag;
+use pgrx::PgList;
+use pgrx::pg_sys::{self, NodeTag};
 
 /// What a row takes in a hash table beside its columns: a link with its hash, and the header of a tuple.
 const ROW_OVERHEAD: f64 = 32.0;
@@ -17,10 +17,7 @@ const FOR_COMMON_VALUES: f64 = 0.02;
 /// A plan as the planner has made it.
 pub(super) unsafe fn memory_for_one_batch(statement: *const pg_sys::PlannedStmt) -> f64 {
     // SAFETY: the caller vouches for the plan.
-    unsafe {
-        let main = most((*statement).planTree, 1.0);
-        plans((*statement).subplans).map(|plan| most(plan, 1.0)).fold(main, f64::max)
-    }
+    unsafe { most((*statement).planTree, 1.0).max(most_of((*statement).subplans, 1.0)) }
 }
 
 /// The same below a node which so many processes run.
@@ -42,20 +39,28 @@ unsafe fn most(plan: *const pg_sys::Plan, processes: f64) -> f64 {
         };
         let own = match (*plan).type_ {
             NodeTag::T_Hash => table(plan.cast(), processes),
+            NodeTag::T_Append => most_of((*plan.cast::<pg_sys::Append>()).appendplans, processes),
+            NodeTag::T_MergeAppend => {
+                most_of((*plan.cast::<pg_sys::MergeAppend>()).mergeplans, processes)
+            }
+            NodeTag::T_SubqueryScan => {
+                most((*plan.cast::<pg_sys::SubqueryScan>()).subplan, processes)
+            }
             _ => 0.0,
         };
-        let below = match (*plan).type_ {
-            NodeTag::T_Append => (*plan.cast::<pg_sys::Append>()).appendplans,
-            NodeTag::T_MergeAppend => (*plan.cast::<pg_sys::MergeAppend>()).mergeplans,
-            _ => std::ptr::null_mut(),
-        };
-        let inside = match (*plan).type_ {
-            NodeTag::T_SubqueryScan => (*plan.cast::<pg_sys::SubqueryScan>()).subplan,
-            _ => std::ptr::null_mut(),
-        };
-        let children = [(*plan).lefttree, (*plan).righttree, inside];
-        let children = children.into_iter().chain(plans(below));
-        children.map(|child| most(child, processes)).fold(own, f64::max)
+        own.max(most((*plan).lefttree, processes)).max(most((*plan).righttree, processes))
+    }
+}
+
+/// The same below any of these.
+///
+/// # Safety
+/// A list of plans.
+unsafe fn most_of(list: *mut pg_sys::List, processes: f64) -> f64 {
+    // SAFETY: the caller vouches for the list.
+    unsafe {
+        let plans = PgList::<pg_sys::Plan>::from_pg(list);
+        plans.iter_ptr().map(|plan| most(plan, processes)).fold(0.0, f64::max)
     }
 }
 
@@ -80,15 +85,5 @@ unsafe fn table(hash: *const pg_sys::Hash, processes: f64) -> f64 {
             _ => FOR_COMMON_VALUES,
         };
         table / processes / (1.0 - kept)
-    }
-}
-
-/// # Safety
-/// A list of plans.
-unsafe fn plans(list: *const pg_sys::List) -> impl Iterator<Item = *mut pg_sys::Plan> {
-    // SAFETY: the caller vouches for the list; a null pointer is an empty one.
-    unsafe {
-        let length = if list.is_null() { 0 } else { (*list).length as usize };
-        (0..length).map(move |place| (*(*list).elements.add(place)).ptr_value.cast())
     }
 }
